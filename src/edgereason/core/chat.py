@@ -1,0 +1,173 @@
+r"""Templates and seams: the one place that knows which text stands between the parts of a response.
+
+::
+
+    prompt   │ opening  hint or lead-in │ thinking … \n │ closing      │ answer …      │ end of turn
+    template │ <think>\n  Budget: 256 …  │   sampled     │ </think>\n\n │ stub? sampled │
+    base     │ adapter on from here ─────────────────────────────────────────────────→
+
+Every piece is tokenized by itself and the ids are concatenated, in traces, training, run time and
+verification alike: byte-pair merges reach across seams (Qwen has tokens `.</` and `>\n\n`), so ids that
+were made in one go would differ from the ids that a model meets when a piece is forced. For the same
+reason the end of thinking is looked for in text, never by matching ids.
+
+Knows text and a tokenize function; does not know engines, budgets or adapters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Final, NoReturn, Protocol
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from edgereason.core.types import Message
+from edgereason.errors import ModelFileError
+
+OPENING: Final = "<think>\n"
+CLOSING: Final = "</think>\n\n"
+CLOSING_TAG: Final = "</think>"
+STUB: Final = "The final answer is "
+LEAD_IN: Final = "Let me work this out step by step.\n"
+"""Elicits thinking from a base that has no adapter yet; stands after the opening, never in the prompt."""
+
+
+class Tokenize(Protocol):
+    """Text to ids, with nothing added; `special` lets the vocabulary's control tokens be recognised."""
+
+    def __call__(self, text: str, *, special: bool = False) -> list[int]: ...
+
+
+def hint_text(bucket_tokens: int) -> str:
+    """The hint that announces a budget to an adapter trained on such hints."""
+    return f"Budget: {bucket_tokens} tokens.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """The ids of every piece that is never sampled, for one vocabulary.
+
+    `newline` is what a forced closing needs in front of it when thinking was cut inside a line, so that
+    thinking ends with a line break as it does in training.
+    """
+
+    tokenize: Tokenize
+    opening: tuple[int, ...]
+    closing: tuple[int, ...]
+    newline: tuple[int, ...]
+    stub: tuple[int, ...]
+    lead_in: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenize: Tokenize) -> Seams:
+        """The seams of a vocabulary."""
+
+        def ids(text: str) -> tuple[int, ...]:
+            return tuple(tokenize(text))
+
+        return cls(tokenize, ids(OPENING), ids(CLOSING), ids("\n"), ids(STUB), ids(LEAD_IN))
+
+    def hint(self, bucket_tokens: int) -> tuple[int, ...]:
+        """Ids of the hint for a bucket."""
+        return tuple(self.tokenize(hint_text(bucket_tokens)))
+
+    def forced_end(self, *, inside_line: bool) -> tuple[int, ...]:
+        """What ends thinking by force: a line break where one is missing, then the closing."""
+        return (self.newline if inside_line else ()) + self.closing
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A model's own Jinja chat template.
+
+    Args:
+        source: the template, as the GGUF carries it.
+        bos: text of the token that begins a text, "" if there is none.
+        eos: text of the token that ends a turn.
+    """
+
+    source: str
+    bos: str = ""
+    eos: str = ""
+
+    def encode(self, messages: Sequence[Message], tokenize: Tokenize) -> tuple[int, ...]:
+        """Ids of the prompt: all messages and the generation prompt.
+
+        What a message says can never become a control token: contents are tokenized as plain text
+        between the template's own parts. Assistant turns lose their thinking.
+
+        Raises:
+            ModelFileError: the template does not render these messages.
+        """
+        contents = [strip_thinking(m.content) if m.role == "assistant" else m.content for m in messages]
+        marks = [f"\ue000{i}\ue001" for i in range(len(contents))]
+        rendered = self._render(
+            [{"role": m.role, "content": c} for m, c in zip(messages, marks, strict=True)]
+        )
+        ids: list[int] = []
+        for part in re.split("(\ue000\\d+\ue001)", rendered):
+            if part.startswith("\ue000"):
+                ids += tokenize(contents[int(part[1:-1])])
+            elif part:
+                ids += tokenize(part, special=True)
+        return tuple(ids)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        try:
+            return _compile(self.source).render(
+                messages=messages, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos
+            )
+        except jinja2.TemplateError as error:
+            raise ModelFileError(
+                f"the model's chat template does not render this conversation: {error}"
+            ) from error
+
+
+def split_thinking(text: str) -> tuple[str, str | None]:
+    r"""Splits what a stream said into thinking and answer.
+
+    Args:
+        text: everything after the opening, hint or lead-in.
+
+    Returns:
+        `(thinking, answer)`, the tag and the line breaks around it removed; `answer` is `None` while
+        thinking has not been closed.
+
+    >>> split_thinking("2 and 2 make 4.\n</think>\n\nIt is 4.")
+    ('2 and 2 make 4.', 'It is 4.')
+    """
+    thinking, tag, answer = text.partition(CLOSING_TAG)
+    return (thinking.rstrip("\n"), answer.lstrip("\n")) if tag else (text, None)
+
+
+def strip_thinking(text: str) -> str:
+    """An assistant turn without its thinking, as the next turn's prompt carries it."""
+    if not text.lstrip().startswith(OPENING.strip()):
+        return text
+    return split_thinking(text)[1] or ""
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+@lru_cache(maxsize=8)
+def _compile(source: str) -> jinja2.Template:
+    # The settings that transformers renders chat templates with; the sandbox because templates are
+    # downloaded with the model.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.globals["raise_exception"] = _raise_exception
+    strftime_now: Callable[[str], str] = lambda fmt: datetime.now().astimezone().strftime(fmt)  # noqa: E731
+    environment.globals["strftime_now"] = strftime_now
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise ModelFileError(f"the model's chat template is not valid Jinja: {error}") from error

@@ -1,0 +1,270 @@
+"""The values that travel through edgereason: what is asked, what may be spent, what came out.
+
+Plain frozen dataclasses. They know nothing of tokens' text, of engines or of files; ranges are checked
+where a value is made, so that whoever holds one may trust it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Literal
+
+from edgereason.errors import RequestError
+
+MAX_STREAMS: Final = 64
+"""Most streams of one request."""
+
+DEFAULT_CHAT_TOKENS: Final = 1024
+"""Cap on a chat answer when the caller names none: a small model that rambles must end somewhere."""
+
+
+class Mode(StrEnum):
+    """What the caller asks for; `AUTO` lets the switcher decide."""
+
+    CHAT = "chat"
+    THINK = "think"
+    AUTO = "auto"
+
+
+class Route(StrEnum):
+    """What a request got."""
+
+    CHAT = "chat"
+    THINK = "think"
+
+
+class Vote(StrEnum):
+    """How candidates become one answer."""
+
+    MAJORITY = "majority"
+    WEIGHTED = "weighted"
+    BEST = "best"
+
+
+class Stop(StrEnum):
+    """Why a stream ended."""
+
+    NATURAL = "natural"
+    """The model ended its turn."""
+    BUDGET = "budget"
+    """The budget closed the stream by force."""
+    LENGTH = "length"
+    """`max_tokens` or the context ended it."""
+    CANCELLED = "cancelled"
+    """The caller, or a vote already decided, ended it."""
+
+
+class Effort(StrEnum):
+    """A budget by name, in the words that servers use; see `EFFORT_TOKENS`."""
+
+    NONE = "none"
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+    MAX = "max"
+
+
+EFFORT_TOKENS: Final[dict[Effort, int | None]] = {
+    Effort.NONE: None,
+    Effort.MINIMAL: 128,
+    Effort.LOW: 256,
+    Effort.MEDIUM: 512,
+    Effort.HIGH: 1024,
+    Effort.XHIGH: 2048,
+    Effort.MAX: 4096,
+}
+"""Tokens a stream may spend at each effort; `None` is no thinking at all (the chat route)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one stream may spend.
+
+    The limit is hard and counts every token that the stream produces, sampled or forced, up to but not
+    including its end of turn. What must be held back so that there is always an answer follows from it.
+
+    Source: DESIGN, Seams/Budgets. The limit plays the part of the paper's hard budget (section 5.3).
+    """
+
+    limit_tokens: int
+
+    MIN_LIMIT_TOKENS = 32
+    """Smallest limit that leaves 8 tokens to think beside the reserve."""
+
+    def __post_init__(self) -> None:
+        if self.limit_tokens < self.MIN_LIMIT_TOKENS:
+            raise RequestError(
+                f"a budget of {self.limit_tokens} tokens is too small: the closing and the answer need "
+                f"{reserve_tokens(self.limit_tokens)} of them; the minimum is {self.MIN_LIMIT_TOKENS}"
+            )
+
+    @property
+    def reserve_tokens(self) -> int:
+        """Tokens held back for closing, stub and answer."""
+        return reserve_tokens(self.limit_tokens)
+
+
+def reserve_tokens(limit_tokens: int) -> int:
+    """An eighth of the limit, at least 24 and at most 64."""
+    return min(64, max(24, limit_tokens // 8))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn, in this order: `top_k`, `temperature`, `top_p`, `min_p`.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 turn a filter off; drawing from a whole
+    vocabulary of 151k costs an exponential per entry, so leave `top_k` on where it does not matter.
+    """
+
+    temperature: float = 0.7
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature <= 5.0:
+            raise RequestError(f"temperature must be between 0 and 5, got {self.temperature:g}")
+        if self.top_k < 0:
+            raise RequestError(f"top_k must be 0 (off) or more, got {self.top_k}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise RequestError(f"top_p must be above 0 and at most 1, got {self.top_p:g}")
+        if not 0.0 <= self.min_p < 1.0:
+            raise RequestError(f"min_p must be at least 0 and below 1, got {self.min_p:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a caller asks.
+
+    An explicit `budget` wins over `effort`; effort `none` is the chat route whatever the mode. Stream i
+    draws with seed `seed + i`. `max_tokens` caps a chat answer, and a thinking stream too where it is
+    lower than the budget.
+    """
+
+    messages: tuple[Message, ...]
+    mode: Mode = Mode.AUTO
+    effort: Effort = Effort.MEDIUM
+    budget: Budget | None = None
+    streams: int = 1
+    vote: Vote = Vote.MAJORITY
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    max_tokens: int | None = None
+    stop_early: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.messages or self.messages[-1].role != "user":
+            raise RequestError("a request needs messages, the last of them from the user")
+        if not self.messages[-1].content.strip():
+            raise RequestError("the question is empty")
+        if not 1 <= self.streams <= MAX_STREAMS:
+            raise RequestError(f"streams must be between 1 and {MAX_STREAMS}, got {self.streams}")
+        if not 0 <= self.seed < 2**31:
+            raise RequestError(f"seed must be between 0 and 2147483647, got {self.seed}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise RequestError(f"max_tokens must be at least 1, got {self.max_tokens}")
+
+    @property
+    def think_budget(self) -> Budget | None:
+        """The budget of one thinking stream; `None` when the effort asks for no thinking."""
+        if self.budget is not None:
+            return self.budget
+        limit_tokens = EFFORT_TOKENS[self.effort]
+        return None if limit_tokens is None else Budget(limit_tokens=limit_tokens)
+
+    @property
+    def question(self) -> str:
+        """The last user message."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """What one stream produced.
+
+    `thinking` excludes opening, hint, lead-in and closing; `text` is what follows the closing, the forced
+    stub included (the whole output on the chat route). Token counts follow the budget's: the closing
+    counts as thinking, the stub as answer, the end of turn as neither.
+    """
+
+    index: int
+    seed: int
+    thinking: str | None
+    text: str
+    thinking_tokens: int
+    answer_tokens: int
+    stop: Stop
+    token_ids: tuple[int, ...] = ()
+    forced: tuple[bool, ...] = ()
+    logprobs: tuple[float, ...] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens spent, as the budget counts them."""
+        return self.thinking_tokens + self.answer_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trace with its answer (`None`: nothing readable as one) and its verifier score in [0, 1]."""
+
+    trace: Trace
+    answer: str | None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of the winning stream; `all_streams_tokens` adds up what every stream produced."""
+
+    prompt_tokens: int
+    thinking_tokens: int
+    answer_tokens: int
+    all_streams_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and output of the winning stream."""
+        return self.prompt_tokens + self.thinking_tokens + self.answer_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds since the request was accepted. `ttft_s` is the first token of any stream, thinking
+    included; `tokens_per_s` counts all streams over the time since the prompt was encoded.
+    """
+
+    ttft_s: float
+    total_s: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What a request got."""
+
+    route: Route
+    p_think: float | None
+    answer: str
+    text: str
+    thinking: str | None
+    stop: Stop
+    seed: int
+    usage: Usage
+    timing: Timing
+    kv_bytes: int
+    candidates: tuple[Candidate, ...]
+    winner: int | None
+    notices: tuple[str, ...] = ()

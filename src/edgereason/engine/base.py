@@ -1,0 +1,269 @@
+"""The Engine protocol: token sequences over one context, and nothing about what their tokens mean.
+
+An engine encodes tokens into KV cells, forks a sequence over the cells that it shares with its parent,
+and steps any set of sequences in one batch. It does not know chat, thinking, budgets or votes.
+
+Two rules hold for every engine, and are kept here so that all engines share them:
+
+* *One crossing.* A sequence knows which adapter encoded its prefix. Base → adapter is the only legal
+  crossing, it is explicit (`cross`), and there is no way back: KV made by an adapter is never read
+  without it. (llama.cpp's own server once reused such cells silently, its issue #26207.)
+* *Fresh logits.* A sequence can be sampled only until the engine encodes something else; `fork` shares
+  what may be sampled. Sampling from overwritten logits raises instead of returning another's token.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from edgereason.core.types import Sampling
+from edgereason.errors import AdapterCrossing, EngineError
+
+States = npt.NDArray[np.float32]
+"""Hidden states, one row a token: (T, H) float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a loaded base says of itself. `kv_bytes_per_cell` is for the cache type in use."""
+
+    path: Path | None
+    name: str
+    arch: str
+    size_bytes: int
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    train_context_tokens: int
+    kv_bytes_per_cell: int
+    chat_template: str
+    bos_text: str
+    eos_text: str
+    add_bos: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """A loaded LoRA adapter; compared by identity, as the engine compares the native pointer."""
+
+    path: Path
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A run of KV cells that one or more sequences share; see `engine.cells`."""
+
+    parent: Segment | None
+    cells: int = 0
+    users: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One token sequence in the context.
+
+    Attributes:
+        slot: the engine's number for it.
+        length: tokens encoded so far; the next token takes this position.
+        encoder: the adapter that encoded its tail, `None` while all of it is the base's.
+        logits_at: (decode number, row) of the logits that follow its last token, if they were asked for.
+        segment: the cells at its tail.
+    """
+
+    slot: int
+    segment: Segment
+    length: int = 0
+    encoder: Adapter | None = None
+    logits_at: tuple[int, int] | None = None
+    released: bool = False
+
+    def cross(self, adapter: Adapter | None) -> None:
+        """Lets what follows be encoded under `adapter`; a no-op where it already is.
+
+        Raises:
+            AdapterCrossing: the prefix was made by another adapter, or `adapter` is None and it was made
+                by one.
+        """
+        if adapter is self.encoder:
+            return
+        if self.encoder is not None:
+            raise AdapterCrossing(
+                f"this sequence was encoded under {self.encoder.path.name}, so it can't go on under "
+                f"{adapter.path.name if adapter else 'the base'}: encode its text again from a base prefix"
+            )
+        self.encoder = adapter
+
+
+class Sampler(Protocol):
+    """A sampler chain with its own seed and state; closing it frees the native handle."""
+
+    @property
+    def temperature(self) -> float:
+        """Temperature that its log-probabilities are stated at; 1 for a greedy chain."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Sampled(NamedTuple):
+    """A drawn token; `logprob` is under the full softmax at the sampler's temperature, if asked for."""
+
+    token: int
+    logprob: float | None = None
+
+
+@dataclass(slots=True)
+class Feed:
+    """One sequence's part of a step: tokens to encode, then a token to draw from `sampler`."""
+
+    sequence: Sequence
+    tokens: Tokens[int]
+    sampler: Sampler
+    want_logprob: bool = False
+
+
+class Engine(Protocol):
+    """What reasoning needs of an engine. Not thread-safe: one thread at a time."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def used_cells(self) -> int:
+        """KV cells that live sequences hold, shared ones counted once."""
+        ...
+
+    def vocab_sha256(self) -> str:
+        """Hash over every token's text in id order: equal vocabularies, equal ids."""
+        ...
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Ids of `text`, nothing added; `special` recognises control tokens written in it."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """Bytes of a token; may be part of a character. Control tokens are empty."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a turn."""
+        ...
+
+    def reserve(self, *, cells: int, sequences: int) -> None:
+        """Makes sure that so many more cells and sequences fit beside the live ones.
+
+        Raises:
+            ContextOverflow: they don't, and the context can't grow.
+        """
+        ...
+
+    def new_sequence(self) -> Sequence:
+        """An empty sequence on the base."""
+        ...
+
+    def encode(
+        self,
+        sequence: Sequence,
+        tokens: Tokens[int],
+        *,
+        on_states: Callable[[States], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Encodes tokens in chunks under the sequence's encoder; the last one's logits can be sampled.
+
+        Args:
+            sequence: grows by the tokens encoded.
+            tokens: at least one.
+            on_states: gets the penultimate layer's output rows of every chunk, in order, (T, H): the
+                switcher's raw features.
+            should_stop: asked between chunks.
+
+        Returns:
+            Whether all tokens were encoded (False: stopped in between).
+        """
+        ...
+
+    def cross(self, sequence: Sequence, adapter: Adapter | None) -> None:
+        """The one crossing; see `Sequence.cross`."""
+        ...
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """A second sequence over the same cells; neither changes the other."""
+        ...
+
+    def release(self, sequence: Sequence) -> None:
+        """Frees the sequence's slot and the cells that nobody else uses. Releasing twice is harmless."""
+        ...
+
+    def sampler(self, sampling: Sampling, seed: int) -> Sampler:
+        """A sampler chain; the caller closes it."""
+        ...
+
+    def sample(self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False) -> Sampled:
+        """Draws the token after a sequence whose logits are fresh."""
+        ...
+
+    def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
+        """Encodes every feed's tokens, one native batch per adapter, and draws a token for each.
+
+        Returns:
+            One draw a feed, in the order of `feeds`.
+        """
+        ...
+
+    def states(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> States:
+        """Encodes tokens and returns the final-norm output at each one's last token, (N, H)."""
+        ...
+
+    def load_adapter(self, path: Path) -> Adapter:
+        """Loads a LoRA adapter; off until a sequence crosses to it."""
+        ...
+
+    def unload_adapter(self, adapter: Adapter) -> None:
+        """Frees an adapter that no live sequence was encoded under."""
+        ...
+
+    def close(self) -> None:
+        """Frees every native handle, in the order that llama.cpp asks for."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@dataclass(slots=True)
+class TextDecoder:
+    """Bytes of tokens to text as they come, holding back a character that is not complete yet."""
+
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
+
+    def push(self, piece: bytes) -> str:
+        """Text that `piece` completes; may be empty."""
+        return self._decoder.decode(piece)
+
+    def flush(self) -> str:
+        """What an unfinished character becomes at the end: U+FFFD, or nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+def require_fresh(sequence: Sequence, decode_number: int) -> int:
+    """The row of a sequence's logits in the latest decode.
+
+    Raises:
+        EngineError: it was never encoded, or something else was encoded since.
+    """
+    if sequence.released or sequence.logits_at is None or sequence.logits_at[0] != decode_number:
+        raise EngineError(
+            "no fresh logits for this sequence: encode its last token, then sample before anything else"
+        )
+    return sequence.logits_at[1]

@@ -1,0 +1,109 @@
+"""llama.cpp's C API, its log and its texts, for the other modules of this folder.
+
+`C` is llama-cpp-python's low-level binding. Nothing is printed: what llama.cpp logs as warning or error
+is kept for the message of the exception that follows. Knows strings; owns no handle.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from typing import Any, Final
+
+import llama_cpp.llama_cpp as C  # noqa: N812
+from llama_cpp import _ggml
+
+from edgereason.errors import EngineError
+
+__all__ = [
+    "C",
+    "complaints",
+    "fail",
+    "forget_complaints",
+    "ggml",
+    "metadata",
+    "piece",
+    "token_text",
+    "tokenize",
+]
+
+_LOG_WARN, _LOG_ERROR, _LOG_CONTINUED = 3, 4, 5
+_complaints: Final[deque[str]] = deque(maxlen=8)
+_last_level = 0
+
+ggml: Final[Any] = _ggml.libggml
+ggml.ggml_get_name.argtypes, ggml.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
+ggml.ggml_nrows.argtypes, ggml.ggml_nrows.restype = [ctypes.c_void_p], ctypes.c_int64
+ggml.ggml_nbytes.argtypes, ggml.ggml_nbytes.restype = [ctypes.c_void_p], ctypes.c_size_t
+ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+ggml.ggml_backend_tensor_get.restype = None
+
+
+def _on_log(level: int, text: bytes | None, _user_data: object) -> None:
+    global _last_level
+    if level != _LOG_CONTINUED:
+        _last_level = level
+    if _last_level in (_LOG_WARN, _LOG_ERROR) and text:
+        _complaints.append(text.decode("utf-8", "replace").strip())
+
+
+_log_callback = C.llama_log_callback(_on_log)
+"""Kept alive here: llama.cpp holds only the pointer."""
+C.llama_log_set(_log_callback, None)
+C.llama_backend_init()
+
+
+def forget_complaints() -> None:
+    """Empties what was logged, before a call whose failure should be explained by its own log."""
+    _complaints.clear()
+
+
+def complaints() -> str:
+    """What llama.cpp complained of since then, in one line; without its function-name prefixes."""
+    lines = [line.partition(": ")[2] or line for line in _complaints if line]
+    return "; ".join(dict.fromkeys(lines)) or "llama.cpp gave no reason"
+
+
+def fail(what: str) -> EngineError:
+    """An EngineError saying what failed and what llama.cpp logged."""
+    return EngineError(f"{what}: {complaints()}")
+
+
+def tokenize(vocab: Any, text: str, *, special: bool) -> list[int]:
+    """Ids of `text` with nothing added."""
+    data = text.encode("utf-8")
+    room = len(data) + 8
+    ids = (C.llama_token * room)()
+    n = C.llama_tokenize(vocab, data, len(data), ids, room, False, special)
+    if n < 0:
+        raise EngineError(f"could not tokenize {len(data)} bytes of text")
+    return list(ids[:n])
+
+
+def piece(vocab: Any, token: int) -> bytes:
+    """Bytes of one token; control tokens are empty."""
+    buffer = ctypes.create_string_buffer(64)
+    n = C.llama_token_to_piece(vocab, token, buffer, 64, 0, False)
+    if n < 0:
+        buffer = ctypes.create_string_buffer(-n)
+        n = C.llama_token_to_piece(vocab, token, buffer, -n, 0, False)
+    return buffer.raw[:n]
+
+
+def token_text(vocab: Any, token: int) -> str:
+    """How the vocabulary writes a token, control tokens included; "" for none."""
+    text = C.llama_vocab_get_text(vocab, token) if token >= 0 else b""
+    return bytes(text or b"").decode("utf-8", "replace")
+
+
+def metadata(model: Any, key: str) -> str | None:
+    """A GGUF metadata value as llama.cpp prints it, or None."""
+    size = 256
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        n = C.llama_model_meta_val_str(model, key.encode(), buffer, size)
+        if n < 0:
+            return None
+        if n < size:
+            return buffer.value.decode("utf-8", "replace")
+        size = n + 1

@@ -1,0 +1,237 @@
+r"""A deterministic engine without a model, for tests of everything above the engine.
+
+Tokens are the bytes of UTF-8 text, 256 ends a turn, 257 begins one. A stream that draws with seed s recites
+reply `s % len(replies)`, a plain text such as ``"2+2=4\n</think>\n\nThe final answer is 4."``. Where it is fed
+what it did not draw, as a forced closing and stub are, it goes on behind the same words in its own reply,
+so that a budget that cuts thinking short gets the reply's answer.
+
+Cells, slots, crossings and fresh logits obey the same rules as the real engine's, through the same code.
+Knows nothing of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+
+from edgereason.core.chat import CLOSING, STUB
+from edgereason.core.types import Sampling
+from edgereason.engine.base import Adapter, Feed, ModelInfo, Sampled, Sampler, Sequence, States, require_fresh
+from edgereason.engine.cells import Ledger
+from edgereason.errors import ContextOverflow, EngineError
+
+END: Final = 256
+_MARKERS: Final = {"<|im_start|>": 257, "<|im_end|>": END}
+_HIDDEN_SIZE: Final = 16
+_TEMPLATE: Final = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass(slots=True)
+class ScriptedSampler:
+    """Recites the reply that its seed picks."""
+
+    reply: bytes
+    temperature: float = 1.0
+    position: int = 0
+    closed: bool = False
+
+    def draw(self) -> int:
+        """The next byte of the reply, or the end of the turn."""
+        self.position += 1
+        return self.reply[self.position - 1] if self.position <= len(self.reply) else END
+
+    def follow(self, fed: bytes) -> None:
+        """Moves to where the reply goes on after `fed`."""
+        if fed == self.reply[self.position - 1 : self.position]:
+            return
+        for cue in (STUB.encode(), CLOSING.encode()):
+            if cue in fed and cue in self.reply:
+                self.position = self.reply.index(cue) + len(cue)
+                return
+        self.position = len(self.reply)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class ScriptedEngine:
+    """An `Engine` whose streams recite replies.
+
+    Args:
+        replies: what streams say; bytes where a reply is to break a character in two.
+        context_tokens: cells of the context, fixed; None for as many as are asked for.
+        train_context_tokens: longest single sequence.
+    """
+
+    def __init__(
+        self,
+        replies: Tokens[str | bytes] = ("4\n</think>\n\nThe final answer is 4.",),
+        *,
+        context_tokens: int | None = None,
+        train_context_tokens: int = 32_768,
+    ) -> None:
+        self.replies = [r.encode() if isinstance(r, str) else r for r in replies]
+        self._fixed_cells = context_tokens
+        self._cells = context_tokens or 0
+        self._ledger = Ledger(256)
+        self._adapters: dict[Path, Adapter] = {}
+        self._decodes = 0
+        self.samplers: list[ScriptedSampler] = []
+        self.decoded: list[int] = []
+        """Tokens of each native batch that a real engine would have run."""
+        self._info = ModelInfo(
+            path=None,
+            name="scripted",
+            arch="scripted",
+            size_bytes=0,
+            hidden_size=_HIDDEN_SIZE,
+            num_layers=2,
+            vocab_size=258,
+            train_context_tokens=train_context_tokens,
+            kv_bytes_per_cell=64,
+            chat_template=_TEMPLATE,
+            bos_text="",
+            eos_text="<|im_end|>",
+            add_bos=False,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def used_cells(self) -> int:
+        return self._ledger.used_cells
+
+    @property
+    def live_sequences(self) -> int:
+        """Sequences not released, for leak tests."""
+        return len(self._ledger.live)
+
+    def vocab_sha256(self) -> str:
+        return hashlib.sha256(b"scripted").hexdigest()
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        if special:
+            for marker, token in _MARKERS.items():
+                head, found, tail = text.partition(marker)
+                if found:
+                    return [*self.tokenize(head, special=True), token, *self.tokenize(tail, special=True)]
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def reserve(self, *, cells: int, sequences: int) -> None:
+        available = self._cells - self._ledger.used_cells
+        if self._fixed_cells is not None and cells > available:
+            raise ContextOverflow(cells, available)
+        self._cells = max(self._cells, self._ledger.used_cells + cells)
+
+    def new_sequence(self) -> Sequence:
+        return self._ledger.new()
+
+    def cross(self, sequence: Sequence, adapter: Adapter | None) -> None:
+        sequence.cross(adapter)
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        return self._ledger.fork(sequence)
+
+    def release(self, sequence: Sequence) -> None:
+        if not sequence.released:
+            self._ledger.release(sequence)
+
+    def encode(
+        self,
+        sequence: Sequence,
+        tokens: Tokens[int],
+        *,
+        on_states: Callable[[States], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> bool:
+        if not tokens:
+            raise EngineError("nothing to encode: got no tokens")
+        if should_stop is not None and should_stop():
+            return False
+        self._decode([(sequence, tokens)])
+        if on_states is not None:
+            on_states(np.stack([_state(token) for token in tokens]))
+        return True
+
+    def sampler(self, sampling: Sampling, seed: int) -> ScriptedSampler:
+        sampler = ScriptedSampler(self.replies[seed % len(self.replies)], sampling.temperature or 1.0)
+        self.samplers.append(sampler)
+        return sampler
+
+    def sample(self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False) -> Sampled:
+        require_fresh(sequence, self._decodes)
+        assert isinstance(sampler, ScriptedSampler)
+        return Sampled(sampler.draw(), -1.0 if want_logprob else None)
+
+    def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
+        feeds = list(feeds)
+        drawn: dict[int, Sampled] = {}
+        for encoder in dict.fromkeys(feed.sequence.encoder for feed in feeds):
+            batch = [i for i, feed in enumerate(feeds) if feed.sequence.encoder is encoder]
+            self._decode([(feeds[i].sequence, feeds[i].tokens) for i in batch])
+            for i in batch:
+                sampler = feeds[i].sampler
+                assert isinstance(sampler, ScriptedSampler)
+                sampler.follow(b"".join(map(self.piece, feeds[i].tokens)))
+                drawn[i] = self.sample(feeds[i].sequence, sampler, want_logprob=feeds[i].want_logprob)
+        return [drawn[i] for i in range(len(feeds))]
+
+    def states(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> States:
+        feeds = list(feeds)
+        self._decode(feeds)
+        return np.stack([_state(sequence.length) for sequence, _ in feeds])
+
+    def load_adapter(self, path: Path) -> Adapter:
+        adapter = self._adapters[path] = Adapter(path)
+        return adapter
+
+    def unload_adapter(self, adapter: Adapter) -> None:
+        if any(sequence.encoder is adapter for sequence in self._ledger.live):
+            raise EngineError(f"{adapter.path.name} is in use by a live sequence: release it first")
+        del self._adapters[adapter.path]
+
+    def close(self) -> None:
+        self._ledger = Ledger(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _decode(self, rows: list[tuple[Sequence, Tokens[int]]]) -> None:
+        num_tokens = sum(len(tokens) for _, tokens in rows)
+        if self.used_cells + num_tokens > self._cells:
+            raise ContextOverflow(self.used_cells + num_tokens, self._cells)
+        self._decodes += 1
+        self.decoded.append(num_tokens)
+        for row, (sequence, tokens) in enumerate(rows):
+            if sequence.released:
+                raise EngineError("can't encode onto a released sequence")
+            if sequence.length + len(tokens) > self._info.train_context_tokens:
+                raise ContextOverflow(
+                    sequence.length + len(tokens), self._info.train_context_tokens, "a stream"
+                )
+            self._ledger.grow(sequence, len(tokens))
+            sequence.logits_at = (self._decodes, row)
+
+
+def _state(number: int) -> States:
+    return np.asarray(np.random.default_rng(number).standard_normal(_HIDDEN_SIZE), np.float32)

@@ -1,0 +1,72 @@
+"""Every error that edgereason raises, in one tree.
+
+::
+
+    EdgeReasonError
+    ├─ ConfigError            a run file or a setting is wrong
+    ├─ BundleError            an artefact is missing, corrupt or made for another base
+    │  └─ ModelFileError      a GGUF is missing, truncated or not one we can run
+    ├─ PullError              a model can't be fetched, stored or verified
+    ├─ RequestError           the caller's fault: an empty question, a budget out of range
+    │  └─ ContextOverflow     more tokens than the context holds; carries both numbers
+    └─ EngineError            a native call failed
+       └─ AdapterCrossing     KV of one adapter would be continued under another
+
+A message says what was got, what was expected and what to do. Foreign errors are mapped once, where
+they enter (`raise … from`). The command line prints the message in one line and nothing else.
+"""
+
+from __future__ import annotations
+
+
+class EdgeReasonError(Exception):
+    """Root of the tree; catching it catches everything that edgereason raises on purpose."""
+
+
+class ConfigError(EdgeReasonError):
+    """A run file or a setting is wrong."""
+
+
+class BundleError(EdgeReasonError):
+    """An artefact is missing, corrupt or made for another base."""
+
+
+class ModelFileError(BundleError):
+    """A GGUF file is missing, truncated or not one that the engine can run."""
+
+
+class PullError(EdgeReasonError):
+    """A model can't be fetched, stored or verified."""
+
+
+class RequestError(EdgeReasonError):
+    """The request can't be served as it stands; the caller can mend it."""
+
+
+class ContextOverflow(RequestError):
+    """A request needs more KV cells than the context holds.
+
+    Args:
+        needed_tokens: cells that the request would occupy.
+        available_tokens: cells that there are for it.
+        what: what needs them, for the message ("the prompt", "4 streams of 200 tokens").
+    """
+
+    def __init__(self, needed_tokens: int, available_tokens: int, what: str = "the request") -> None:
+        self.needed_tokens = needed_tokens
+        self.available_tokens = available_tokens
+        super().__init__(
+            f"{what} needs {needed_tokens} tokens of context and {available_tokens} are available: "
+            "shorten the prompt, lower the budget or the streams, or load with a larger context"
+        )
+
+
+class EngineError(EdgeReasonError):
+    """A native call failed; the message carries what llama.cpp logged."""
+
+
+class AdapterCrossing(EngineError):
+    """A sequence encoded under one adapter would be continued under another.
+
+    Only base → adapter is legal, and only once: KV made by an adapter is never read without it.
+    """
