@@ -150,7 +150,7 @@ class Request:
 
     An explicit `budget` wins over `effort`; effort `none` is the chat route whatever the mode. Stream i
     draws with seed `seed + i`. `max_tokens` caps a chat answer, and a thinking stream too where it is
-    lower than the budget.
+    lower than the budget. `vote` None is weighted where a verifier head is loaded, else majority.
     """
 
     messages: tuple[Message, ...]
@@ -158,11 +158,12 @@ class Request:
     effort: Effort = Effort.MEDIUM
     budget: Budget | None = None
     streams: int = 1
-    vote: Vote = Vote.MAJORITY
+    vote: Vote | None = None
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     max_tokens: int | None = None
     stop_early: bool = True
+    want_logprobs: bool = False
 
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1].role != "user":

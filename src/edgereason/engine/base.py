@@ -102,6 +102,14 @@ class Sequence:
         self.encoder = adapter
 
 
+class Reservation(Protocol):
+    """Cells and slots promised to one holder; closing gives them back. Closing twice is harmless."""
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
 class Sampler(Protocol):
     """A sampler chain with its own seed and state; closing it frees the native handle."""
 
@@ -137,6 +145,11 @@ class Engine(Protocol):
     def info(self) -> ModelInfo: ...
 
     @property
+    def context_tokens(self) -> int:
+        """Longest sequence that the context can hold at all."""
+        ...
+
+    @property
     def used_cells(self) -> int:
         """KV cells that live sequences hold, shared ones counted once."""
         ...
@@ -157,11 +170,13 @@ class Engine(Protocol):
         """Whether the token ends a turn."""
         ...
 
-    def reserve(self, *, cells: int, sequences: int) -> None:
-        """Makes sure that so many more cells and sequences fit beside the live ones.
+    def reserve(self, *, cells: int, sequences: int) -> Reservation:
+        """Promises so many cells and sequences beside those promised already, until it is closed.
+
+        The context grows where it may: its size was left open, and nothing else is promised.
 
         Raises:
-            ContextOverflow: they don't, and the context can't grow.
+            ContextOverflow: they don't fit.
         """
         ...
 

@@ -7,10 +7,15 @@
            ├─ stream 0 (120)   ├─ stream 1 (97)   …        used = 800 + 5 + 120 + 97 + …
 
 A fork freezes the tail of its parent: both go on in segments of their own. A segment's cells are free
-when its last user is gone. Knows counts and slots; does not know tokens or the native cache.
+when its last user is gone. Promises count apart from use: whoever is promised cells may fill them later, and
+must not find that another request took them.
+
+Knows counts and slots; does not know tokens or the native cache.
 """
 
 from __future__ import annotations
+
+from typing import Self
 
 from edgereason.engine.base import Segment, Sequence
 from edgereason.errors import EngineError
@@ -19,14 +24,35 @@ from edgereason.errors import EngineError
 class Ledger:
     """Slots and cells of one context."""
 
-    def __init__(self, slots: int) -> None:
-        self._free_slots = list(range(slots))
+    def __init__(self, *, cells: int, slots: int) -> None:
+        self.cells = cells
+        self.slots = slots
         self.used_cells = 0
         self.live: set[Sequence] = set()
+        self.promises: set[Promise] = set()
+        self._free_slots = list(range(slots))
 
     @property
-    def free_slots(self) -> int:
-        return len(self._free_slots)
+    def unpromised_cells(self) -> int:
+        return self.cells - sum(promise.cells for promise in self.promises)
+
+    @property
+    def unpromised_slots(self) -> int:
+        return self.slots - sum(promise.slots for promise in self.promises)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody would notice if the context were made anew."""
+        return not self.live and not self.promises
+
+    def has_room(self, cells: int, slots: int) -> bool:
+        return cells <= self.unpromised_cells and slots <= self.unpromised_slots
+
+    def promise(self, cells: int, slots: int) -> Promise:
+        """Sets cells and slots aside."""
+        promise = Promise(self, cells, slots)
+        self.promises.add(promise)
+        return promise
 
     def new(self) -> Sequence:
         """A sequence in the lowest free slot."""
@@ -76,3 +102,20 @@ class Ledger:
         if not self._free_slots:
             raise EngineError("no free sequence slot: reserve more sequences first")
         return self._free_slots.pop(0)
+
+
+class Promise:
+    """The ledger's `Reservation`."""
+
+    def __init__(self, ledger: Ledger, cells: int, slots: int) -> None:
+        self.cells, self.slots = cells, slots
+        self._ledger = ledger
+
+    def close(self) -> None:
+        self._ledger.promises.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

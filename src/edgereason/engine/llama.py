@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, Self
 from edgereason.core.types import Sampling
 from edgereason.engine import native
 from edgereason.engine.base import Adapter, Feed, ModelInfo, Sampled, Sampler, Sequence, States, require_fresh
-from edgereason.engine.cells import Ledger
+from edgereason.engine.cells import Ledger, Promise
 from edgereason.engine.handles import Handles
 from edgereason.engine.native import C, fail
 from edgereason.engine.sampling import NativeSampler, log_probability, logits_row
@@ -76,8 +76,7 @@ class LlamaEngine:
         self._info = _describe(path, self._handles.model, self._vocab, kv)
         self._tap = StateTap(self._info.hidden_size, self._info.num_layers)
         self._pieces: dict[int, bytes] = {}
-        self._cells = 0
-        self._ledger = Ledger(0)
+        self._ledger = Ledger(cells=0, slots=0)
         self._active: Adapter | None = None
         self._decodes = 0
 
@@ -88,13 +87,18 @@ class LlamaEngine:
         return self._info
 
     @property
+    def context_tokens(self) -> int:
+        train = self._info.train_context_tokens
+        return min(self._fixed_cells, train) if self._fixed_cells else train
+
+    @property
     def used_cells(self) -> int:
         return self._ledger.used_cells
 
     @property
     def num_cells(self) -> int:
         """Cells of the context as it stands; 0 before the first `reserve`."""
-        return self._cells
+        return self._ledger.cells
 
     @property
     def num_handles(self) -> int:
@@ -129,20 +133,18 @@ class LlamaEngine:
 
     # Sequences
 
-    def reserve(self, *, cells: int, sequences: int) -> None:
-        needed = self._ledger.used_cells + cells
-        live = len(self._ledger.live)
-        if self._fixed_cells is not None and needed > self._fixed_cells:
-            raise ContextOverflow(cells, self._fixed_cells - self._ledger.used_cells)
-        if needed <= self._cells and sequences <= self._ledger.free_slots:
-            return
-        if live:
-            raise ContextOverflow(
-                cells, self._cells - self._ledger.used_cells, f"a request beside {live} live sequences"
-            )
-        self._open_context(
-            self._fixed_cells or max(self._cells, _round_up(needed)), max(_MIN_SLOTS, sequences)
-        )
+    def reserve(self, *, cells: int, sequences: int) -> Promise:
+        ledger = self._ledger
+        if not ledger.has_room(cells, sequences):
+            limit = self._fixed_cells
+            if limit is not None and cells > limit - (ledger.cells - ledger.unpromised_cells):
+                raise ContextOverflow(cells, limit - (ledger.cells - ledger.unpromised_cells))
+            if not ledger.is_idle:
+                raise ContextOverflow(
+                    cells, ledger.unpromised_cells, "a request beside others that still run"
+                )
+            self._open_context(limit or max(ledger.cells, _round_up(cells)), max(_MIN_SLOTS, sequences))
+        return self._ledger.promise(cells, sequences)
 
     def new_sequence(self) -> Sequence:
         return self._ledger.new()
@@ -268,7 +270,7 @@ class LlamaEngine:
         params.no_perf = True
         params.cb_eval = self._tap.callback
         self._handles.open_context(params, BATCH_TOKENS)
-        self._cells, self._ledger, self._active = cells, Ledger(slots), None
+        self._ledger, self._active = Ledger(cells=cells, slots=slots), None
 
     def _decode(self, rows: list[tuple[Sequence, Tokens[int], bool]]) -> None:
         """One native batch: each sequence's tokens, the last one's logits kept where asked."""
@@ -292,7 +294,7 @@ class LlamaEngine:
         native.forget_complaints()
         code = C.llama_decode(self._handles.context, batch)
         if code == 1:
-            raise ContextOverflow(self._ledger.used_cells + n, self._cells)
+            raise ContextOverflow(self._ledger.used_cells + n, self._ledger.cells)
         if code != 0:
             raise fail(f"decoding {n} tokens failed with code {code}")
         self._decodes += 1
@@ -314,7 +316,7 @@ class LlamaEngine:
 
     def close(self) -> None:
         self._finalizer()
-        self._ledger, self._cells = Ledger(0), 0
+        self._ledger = Ledger(cells=0, slots=0)
 
     def __enter__(self) -> Self:
         return self

@@ -1,9 +1,9 @@
 r"""A deterministic engine without a model, for tests of everything above the engine.
 
 Tokens are the bytes of UTF-8 text, 256 ends a turn, 257 begins one. A stream that draws with seed s recites
-reply `s % len(replies)`, a plain text such as ``"2+2=4\n</think>\n\nThe final answer is 4."``. Where it is fed
-what it did not draw, as a forced closing and stub are, it goes on behind the same words in its own reply,
-so that a budget that cuts thinking short gets the reply's answer.
+reply `s % len(replies)`, a plain text such as ``"2+2=4\n</think>\n\nThe final answer is 4."``. Where it is
+fed what it did not draw, as a forced closing and stub are, it goes on behind the same words in its own
+reply, so that a budget that cuts thinking short gets the reply's answer.
 
 Cells, slots, crossings and fresh logits obey the same rules as the real engine's, through the same code.
 Knows nothing of llama.cpp.
@@ -23,12 +23,13 @@ import numpy as np
 from edgereason.core.chat import CLOSING, STUB
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Feed, ModelInfo, Sampled, Sampler, Sequence, States, require_fresh
-from edgereason.engine.cells import Ledger
+from edgereason.engine.cells import Ledger, Promise
 from edgereason.errors import ContextOverflow, EngineError
 
 END: Final = 256
 _MARKERS: Final = {"<|im_start|>": 257, "<|im_end|>": END}
 _HIDDEN_SIZE: Final = 16
+_SLOTS: Final = 256
 _TEMPLATE: Final = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -80,9 +81,8 @@ class ScriptedEngine:
         train_context_tokens: int = 32_768,
     ) -> None:
         self.replies = [r.encode() if isinstance(r, str) else r for r in replies]
-        self._fixed_cells = context_tokens
-        self._cells = context_tokens or 0
-        self._ledger = Ledger(256)
+        self._is_fixed = context_tokens is not None
+        self._ledger = Ledger(cells=context_tokens or 0, slots=_SLOTS)
         self._adapters: dict[Path, Adapter] = {}
         self._decodes = 0
         self.samplers: list[ScriptedSampler] = []
@@ -107,6 +107,11 @@ class ScriptedEngine:
     @property
     def info(self) -> ModelInfo:
         return self._info
+
+    @property
+    def context_tokens(self) -> int:
+        train = self._info.train_context_tokens
+        return min(self._ledger.cells, train) if self._is_fixed else train
 
     @property
     def used_cells(self) -> int:
@@ -134,11 +139,13 @@ class ScriptedEngine:
     def is_end(self, token: int) -> bool:
         return token == END
 
-    def reserve(self, *, cells: int, sequences: int) -> None:
-        available = self._cells - self._ledger.used_cells
-        if self._fixed_cells is not None and cells > available:
-            raise ContextOverflow(cells, available)
-        self._cells = max(self._cells, self._ledger.used_cells + cells)
+    def reserve(self, *, cells: int, sequences: int) -> Promise:
+        if not self._ledger.has_room(cells, sequences):
+            if not self._is_fixed and self._ledger.is_idle:
+                self._ledger = Ledger(cells=cells, slots=_SLOTS)
+            else:
+                raise ContextOverflow(cells, self._ledger.unpromised_cells)
+        return self._ledger.promise(cells, sequences)
 
     def new_sequence(self) -> Sequence:
         return self._ledger.new()
@@ -208,7 +215,7 @@ class ScriptedEngine:
         del self._adapters[adapter.path]
 
     def close(self) -> None:
-        self._ledger = Ledger(0)
+        self._ledger = Ledger(cells=0, slots=0)
 
     def __enter__(self) -> Self:
         return self
@@ -218,8 +225,8 @@ class ScriptedEngine:
 
     def _decode(self, rows: list[tuple[Sequence, Tokens[int]]]) -> None:
         num_tokens = sum(len(tokens) for _, tokens in rows)
-        if self.used_cells + num_tokens > self._cells:
-            raise ContextOverflow(self.used_cells + num_tokens, self._cells)
+        if self.used_cells + num_tokens > self._ledger.cells:
+            raise ContextOverflow(self.used_cells + num_tokens, self._ledger.cells)
         self._decodes += 1
         self.decoded.append(num_tokens)
         for row, (sequence, tokens) in enumerate(rows):

@@ -1,0 +1,365 @@
+"""What one short answer means: its kind, its canonical key, its exact value.
+
+Owns `Kind`, `Answer` and `canonical`, and the text clean-up that they and extraction share. It knows one
+answer at a time: neither the question, nor the response it was cut from, nor any other answer.
+
+Decisions that a reader of figures should know:
+
+* A percent sign is a unit: ``50%`` is the answer 50 and not 1/2, as in GSM8K and MATH.
+* Units and currencies are shown and never compared: ``18``, ``$18``, ``18 eggs`` and ``18 dollars`` are one
+  answer, and so are ``5 km`` and ``5 miles``. Nothing is converted: ``50 cents`` is 50, not 1/2. The
+  exception is one sum of money in two units, ``5 dollars and 50 cents``, which is 11/2.
+* ``thousand`` to ``trillion`` right after the number multiply it. ``dozen`` is a unit (``3 dozen`` is 3),
+  because questions that ask "how many dozen" expect the bare 3.
+* A number is exact: ``0.33`` is not 1/3.
+* A digit string with a base (``40_9``) is an expression and not the number 40.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
+from functools import lru_cache
+
+
+class Kind(Enum):
+    """How an answer is compared."""
+
+    NUMBER = "number"  # by exact rational value
+    CHOICE = "choice"  # by letter, A to E
+    YES_NO = "yes/no"
+    EXPRESSION = "expression"  # by key, then by math-verify
+    PROSE = "prose"  # by case-folded words
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, as shown and as compared.
+
+    Args:
+        text: as extracted and trimmed: what a person is shown.
+        kind: how it is compared.
+        key: canonical form; two answers of one kind with equal keys are the same answer.
+        value: exact value of a NUMBER, and of an EXPRESSION like ``x = 5`` that gives one; else None.
+    """
+
+    text: str
+    kind: Kind
+    key: str
+    value: Fraction | None = None
+
+
+# A number or formula beyond this is not an answer that anybody compares, and converting digits to an
+# integer costs their square.
+_LIMIT_NUMBER_CHARS = 200
+_LIMIT_EXPRESSION_CHARS = 400
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/",
+        "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ",
+        "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∈": r"\in ", "θ": r"\theta ",
+        "°": r"^\circ ", "²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "⅓": " 1/3",
+        "⅔": " 2/3", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "’": "'", "‘": "'",
+        "“": '"', "”": '"',
+    }
+)  # fmt: skip
+
+# Spellings of one thing in LaTeX. Order matters: thousands spaces go before other spaces become blanks.
+_LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\\$", "$"),
+        (r"\\%", "%"),
+        (r"\{,\}", ","),
+        (r"(?<=\d)\\[,;:]\s*(?=\d{3}(?!\d))", ""),
+        (r"(?<!\\)\\!\s*", ""),
+        (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~", " "),
+        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])", ""),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (
+            r"\\(?:mbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|operatorname)\s*(?=\{)",
+            r"\\text",
+        ),
+        (r"\\text\s+\{", r"\\text{"),
+    )
+)
+
+# Pairs of ** around words; between digits they are Python's power.
+_BOLD = re.compile(r"(?<![\w)])(\*\*|__)(?=\S)(.+?)(?<=\S)\1(?![\w(])")
+_WRAPPERS = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"\$\$(.+)\$\$",
+        r"\$([^$]+)(?<!\\)\$",
+        r"\\\((.+)\\\)",
+        r"\\\[(.+)\\\]",
+        r"\\(?:boxed|fbox|text|mbox|textbf|mathrm)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}",
+        r"\*\*(.+)\*\*",
+        r"__(.+)__",
+        r"`([^`]+)`",
+        r'"([^"]+)"',
+        r"'([^']+)'",
+        r"“([^”]+)”",
+    )
+)
+
+
+def trim(text: str) -> str:
+    """Cut what stands around an answer: blanks, Markdown, quotes, math delimiters, closing punctuation."""
+    text = _BOLD.sub(r"\2", text)
+    while True:
+        before = text
+        text = text.strip().strip("`").lstrip("#")
+        # Odd ends of emphasis whose partner was cut away.
+        text = text.removeprefix("**").removesuffix("**").strip()
+        for wrapper in _WRAPPERS:
+            if (match := wrapper.fullmatch(text)) and not re.search(r"\\[\])]", match[1]):
+                text = match[1]
+        text = re.sub(r"(?<!\\)[.,;:]+$|(?<=[a-zA-Z])!+$", "", text)
+        if text == before:
+            return text
+
+
+def flatten(text: str) -> str:
+    """Write LaTeX and Unicode spellings of one thing in one way; a meaning is never changed."""
+    text = text.translate(_UNICODE)
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────────
+
+DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+CURRENCY = r"(?:US\$|[$€£¥₹]|\b(?:USD|EUR|GBP|Rs\.?)(?=[\s\d]))"
+_SIGNED = rf"[-+]?\s*{DIGITS}"
+_FRAC = (
+    rf"\\frac\s*(?:\{{\s*(?P<top>{_SIGNED})\s*\}}|(?P<top1>\d))\s*"
+    rf"(?:\{{\s*(?P<bottom>{_SIGNED})\s*\}}|(?P<bottom1>\d))"
+)
+_NUMBER = re.compile(
+    rf"(?:(?:about|approximately|around|roughly|exactly|only|just|nearly|almost|\\approx|=)\s*)*"
+    rf"(?P<sign>[-+]?)\s*(?:{CURRENCY}\s*)?(?P<sign2>[-+]?)\s*"
+    rf"(?:(?P<whole>\d+)\s*(?:{_FRAC}|(?<=\s)(?P<over>\d+)\s*/\s*(?P<under>\d+))"
+    rf"|{_FRAC.replace('<top', '<a').replace('<bottom', '<b')}"
+    rf"|(?P<power>10\s*\^\s*\{{?\s*(?P<exponent>-?\d{{1,2}})\s*\}}?)"
+    rf"|(?P<number>{DIGITS})"
+    rf"(?:[eE](?P<e>[-+]?\d{{1,3}})(?![\w.])"
+    rf"|\s*(?:\\times|\\cdot|x|\*)\s*10\s*\^\s*\{{?\s*(?P<ten>-?\d{{1,3}})\s*\}}?"
+    rf"|\s*/\s*(?P<denominator>{DIGITS}))?)"
+    r"(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_DOLLARS_AND_CENTS = re.compile(
+    rf"(?:\$\s*)?(?P<dollars>{DIGITS})\s*(?:dollars?|euros?|pounds?)?,?\s+and\s+(?P<cents>\d{{1,2}})\s*"
+    r"(?:cents?|pence|¢)",
+    re.IGNORECASE,
+)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SHORT_UNITS = _words(
+    "km cm mm kg mg ml ft lb lbs oz hr hrs min mins sec mph kph kmh kph hz kb mb gb st nd rd th s"
+)
+_ONE_LETTER_UNITS = _words("m g s h L l C F K W V J N a")
+# Words after a number that make it something other than a number with its unit.
+_NOT_UNITS = _words(
+    "and or to through plus minus over half halves squared cubed point is are was were has have had not but "
+    "because since so am pm a.m p.m mod pi sqrt sin cos tan cot sec csc log ln exp if when which that who "
+    "hundredth hundredths tenth tenths thousandth thousandths factorial january february march april may "
+    "june july august september october november december divided multiplied"
+)
+
+
+def _fraction(digits: str) -> Fraction:
+    return Fraction(re.sub(r"[,\s]", "", digits))
+
+
+def _is_unit(rest: str, *, attached: bool) -> bool:
+    """Whether what follows a number names a thing that it counts and nothing more."""
+    rest = re.sub(r"\^\s*(?:\{\s*)?\\circ(?:\s*\})?|\\degree\b", " degrees ", rest)
+    attached = attached and not rest.startswith(" ")
+    rest = re.sub(r"(?<=[a-zA-Z} ])\^\s*\{?[23]\}?|(?<=[a-zA-Z])[23](?![\w.])", " ", rest)
+    rest = re.sub(r"[(){}]", " ", rest)
+    words = re.split(r"[\s/\-]+|\\cdot\s*", rest.strip())
+    if words == [""]:
+        return True
+    first, lowered = words[0], [word.casefold().rstrip(".") for word in words]
+    if len(words) > 8 or not all(re.fullmatch(r"[^\W\d_][^\W\d_'.]*|[¢%]|", word) for word in words):
+        return False
+    if any(word in _NOT_UNITS for word in lowered):
+        return False
+    if attached and first:
+        return first.casefold() in _SHORT_UNITS or len(first) >= 3 or first in "¢%"
+    return len(first) != 1 or first in _ONE_LETTER_UNITS
+
+
+def _number(body: str) -> Fraction | None:
+    """Exact value of a flattened text that is one number, its currency and its unit; else None."""
+    if money := _DOLLARS_AND_CENTS.fullmatch(body):
+        return _fraction(money["dollars"]) + Fraction(int(money["cents"]), 100)
+    declared = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", body).strip()
+    match = _NUMBER.fullmatch(declared)
+    if match is None or match.end() - len(match["rest"]) > _LIMIT_NUMBER_CHARS:
+        return None
+    if match["sign"] and match["sign2"]:
+        return None
+    part = match.groupdict()
+    try:
+        if part["whole"]:
+            top = part["top"] or part["top1"] or part["over"]
+            bottom = part["bottom"] or part["bottom1"] or part["under"]
+            value = int(part["whole"]) + _fraction(top) / _fraction(bottom)
+        elif part["a"] or part["a1"]:
+            value = _fraction(part["a"] or part["a1"]) / _fraction(part["b"] or part["b1"])
+        elif part["power"]:
+            value = Fraction(10) ** int(part["exponent"])
+        else:
+            value = _fraction(part["number"])
+            value *= Fraction(10) ** int(part["e"] or part["ten"] or 0)
+            value /= _fraction(part["denominator"] or "1")
+    except ZeroDivisionError:
+        return None
+    rest = match["rest"]
+    if scale := re.match(r"\s*(thousand|million|billion|trillion)\b", rest, re.IGNORECASE):
+        value *= _SCALES[scale[1].lower()]
+        rest = rest[scale.end() :]
+    rest = re.sub(r"^\s*(?:%|percent\b|per\s?cent\b|[$€£])", " ", rest, flags=re.IGNORECASE)
+    if not _is_unit(rest, attached=not rest.startswith(" ")):
+        return None
+    return -value if "-" in (match["sign"], match["sign2"]) else value
+
+
+# ── letters and yes/no ───────────────────────────────────────────────────────────────────────────
+
+# "(B)", "B", "B.", "B) Paris", "B. Paris", "option B"; never "D. H. Lawrence", "(A) and (B)" or a bare "b".
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?"
+    r"(?:\((?P<lettered>[A-Ea-e])\)(?P<tail>.*)"
+    r"|(?P<bare>[A-E])(?:(?P<stop>[).:])\s*(?P<after>.*))?)",
+    re.DOTALL,
+)
+_WORDED_CHOICE = re.compile(r"(?:option|choice)\s+\(?(?P<letter>[A-Ea-e])\)?\.?(?:\s*[-:,].*)?", re.I | re.S)
+_ANOTHER_LETTER = re.compile(r"\s*(?:,|/|&|and\b|or\b)\s*\(?[A-Ea-e]\b", re.IGNORECASE)
+_YES_NO = re.compile(
+    r"(?P<word>yes|no)(?:\s*$|\s*[,.;:!]|\s+-\s|\s+(?:it|they|he|she|we|you|i|there|this|that|these|those)\b)",
+    re.IGNORECASE,
+)
+
+
+def _choice(body: str) -> str | None:
+    body = re.sub(r"\\text\{([^{}]*)\}", r"\1", body).strip()
+    if worded := _WORDED_CHOICE.fullmatch(body):
+        return worded["letter"].upper()
+    match = _CHOICE.fullmatch(body)
+    if match is None:
+        return None
+    letter, tail = match["lettered"] or match["bare"], match["tail"] or match["after"] or ""
+    if _ANOTHER_LETTER.match(tail):
+        return None
+    if match["stop"] == "." and re.match(r"[A-Z]\.", tail):  # initials of a name
+        return None
+    if match["lettered"] and re.match(r"\s*[-+*/^=(\d]", tail) and not tail.startswith(" "):
+        return None  # a formula such as (a)(b) or (b)^2
+    return str(letter).upper()
+
+
+# ── expressions and prose ────────────────────────────────────────────────────────────────────────
+
+_FUNCTIONS = _words(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi theta alpha beta "
+    "infinity infty inf max min mod gcd lcm det"
+)
+_BARE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({'|'.join(sorted(_FUNCTIONS))})(?![a-zA-Z])")
+_SMALL_WORDS = _words("a an as at be by do he if in is it me my no of on so to up us we am")
+_KEY_SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\text\{\s*(?:,?\s*(?:and|or)\s*)\}|(?<![a-zA-Z]),?\s*(?:and|or)(?![a-zA-Z])", ","),
+        (r"\^\s*(?:\{\s*)?\\circ(?:\s*\})?", ""),
+        (r"[$%]", ""),
+        (r"\*\*", "^"),
+        (r"\\(?:times|cdot)(?![a-zA-Z])", "*"),
+        (r"\\le(?![a-zA-Z])|<=", r"\\leq "),
+        (r"\\ge(?![a-zA-Z])|>=", r"\\geq "),
+        (r"\\ne(?![a-zA-Z])|!=", r"\\neq "),
+        (r"\\(?:infinity|inf)(?![a-zA-Z])", r"\\infty "),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*([a-zA-Z0-9])", r"\\sqrt{\1}"),
+        (r"\\frac\s*([0-9a-zA-Z])\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*([0-9a-zA-Z])\s*(?=\{)", r"\\frac{\1}"),
+        (r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}"),
+        (r"([\^_])\s*\{\s*([0-9a-zA-Z])\s*\}", r"\1\2"),
+    )
+)
+
+
+def _is_expression(body: str) -> bool:
+    """Whether a flattened text is a formula: it has a mathematical sign and no words."""
+    bare = re.sub(r"\\(?:begin|end)\s*\{[a-z*]+\}|\\text\{\s*(?:and|or)\s*\}", " \\\\ ", body)
+    bare = re.sub(r"(?<=[\d})\]])\s*\\text\{[^{}]*\}", " ", bare)  # a unit
+    if "\\text" in bare or len(body) > _LIMIT_EXPRESSION_CHARS:
+        return False
+    if not re.search(r"\\[a-zA-Z\\]|[\d^_=<>+*/(){}\[\]]|(?<![^\W_])-|\s-\s", bare):
+        return False
+    bare = re.sub(r"\\[a-zA-Z]+", " ", bare)
+    if re.search(r"[^\x00-\x7f]|[?\"&;#@]", bare.replace("&", " ") if "\\" in body else bare):
+        return False
+    # "3abc" is a product, "abc" and "3 abc" are words.
+    words = re.findall(r"(?<!\d)[a-zA-Z]{2,}|(?<=\d)[a-zA-Z]{4,}", bare)
+    return not any(
+        word not in _FUNCTIONS
+        and word not in ("and", "or")
+        and (len(word) > 2 or word.lower() in _SMALL_WORDS)
+        for word in words
+    )
+
+
+def _expression_key(body: str) -> str:
+    """One spelling of a formula, without blanks, that is still LaTeX."""
+    key = re.sub(r"(?<=[\d})\]])\s*\\text\{(?!\s*(?:and|or)\s*\})[^{}]*\}(?:\^\{?\d\}?)?\s*$", "", body)
+    key = _BARE_FUNCTION.sub(r"\\\1 ", key)
+    for pattern, replacement in _KEY_SPELLINGS:
+        key = pattern.sub(replacement, key)
+    return re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])|\s", lambda m: f"{m[1]} " if m[1] else "", key)
+
+
+def _prose_key(body: str) -> str:
+    words = re.sub(r"\\text\{([^{}]*)\}", r"\1", body).casefold()
+    words = re.sub(r"\s+", " ", words).strip(" \t.,;:!?\"'`*_()")
+    words = re.sub(r"^(?:a|an|the) (?=\S)", "", words)
+    return words or body.casefold()
+
+
+@lru_cache(maxsize=8192)
+def canonical(text: str) -> Answer:
+    """Read a short answer, such as a reference or what a response gives as its answer.
+
+    Args:
+        text: the answer alone, in plain text or LaTeX; anything at all is read, if need be as prose.
+    """
+    shown = trim(text)
+    body = flatten(shown)
+    if letter := _choice(body):
+        return Answer(shown, Kind.CHOICE, letter)
+    if match := _YES_NO.match(body):
+        return Answer(shown, Kind.YES_NO, match["word"].lower())
+    if (value := _number(body)) is not None:
+        return Answer(shown, Kind.NUMBER, str(value), value)
+    if _is_expression(body):
+        left, equals, right = body.rpartition("=")
+        is_equation = bool(equals and right.strip()) and left[-1:] not in tuple("<>!=")
+        value = _number(right.strip()) if is_equation else None
+        if is_equation and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", left)):
+            # "9 * 2 = 18" is a calculation whose result is the answer; "x = 18" is an equation.
+            result = canonical(right)
+            return Answer(shown, result.kind, result.key, result.value)
+        return Answer(shown, Kind.EXPRESSION, _expression_key(body), value)
+    return Answer(shown, Kind.PROSE, _prose_key(body))

@@ -1,0 +1,106 @@
+"""Answers compared: the one place where vote, reward and benchmark decide what is the same and right.
+
+Owns sameness (`same`), its classes (`classes`) and correctness (`grade`), and hands on `extract`,
+`canonical`, `Answer` and `Kind` from the two modules below it, so that callers need this one only::
+
+    answer_forms ── answer_extraction ──┐
+         │                              ├── answers
+         └────────── answer_math ───────┘
+
+It knows neither questions nor scores, nor who voted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgereason.core.answer_extraction import extract
+from edgereason.core.answer_forms import Answer, Kind, canonical
+from edgereason.core.answer_math import are_equal
+
+__all__ = ["Answer", "Kind", "canonical", "classes", "extract", "grade", "same"]
+
+
+def same(a: Answer, b: Answer) -> bool:
+    """Whether two answers are one answer. Symmetric.
+
+    Numbers are the same by exact value; choices, yes/no and prose by key. Only an expression is ever put
+    to math-verify, against an expression or a number. It is no equivalence there: an ``x = 5`` is the same
+    as 5, and so is a ``y = 5``, and they are not the same as each other. `classes` makes a partition of it.
+    """
+    if a.kind is b.kind and a.key == b.key:
+        return True
+    if {a.kind, b.kind} == {Kind.EXPRESSION, Kind.NUMBER} and a.value is not None and b.value is not None:
+        return a.value == b.value
+    if Kind.EXPRESSION not in (a.kind, b.kind) or not {a.kind, b.kind} <= {Kind.EXPRESSION, Kind.NUMBER}:
+        return False
+    return are_equal(_latex(a), _latex(b))
+
+
+def _latex(answer: Answer) -> str:
+    if answer.kind is not Kind.NUMBER or answer.value is None:
+        return answer.key
+    # A fraction and not a decimal: math-verify rounds what it compares with a decimal.
+    top, bottom = answer.value.as_integer_ratio()
+    return str(top) if bottom == 1 else rf"{'-' if top < 0 else ''}\frac{{{abs(top)}}}{{{bottom}}}"
+
+
+def classes(answers: Sequence[Answer | None]) -> list[int | None]:
+    """Number the answers by what they say: equal numbers are one class of `same` answers.
+
+    Invariants, on which exact early stopping of votes stands:
+
+    * **Prefix-stable**: ``classes(answers[:k]) == classes(answers)[:k]``. An answer that comes later joins
+      one class or opens one; it never merges two, though it be the same as members of both. So a stream
+      still running is worth one vote to one class, and never more.
+    * **One anchor**: a class holds at most one number, choice, yes/no or prose answer (by kind and key),
+      however many expressions. Two different numbers never meet through a chain of expressions.
+    * Answers with equal kind and key are always in one class.
+    * Where no expression is involved, or `same` is transitive on these answers, the partition does not
+      depend on their order.
+
+    Args:
+        answers: in the order in which they came; None where a trace gave no answer.
+
+    Returns:
+        For each answer its class, numbered from 0 in order of first appearance; None for None.
+    """
+    numbered: list[int | None] = []
+    members: list[list[Answer]] = []  # per class, one answer of each kind and key
+    known: dict[tuple[Kind, str], int] = {}
+    anchored: set[int] = set()
+    for answer in answers:
+        if answer is None:
+            numbered.append(None)
+            continue
+        identity = (answer.kind, answer.key)
+        if identity not in known:
+            is_anchor = answer.kind is not Kind.EXPRESSION
+            joined = next(
+                (
+                    index
+                    for index, others in enumerate(members)
+                    if not (is_anchor and index in anchored) and any(same(answer, other) for other in others)
+                ),
+                len(members),
+            )
+            if joined == len(members):
+                members.append([])
+            members[joined].append(answer)
+            if is_anchor:
+                anchored.add(joined)
+            known[identity] = joined
+        numbered.append(known[identity])
+    return numbered
+
+
+def grade(prediction: str | Answer | None, reference: str) -> bool:
+    """Whether a prediction gives the reference's answer.
+
+    Args:
+        prediction: a response, whose answer is extracted without knowledge of the question, or an answer
+            extracted with it, or None if there was none (which is wrong).
+        reference: the short answer that a data set gives, in plain text or LaTeX.
+    """
+    answer = extract(prediction) if isinstance(prediction, str) else prediction
+    return answer is not None and same(answer, canonical(reference))

@@ -1,0 +1,132 @@
+"""Continuous batching: one native step for every stream that runs, whoever asked for it.
+
+A `Batch` belongs to an engine, not to a request: a request adds its forked streams, another one's go on
+beside them, and a stream that ends makes room at once. A single question, an evaluation over hundreds
+and rollouts for training all decode here.
+
+::
+
+    draw ─→ control decides ─→ keep / force / end
+      ↑            │
+      └── step: encode what each stream owes, draw for each ──┘
+
+Knows streams and their controls; does not know requests, answers or votes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from edgereason.core.types import Stop
+from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
+from edgereason.reasoning.control import Control, Phase
+
+MAX_RUNNING: Final = 64
+"""Most streams of one native step that a driver should aim at."""
+
+
+@dataclass(eq=False, slots=True)
+class Stream:
+    """One of N decodes over one prompt.
+
+    Attributes:
+        unencoded: tokens said that the engine has not encoded yet; a verifier's prompt goes after them.
+        token_ids: everything said, sampled or forced, without the end of turn.
+        forced: which of them were forced.
+        text: everything said, as text.
+    """
+
+    index: int
+    seed: int
+    sequence: Sequence
+    sampler: Sampler
+    control: Control
+    want_logprobs: bool = False
+    unencoded: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    is_running: bool = True
+    _news: list[tuple[Phase, str]] = field(default_factory=list)
+    _decoder: TextDecoder = field(default_factory=TextDecoder)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens spent, as the budget counts them."""
+        return len(self.token_ids)
+
+    def take_news(self) -> list[tuple[Phase, str]]:
+        """What was said since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    def cancel(self) -> None:
+        """Ends the stream where it stands."""
+        if self.is_running:
+            self.control.stop = Stop.CANCELLED
+            self._end()
+
+    def take(self, drawn: Sampled, piece: bytes, *, is_end: bool) -> None:
+        """Takes in a drawn token and does what the control says."""
+        phase = self.control.phase
+        text = "" if is_end else self._decoder.push(piece)
+        verdict = self.control.on_token(text, is_end=is_end)
+        if verdict.keep:
+            self._say([drawn.token], phase, text, forced=False)
+            if drawn.logprob is not None:
+                self.logprobs.append(drawn.logprob)
+        if verdict.forced:
+            self._say(
+                list(verdict.forced),
+                self.control.phase,
+                self._decoder.flush() + verdict.forced_text,
+                forced=True,
+            )
+        if verdict.done:
+            self._end()
+
+    def _say(self, tokens: list[int], phase: Phase, text: str, *, forced: bool) -> None:
+        self.unencoded += tokens
+        self.token_ids += tokens
+        self.forced += [forced] * len(tokens)
+        self.text += text
+        if text:
+            self._news.append((phase, text))
+
+    def _end(self) -> None:
+        self.is_running = False
+        self._say([], self.control.phase, self._decoder.flush(), forced=False)
+        self.sampler.close()
+
+
+class Batch:
+    """The streams that run on one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._running: list[Stream] = []
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def add(self, stream: Stream) -> None:
+        """Draws a stream's first token and lets it run; its sequence's logits must be fresh."""
+        self._take(
+            stream, self._engine.sample(stream.sequence, stream.sampler, want_logprob=stream.want_logprobs)
+        )
+        self._running.append(stream)
+
+    def step(self) -> None:
+        """One token for every running stream."""
+        self._running = [stream for stream in self._running if stream.is_running]
+        feeds = [Feed(s.sequence, s.unencoded, s.sampler, s.want_logprobs) for s in self._running]
+        for stream, drawn in zip(self._running, self._engine.step(feeds), strict=True):
+            stream.unencoded = []
+            self._take(stream, drawn)
+
+    def _take(self, stream: Stream, drawn: Sampled) -> None:
+        engine = self._engine
+        stream.take(drawn, engine.piece(drawn.token), is_end=engine.is_end(drawn.token))

@@ -1,0 +1,195 @@
+r"""The budget of one stream, token by token: what to keep, what to force, when to end.
+
+::
+
+             closing in the text                      end of turn, or the limit
+    THINKING ───────────────────────────────→ ANSWER ───────────────────────────→ done
+       │  limit − reserve reached, or end of turn   ▲  │ the room left is just a stub's, nothing concluded
+       └────── force  \n? closing stub ─────────────┘  └─ force  \n stub (once)
+
+Both rules force an answer while there is still room for one, so a thinking stream never spends its budget
+without saying what it found. The limit counts every token, sampled or forced, but not the end of turn.
+
+Knows ids and the text they made; does not know engines, sequences or votes.
+
+Source: DESIGN, Seams and Budgets. The paper cuts at the limit and appends the stub outside of it
+(section 5.3); Deviation: here closing, stub and answer are inside the limit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from edgereason.core.chat import CLOSING, CLOSING_TAG, STUB, Seams
+from edgereason.core.types import Stop, reserve_tokens
+from edgereason.errors import RequestError
+
+ANSWER_TOKENS: Final = 8
+"""Room that a forced answer gets at the least, and thinking too."""
+
+_CONCLUDED: Final = re.compile(r"answer\s*(?:is|:)|\\boxed|####", re.IGNORECASE)
+
+
+class Phase(StrEnum):
+    """Where a stream is."""
+
+    THINKING = "thinking"
+    ANSWER = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with a drawn token: keep it, feed `forced` after it, or end (nothing to feed)."""
+
+    keep: bool
+    forced: tuple[int, ...] = ()
+    forced_text: str = ""
+    done: bool = False
+
+
+class Control(Protocol):
+    """A stream's budget machine."""
+
+    phase: Phase
+    stop: Stop
+    thinking_tokens: int
+    answer_tokens: int
+
+    def on_token(self, text: str, *, is_end: bool) -> Verdict:
+        """Takes in a drawn token and the text that it completed."""
+        ...
+
+
+class ChatControl:
+    """The chat route: answer until the model ends its turn or the limit is reached."""
+
+    def __init__(self, limit_tokens: int, cut: Stop = Stop.LENGTH) -> None:
+        self._limit_tokens = limit_tokens
+        self._cut = cut
+        self.phase = Phase.ANSWER
+        self.stop = Stop.NATURAL
+        self.thinking_tokens = 0
+        self.answer_tokens = 0
+
+    def on_token(self, text: str, *, is_end: bool) -> Verdict:
+        if is_end:
+            return Verdict(keep=False, done=True)
+        self.answer_tokens += 1
+        if self.answer_tokens < self._limit_tokens:
+            return Verdict(keep=True)
+        self.stop = self._cut
+        return Verdict(keep=True, done=True)
+
+
+class ThinkControl:
+    """The think route under a hard limit.
+
+    Args:
+        seams: ids of closing and stub.
+        limit_tokens: most tokens of the stream.
+        cut: what to call it when the limit ends thinking or answer: the budget, or `max_tokens`.
+
+    Raises:
+        RequestError: the limit leaves less than 8 tokens to think beside the reserve.
+    """
+
+    def __init__(self, seams: Seams, limit_tokens: int, cut: Stop = Stop.BUDGET) -> None:
+        self._seams = seams
+        self._limit_tokens = limit_tokens
+        self._cut = cut
+        self._reserve_tokens = reserve(seams, limit_tokens)
+        if limit_tokens < self._reserve_tokens + ANSWER_TOKENS:
+            raise RequestError(
+                f"a limit of {limit_tokens} tokens is too small: closing and answer need "
+                f"{self._reserve_tokens} of them; the minimum is {self._reserve_tokens + ANSWER_TOKENS}"
+            )
+        self.phase = Phase.THINKING
+        self.stop = Stop.NATURAL
+        self.thinking_tokens = 0
+        self.answer_tokens = 0
+        self._text = ""
+        self._stub_given = False
+
+    @property
+    def _left_tokens(self) -> int:
+        return self._limit_tokens - self.thinking_tokens - self.answer_tokens
+
+    def on_token(self, text: str, *, is_end: bool) -> Verdict:
+        return self._thinking(text, is_end) if self.phase is Phase.THINKING else self._answer(text, is_end)
+
+    def _thinking(self, text: str, is_end: bool) -> Verdict:
+        if is_end:  # it stopped by itself, so this is no cut; the answer is still owed
+            return self._force_closing(keep=False)
+        self.thinking_tokens += 1
+        # The tag may begin in any of the tokens before: look back by its length.
+        tail = self._text[-len(CLOSING_TAG) :] + text
+        self._text += text
+        if CLOSING_TAG in tail:
+            self.phase = Phase.ANSWER
+            self._text = tail.partition(CLOSING_TAG)[2]
+            return Verdict(keep=True)
+        if self._left_tokens <= self._reserve_tokens:
+            self.stop = self._cut
+            return self._force_closing(keep=True)
+        return Verdict(keep=True)
+
+    def _answer(self, text: str, is_end: bool) -> Verdict:
+        stub_tokens = len(self._seams.newline) + len(self._seams.stub)
+        if is_end:
+            owed = not self._text.strip() and not self._stub_given
+            return (
+                self._force_stub(keep=False)
+                if owed and self._left_tokens > stub_tokens
+                else Verdict(False, done=True)
+            )
+        self.answer_tokens += 1
+        self._text += text
+        if self._left_tokens <= 0:
+            self.stop = self._cut
+            return Verdict(keep=True, done=True)
+        if self._left_tokens <= stub_tokens + ANSWER_TOKENS and not self._is_concluded():
+            self.stop = self._cut
+            return self._force_stub(keep=True)
+        return Verdict(keep=True)
+
+    def _is_concluded(self) -> bool:
+        # A short answer is its own conclusion; only one that rambles to the limit needs the stub.
+        return self._stub_given or self.answer_tokens <= ANSWER_TOKENS or bool(_CONCLUDED.search(self._text))
+
+    def _force_closing(self, *, keep: bool) -> Verdict:
+        inside_line = bool(self._text) and not self._text.endswith("\n")
+        end = self._seams.forced_end(inside_line=inside_line)
+        self.phase = Phase.ANSWER
+        self.thinking_tokens += len(end)
+        self.answer_tokens += len(self._seams.stub)
+        self._text, self._stub_given = STUB, True
+        return Verdict(keep, end + self._seams.stub, ("\n" if inside_line else "") + CLOSING + STUB)
+
+    def _force_stub(self, *, keep: bool) -> Verdict:
+        newline = bool(self._text.strip()) and not self._text.endswith("\n")
+        forced = (self._seams.newline if newline else ()) + self._seams.stub
+        forced_text = ("\n" if newline else "") + STUB
+        self.answer_tokens += len(forced)
+        self._text, self._stub_given = self._text + forced_text, True
+        return Verdict(keep, forced, forced_text)
+
+
+def reserve(seams: Seams, limit_tokens: int) -> int:
+    """Tokens held back for closing, stub and answer: DESIGN's rule, or what this vocabulary needs."""
+    pieces = len(seams.newline) + len(seams.closing) + len(seams.stub)
+    return max(reserve_tokens(limit_tokens), pieces + ANSWER_TOKENS)
+
+
+def bucket_for(limit_tokens: int, buckets: tuple[int, ...], margin: float = 0.25) -> int | None:
+    """The hint for a limit: the largest trained bucket B with (1 + m)·B ≤ limit, else the smallest.
+
+    Source: DESIGN, Budgets; m is the paper's soft-barrier margin (section 5, eq. of R_budget).
+
+    Returns:
+        None where nothing was trained with hints.
+    """
+    fitting = [bucket for bucket in buckets if (1 + margin) * bucket <= limit_tokens]
+    return max(fitting) if fitting else min(buckets, default=None)

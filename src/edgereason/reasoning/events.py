@@ -1,0 +1,72 @@
+"""What happens while a request is answered, in the order in which a person wants to see it.
+
+A run yields these; the last one is `Answered`. `STEP` is for the driver alone: the run can't go on before
+the batch has taken a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgereason.core.types import Candidate, Response, Route
+from edgereason.reasoning.control import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the caller should know: a vote that fell back, a route that could not be chosen."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The prompt is encoded and the route is chosen."""
+
+    route: Route
+    p_think: float | None
+    prompt_tokens: int
+    num_streams: int
+    limit_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A stream said something; `num_tokens` is what it has spent so far."""
+
+    stream: int
+    phase: Phase
+    text: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A stream came to its end, or was cancelled."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Tallied:
+    """The vote as it stands: (answer, strength), strongest first."""
+
+    standing: tuple[tuple[str, float], ...]
+    num_running: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The end."""
+
+    response: Response
+
+
+class Step:
+    """The type of `STEP`."""
+
+
+STEP: Final = Step()
+
+Event = Notice | Routed | Text | Ended | Tallied | Answered

@@ -1,0 +1,235 @@
+"""The Python entrance: `edgereason.load(…)`, then ask.
+
+    with edgereason.load() as model:
+        print(model.ask("What is 17 × 23?", mode="think", budget=200, streams=4).answer)
+
+Puts an engine, a bundle and a pipeline together, and owns them. Knows where models come from; how a
+request is answered is the pipeline's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self, TypedDict, TypeVar, Unpack
+
+from edgereason.core.bundle import BASE_FILE, MANIFEST, Base, Bundle, file_sha256
+from edgereason.core.chat import CLOSING, OPENING
+from edgereason.core.types import Budget, Effort, Message, Mode, Request, Response, Sampling, Vote
+from edgereason.engine.base import Adapter, Engine, ModelInfo
+from edgereason.errors import BundleError, EdgeReasonError, RequestError
+from edgereason.hub import catalog
+from edgereason.hub.pull import resolve
+from edgereason.reasoning.batch import Batch
+from edgereason.reasoning.events import Answered, Event
+from edgereason.reasoning.pipeline import Pipeline, drive
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class AskOptions(TypedDict, total=False):
+    """How a question is to be answered; every option may be left out.
+
+    Attributes:
+        mode: "chat", "think" or "auto" (the switcher decides; without one, it thinks).
+        budget: most tokens that a stream may spend; wins over `effort`.
+        effort: a budget by name; "none" is chat.
+        streams: how many streams think in parallel.
+        vote: "majority", "weighted" or "best"; by default weighted if a verifier is loaded.
+        temperature: 0 for greedy; by default 0.7.
+        seed: stream i draws with seed + i, and ties are broken by it; by default 0.
+        max_tokens: caps a chat answer, and a thinking stream where it is below the budget.
+        system: a system message put before the conversation.
+    """
+
+    mode: Mode | str
+    budget: int | None
+    effort: Effort | str
+    streams: int
+    vote: Vote | str | None
+    temperature: float | None
+    seed: int
+    max_tokens: int | None
+    system: str | None
+
+
+class Model:
+    """A loaded base, with what its bundle adds. One thread at a time; a context manager.
+
+    Args:
+        engine: owned from here on; closed with the model.
+        bundle: what was trained on this base, if anything.
+    """
+
+    def __init__(self, engine: Engine, bundle: Bundle | None = None) -> None:
+        self._engine = engine
+        self._bundle = bundle
+        adapter = _load_adapter(engine, bundle)
+        self._pipeline = Pipeline(engine, adapter=adapter, buckets=bundle.buckets if bundle else ())
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the base says of itself."""
+        return self._engine.info
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """The bundle that was loaded, if one was."""
+        return self._bundle
+
+    def ask(self, question: str | Iterable[Message], **options: Unpack[AskOptions]) -> Response:
+        """Answers a question, or a conversation whose last message is the user's; see `AskOptions`.
+
+        Raises:
+            RequestError: something is out of range, or the prompt does not fit (`ContextOverflow`).
+        """
+        return last_response(self.run(make_request(question, **options)))
+
+    def stream(
+        self,
+        question: str | Iterable[Message],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        **options: Unpack[AskOptions],
+    ) -> Iterator[Event]:
+        """Like `ask`, but yields events as they happen; the last one, `Answered`, has the response.
+
+        `should_stop` is asked between steps: once it is true the answer is what there is.
+        """
+        return self.run(make_request(question, **options), should_stop)
+
+    def run(self, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Answers a `Request`, as events."""
+        batch = Batch(self._engine)
+        return drive(self._pipeline.run(request, batch, should_stop), batch)
+
+    def close(self) -> None:
+        """Frees the model and everything native."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def load(
+    bundle_or_model: str | Path | None = None,
+    *,
+    base: str | Path | None = None,
+    threads: int | None = None,
+    kv: Literal["f16", "q8_0"] = "f16",
+    context_tokens: int | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Model:
+    """Loads a bundle, or a bare model, ready to answer.
+
+    Args:
+        bundle_or_model: a bundle's folder, a GGUF file, or a name from `edgereason models`, which is pulled
+            if it is not here. By default the default model.
+        base: the bundle's base, where it is neither in the bundle nor in the catalogue.
+        threads: CPU threads; by default as many as the process may use.
+        kv: type of the KV cache.
+        context_tokens: fixed size of the context; by default as large as each request needs.
+        notice: told in a line what takes long.
+
+    Raises:
+        BundleError: it is missing, broken or for another base (`ModelFileError` for a GGUF).
+        PullError: it has to be fetched and can't be.
+    """
+    from edgereason.engine.llama import LlamaEngine  # the native library loads only when it is needed
+
+    name = str(bundle_or_model or catalog.DEFAULT_MODEL)
+    bundle = Bundle.read(Path(name)) if Path(name).is_dir() or Path(name).name == MANIFEST else None
+    path = _base_of(bundle, base, notice) if bundle else resolve(name, notice=notice)
+    engine = LlamaEngine(path, threads=threads, kv=kv, context_tokens=context_tokens)
+    try:
+        if bundle:
+            bundle.check_base(describe_base(engine, path))
+        return Model(engine, bundle)
+    except EdgeReasonError:
+        engine.close()
+        raise
+
+
+def describe_base(engine: Engine, path: Path) -> Base:
+    """What a bundle says of the base that `engine` loaded from `path`."""
+    info = engine.info
+    return Base(
+        name=path.name,
+        sha256=file_sha256(path),
+        arch=info.arch,
+        hidden_size=info.hidden_size,
+        num_layers=info.num_layers,
+        vocab_sha256=engine.vocab_sha256(),
+    )
+
+
+def make_request(question: str | Iterable[Message], **options: Unpack[AskOptions]) -> Request:
+    """A request from plain values.
+
+    Raises:
+        RequestError: a value is out of range or not among those allowed.
+    """
+    messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
+    system, budget, vote = options.get("system"), options.get("budget"), options.get("vote")
+    temperature = options.get("temperature")
+    return Request(
+        messages=(Message("system", system), *messages) if system else messages,
+        mode=_choice(Mode, options.get("mode", Mode.AUTO)),
+        effort=_choice(Effort, options.get("effort", Effort.MEDIUM)),
+        budget=None if budget is None else Budget(limit_tokens=budget),
+        streams=options.get("streams", 1),
+        vote=None if vote is None else _choice(Vote, vote),
+        sampling=Sampling() if temperature is None else Sampling(temperature=temperature),
+        seed=options.get("seed", 0),
+        max_tokens=options.get("max_tokens"),
+    )
+
+
+def last_response(events: Iterator[Event]) -> Response:
+    """The response that ends a stream of events."""
+    response = None
+    for event in events:
+        if isinstance(event, Answered):
+            response = event.response
+    assert response is not None
+    return response
+
+
+def _base_of(bundle: Bundle, base: str | Path | None, notice: Callable[[str], None] | None) -> Path:
+    """Where a bundle's base is: named by the caller, in the bundle, or known to the catalogue by its hash."""
+    inside = bundle.folder / BASE_FILE
+    if base is not None:
+        return resolve(str(base), notice=notice)
+    if inside.is_file():
+        return inside
+    for model in catalog.CATALOG:
+        if model.sha256 == bundle.base.sha256:
+            return resolve(model.name, notice=notice)
+    raise BundleError(
+        f"the bundle's base {bundle.base.name} is neither in the bundle nor in the catalogue: "
+        "say where it is (base=…, or --base)"
+    )
+
+
+def _load_adapter(engine: Engine, bundle: Bundle | None) -> Adapter | None:
+    if bundle is None:
+        return None
+    opening = tuple(engine.tokenize(OPENING))
+    if bundle.opening_ids != opening or bundle.closing != CLOSING:
+        raise BundleError(
+            f"the bundle opens thinking with ids {list(bundle.opening_ids)} and closes it with "
+            f"{bundle.closing!r}; this edgereason writes {list(opening)} and {CLOSING!r}"
+        )
+    return engine.load_adapter(bundle.verified_file(bundle.adapter)) if bundle.adapter else None
+
+
+def _choice(kind: type[E], value: str) -> E:
+    try:
+        return kind(value)
+    except ValueError as error:
+        allowed = ", ".join(kind)
+        raise RequestError(f"{kind.__name__.lower()} must be one of {allowed}, got {value!r}") from error

@@ -1,0 +1,294 @@
+"""A request becomes a response: the paper on one screen.
+
+    render the chat → prefill with the base → ask the switcher → open → fork → decode under control
+    → verify → vote
+
+`Pipeline.run` is a generator of events. Where it can't go on before the batch took a step it yields `STEP`;
+whoever drives it takes the step (`drive` for one request, `drive_many` for as many as fit). That is all the
+concurrency there is: requests share native batches, and each still reads from top to bottom.
+
+Knows values, ids and heads' protocols; does not know files, terminals or llama.cpp.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from edgereason.core.chat import ChatTemplate, Seams
+from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request, Route, Stop, Vote
+from edgereason.engine import base
+from edgereason.engine.base import Adapter, Engine
+from edgereason.errors import ContextOverflow, ModelFileError
+from edgereason.heads.base import Switcher, Verifier
+from edgereason.reasoning.batch import Batch, Stream
+from edgereason.reasoning.control import ChatControl, Control, ThinkControl, bucket_for
+from edgereason.reasoning.events import Answered, Event, Notice, Routed, Step
+from edgereason.reasoning.race import Race
+
+Run = Iterator[Event | Step]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a request would take on one route; settled before the first token is encoded."""
+
+    route: Route
+    opening: tuple[int, ...]
+    limit_tokens: int
+    cut: Stop
+    num_streams: int
+    cells: int
+
+
+class Pipeline:
+    """Answers requests on one engine.
+
+    Args:
+        engine: encodes and draws.
+        adapter: the reasoning adapter; None for a base that has none, whose thinking a lead-in elicits.
+        buckets: budgets that the adapter was trained with; it gets a hint if there are any.
+        switcher: decides `auto`; without it, auto thinks, and says so.
+        verifier: scores traces; without it, `weighted` and `best` fall back, and say so.
+        clock: seconds, for timings.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        adapter: Adapter | None = None,
+        buckets: tuple[int, ...] = (),
+        switcher: Switcher | None = None,
+        verifier: Verifier | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not engine.info.chat_template:
+            raise ModelFileError(f"{engine.info.name} carries no chat template: use an instruct model's GGUF")
+        self._engine = engine
+        self._adapter = adapter
+        self._buckets = buckets
+        self._switcher = switcher
+        self._verifier = verifier
+        self._clock = clock
+        self._seams = Seams.of(engine.tokenize)
+        self._template = ChatTemplate(engine.info.chat_template, engine.info.bos_text, engine.info.eos_text)
+        self._said: set[str] = set()
+
+    def run(self, request: Request, batch: Batch, should_stop: Callable[[], bool] = lambda: False) -> Run:
+        """Answers one request.
+
+        Args:
+            request: what is asked.
+            batch: the engine's batch; the run adds its streams to it.
+            should_stop: asked between steps; once true, the run ends with what there is.
+
+        Yields:
+            Events, the last of them `Answered`; and `STEP` whenever the batch must take one.
+
+        Raises:
+            RequestError: the request can't be served; nothing was encoded.
+        """
+        engine, accepted_s = self._engine, self._clock()
+        prompt = self._template.encode(request.messages, engine.tokenize)
+        plans = self._plans(request, len(prompt))
+        with ExitStack() as held:
+            streams_most = max(plan.num_streams for plan in plans)
+            held.enter_context(
+                engine.reserve(cells=max(plan.cells for plan in plans), sequences=streams_most + 2)
+            )
+            vote, notices = self._settle(request)
+            yield from map(Notice, notices)
+
+            prefix = _hold(held, engine, engine.new_sequence())
+            reader = self._switcher.reader() if self._switcher and len(plans) > 1 else None
+            on_states = reader.push if reader else None
+            encoded = engine.encode(prefix, prompt, on_states=on_states, should_stop=should_stop)
+            p_think = reader.p_think() if reader and encoded else None
+            plan = self._choose(plans, p_think)
+            race = Race(request, vote, self._verifier if plan.route is Route.THINK else None, engine)
+            yield Routed(plan.route, p_think, len(prompt), plan.num_streams, plan.limit_tokens)
+
+            if encoded:
+                start = prefix
+                if plan.opening:
+                    start = _hold(held, engine, engine.fork(prefix))
+                    engine.cross(start, self._adapter)
+                    engine.encode(start, plan.opening)
+                prefilled_s = self._clock()
+                for index in range(plan.num_streams):
+                    sequence = _hold(held, engine, engine.fork(start))
+                    stream = self._stream(request, plan, index, sequence)
+                    held.callback(stream.cancel)
+                    batch.add(stream)
+                    race.add(stream)
+                first_token_s = self._clock()
+                shared_cells = start.length
+                yield from race.run(should_stop)
+            else:
+                prefilled_s = first_token_s = self._clock()
+                shared_cells = prefix.length
+
+            response = race.response(
+                route=plan.route,
+                p_think=p_think,
+                prompt_tokens=len(prompt),
+                kv_bytes=race.num_cells(shared_cells) * engine.info.kv_bytes_per_cell,
+                ttft_s=first_token_s - accepted_s,
+                decode_s=self._clock() - prefilled_s,
+                total_s=self._clock() - accepted_s,
+            )
+        yield Answered(replace(response, notices=notices))
+
+    def _plans(self, request: Request, prompt_tokens: int) -> list[Plan]:
+        """The routes that the request may take: one, or both if the switcher is to choose."""
+        context_tokens = self._engine.context_tokens
+        if prompt_tokens >= context_tokens:
+            raise ContextOverflow(prompt_tokens + 1, context_tokens, "the prompt")
+        thinks = request.mode is not Mode.CHAT and request.think_budget is not None
+        chats = not thinks or (request.mode is Mode.AUTO and self._switcher is not None)
+        plans = []
+        if chats:
+            plans.append(self._chat_plan(request, prompt_tokens, context_tokens - prompt_tokens))
+        if thinks:
+            plans.append(self._think_plan(request, prompt_tokens, context_tokens - prompt_tokens))
+        return plans
+
+    def _chat_plan(self, request: Request, prompt_tokens: int, room_tokens: int) -> Plan:
+        num_streams = request.streams if request.mode is Mode.CHAT else 1
+        limit_tokens = min(request.max_tokens or DEFAULT_CHAT_TOKENS, room_tokens)
+        cut = Stop.LENGTH
+        if request.budget is not None and request.budget.limit_tokens <= limit_tokens:
+            limit_tokens, cut = request.budget.limit_tokens, Stop.BUDGET
+        return Plan(
+            route=Route.CHAT,
+            opening=(),
+            limit_tokens=limit_tokens,
+            cut=cut,
+            num_streams=num_streams,
+            cells=prompt_tokens + num_streams * limit_tokens,
+        )
+
+    def _think_plan(self, request: Request, prompt_tokens: int, room_tokens: int) -> Plan:
+        budget = request.think_budget
+        assert budget is not None
+        limit_tokens, cut = budget.limit_tokens, Stop.BUDGET
+        if request.max_tokens is not None and request.max_tokens < limit_tokens:
+            limit_tokens, cut = request.max_tokens, Stop.LENGTH
+        ThinkControl(self._seams, limit_tokens, cut)  # refuses a limit that is too small, before any work
+        opening = self._seams.opening + self._preamble(limit_tokens)
+        each_tokens = limit_tokens + (len(self._verifier.prompt_ids) if self._verifier else 0)
+        if len(opening) + each_tokens > room_tokens:
+            needed = prompt_tokens + len(opening) + each_tokens
+            raise ContextOverflow(
+                needed, prompt_tokens + room_tokens, f"a prompt of {prompt_tokens} with its stream"
+            )
+        return Plan(
+            route=Route.THINK,
+            opening=opening,
+            limit_tokens=limit_tokens,
+            cut=cut,
+            num_streams=request.streams,
+            cells=prompt_tokens + len(opening) + request.streams * each_tokens,
+        )
+
+    def _preamble(self, limit_tokens: int) -> tuple[int, ...]:
+        """What follows the opening: an adapter's hint, or what elicits thinking without an adapter."""
+        if self._adapter is None:
+            return self._seams.lead_in
+        bucket = bucket_for(limit_tokens, self._buckets)
+        return () if bucket is None else self._seams.hint(bucket)
+
+    def _settle(self, request: Request) -> tuple[Vote, tuple[str, ...]]:
+        """The vote that can be held, and what the caller should be told: each thing once a pipeline."""
+        notices = []
+        vote = request.vote or (Vote.WEIGHTED if self._verifier else Vote.MAJORITY)
+        if self._switcher is None and request.mode is Mode.AUTO and request.think_budget is not None:
+            notices.append("no switcher head is loaded, so auto thinks on every question")
+        if self._verifier is None and vote is not Vote.MAJORITY and request.streams > 1:
+            instead = "majority" if vote is Vote.WEIGHTED else "the first stream"
+            notices.append(f"no verifier head is loaded, so the {vote} vote falls back to {instead}")
+            vote = Vote.MAJORITY if vote is Vote.WEIGHTED else vote
+        fresh = tuple(notice for notice in notices if notice not in self._said)
+        self._said.update(fresh)
+        return vote, fresh
+
+    def _choose(self, plans: list[Plan], p_think: float | None) -> Plan:
+        if len(plans) == 1 or p_think is None or self._switcher is None:
+            return plans[-1]
+        return plans[p_think >= self._switcher.threshold]
+
+    def _stream(self, request: Request, plan: Plan, index: int, sequence: base.Sequence) -> Stream:
+        control: Control = (
+            ChatControl(plan.limit_tokens, plan.cut)
+            if plan.route is Route.CHAT
+            else ThinkControl(self._seams, plan.limit_tokens, plan.cut)
+        )
+        sampler = self._engine.sampler(request.sampling, request.seed + index)
+        return Stream(index, request.seed + index, sequence, sampler, control, request.want_logprobs)
+
+
+def _hold(held: ExitStack, engine: Engine, sequence: base.Sequence) -> base.Sequence:
+    held.callback(engine.release, sequence)
+    return sequence
+
+
+def drive(run: Run, batch: Batch) -> Iterator[Event]:
+    """Runs one request to its end."""
+    for event in run:
+        if isinstance(event, Step):
+            batch.step()
+        else:
+            yield event
+
+
+def drive_many(
+    starts: Iterable[Callable[[], Run]], batch: Batch, *, max_running: int
+) -> Iterator[tuple[int, Event]]:
+    """Runs many requests, as many at a time as the context and `max_running` streams allow.
+
+    Args:
+        starts: makers of runs on `batch`, taken in order; a maker is called again if its run did not fit yet.
+        batch: the engine's batch.
+        max_running: no further request is started while so many streams run.
+
+    Yields:
+        (index of the request, its event). Requests end in the order in which they finish.
+    """
+    waiting = iter(enumerate(starts))
+    pending: tuple[int, Callable[[], Run]] | None = next(waiting, None)
+    running: dict[int, Run] = {}
+    while running or pending:
+        while pending and batch.num_running < max_running:
+            index, start = pending
+            run = start()
+            try:
+                events = _until_step(run)
+            except ContextOverflow:
+                if not running:
+                    raise
+                break  # its turn comes when another request has given its cells back
+            pending = next(waiting, None)
+            for event in events:
+                yield index, event
+            if not events or not isinstance(events[-1], Answered):
+                running[index] = run
+        if running:
+            batch.step()
+        for index, run in list(running.items()):
+            events = _until_step(run)
+            for event in events:
+                yield index, event
+            if events and isinstance(events[-1], Answered):
+                del running[index]
+
+
+def _until_step(run: Run) -> Sequence[Event]:
+    events: list[Event] = []
+    for event in run:
+        if isinstance(event, Step):
+            break
+        events.append(event)
+    return events

@@ -1,0 +1,164 @@
+"""N streams over one prompt, from their first tokens to the vote.
+
+Watches its streams between steps: passes on what they say, turns each that ended into a candidate, scores
+it if there is a verifier, and cancels the rest as soon as the vote is certain. Knows streams, answers and
+votes; does not know prompts, routes' budgets or who steps the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from edgereason.core.answers import Answer, extract
+from edgereason.core.chat import split_thinking
+from edgereason.core.types import Candidate, Request, Response, Route, Stop, Timing, Trace, Usage, Vote
+from edgereason.engine.base import Engine
+from edgereason.heads.base import Verifier
+from edgereason.reasoning.batch import Stream
+from edgereason.reasoning.control import ChatControl
+from edgereason.reasoning.events import STEP, Ended, Event, Step, Tallied, Text
+from edgereason.reasoning.vote import Ballot, decided, tally, winner
+
+
+class Race:
+    """The streams of one request."""
+
+    def __init__(self, request: Request, vote: Vote, verifier: Verifier | None, engine: Engine) -> None:
+        self._request = request
+        self._vote = vote
+        self._verifier = verifier
+        self._engine = engine
+        self._streams: list[Stream] = []
+        self._ballots: dict[int, Ballot] = {}
+        self._candidates: dict[int, Candidate] = {}
+
+    def add(self, stream: Stream) -> None:
+        """Enters a stream."""
+        self._streams.append(stream)
+
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[Event | Step]:
+        """Watches until every stream has ended."""
+        while True:
+            for stream in self._streams:
+                for phase, text in stream.take_news():
+                    yield Text(stream.index, phase, text, stream.num_tokens)
+            yield from self._collect()
+            running = [stream for stream in self._streams if stream.is_running]
+            if not running:
+                return
+            if should_stop() or self._is_certain(len(running)):
+                for stream in running:
+                    stream.cancel()
+            else:
+                yield STEP
+
+    def _collect(self) -> Iterator[Event]:
+        """Candidates of the streams that ended since the last look."""
+        ended = [s for s in self._streams if not s.is_running and s.index not in self._candidates]
+        finished = [s for s in ended if s.control.stop is not Stop.CANCELLED]
+        scores = self._score(finished)
+        for stream in ended:
+            trace = _trace(stream)
+            answer = self._read(trace) if stream in finished else None
+            score = scores.get(stream.index)
+            candidate = Candidate(trace=trace, answer=answer.text if answer else None, score=score)
+            self._candidates[stream.index] = candidate
+            if stream in finished:
+                self._ballots[stream.index] = Ballot(answer, score)
+            self._engine.release(stream.sequence)
+            yield Ended(candidate)
+        if finished and len(self._streams) > 1:
+            standing = tuple((c.answer.text, c.strength) for c in tally(self._ordered_ballots(), self._vote))
+            yield Tallied(standing, sum(stream.is_running for stream in self._streams))
+
+    def _score(self, streams: list[Stream]) -> dict[int, float]:
+        """Verifier scores, all in one batch: the verification prompt goes onto each trace's own cells."""
+        if self._verifier is None or not streams:
+            return {}
+        prompt_ids = self._verifier.prompt_ids
+        states = self._engine.states([(s.sequence, (*s.unencoded, *prompt_ids)) for s in streams])
+        return {s.index: float(score) for s, score in zip(streams, self._verifier.score(states), strict=True)}
+
+    def _read(self, trace: Trace) -> Answer | None:
+        """The answer of a trace: from what follows the closing, else from the thinking itself."""
+        question = self._request.question
+        return extract(trace.text, question=question) or extract(trace.thinking or "", question=question)
+
+    def _is_certain(self, num_running: int) -> bool:
+        return self._request.stop_early and decided(self._ordered_ballots(), num_running, self._vote)
+
+    def _ordered_ballots(self) -> list[Ballot]:
+        return [self._ballots[index] for index in sorted(self._ballots)]
+
+    def num_cells(self, shared_cells: int) -> int:
+        """KV cells that the request filled: the shared ones once, and every stream's own."""
+        return shared_cells + sum(stream.sequence.length - shared_cells for stream in self._streams)
+
+    def response(
+        self,
+        *,
+        route: Route,
+        p_think: float | None,
+        prompt_tokens: int,
+        kv_bytes: int,
+        ttft_s: float,
+        decode_s: float,
+        total_s: float,
+    ) -> Response:
+        """The vote's outcome; what there is, if the caller stopped the race before anybody finished."""
+        candidates = tuple(self._candidates[index] for index in sorted(self._candidates))
+        indices = sorted(self._ballots)
+        won = winner(self._ordered_ballots(), self._vote, self._request.seed)
+        chosen = candidates[indices[won]] if won is not None else self._first(candidates)
+        cancelled = len(self._ballots) < len(candidates) and not self._is_certain(
+            len(candidates) - len(self._ballots)
+        )
+        all_tokens = sum(candidate.trace.num_tokens for candidate in candidates)
+        trace = chosen.trace if chosen else None
+        return Response(
+            route=route,
+            p_think=p_think,
+            answer=(chosen.answer or "") if chosen else "",
+            text=trace.text if trace else "",
+            thinking=(trace.thinking or "" if trace else "") if route is Route.THINK else None,
+            stop=trace.stop if trace and not cancelled else Stop.CANCELLED,
+            seed=self._request.seed,
+            usage=Usage(
+                prompt_tokens=prompt_tokens,
+                thinking_tokens=trace.thinking_tokens if trace else 0,
+                answer_tokens=trace.answer_tokens if trace else 0,
+                all_streams_tokens=all_tokens,
+            ),
+            timing=Timing(
+                ttft_s=ttft_s, total_s=total_s, tokens_per_s=all_tokens / decode_s if decode_s > 0 else 0.0
+            ),
+            kv_bytes=kv_bytes,
+            candidates=candidates,
+            winner=trace.index if trace else None,
+        )
+
+    def _first(self, candidates: tuple[Candidate, ...]) -> Candidate | None:
+        """Whom to show when nobody has an answer: the first that finished, else the first."""
+        finished = [candidate for candidate in candidates if candidate.trace.stop is not Stop.CANCELLED]
+        return next(iter(finished or candidates), None)
+
+
+def _trace(stream: Stream) -> Trace:
+    control = stream.control
+    if isinstance(control, ChatControl):
+        thinking, text = None, stream.text
+    else:
+        thinking, answer = split_thinking(stream.text)
+        text = answer or ""
+    return Trace(
+        index=stream.index,
+        seed=stream.seed,
+        thinking=thinking,
+        text=text,
+        thinking_tokens=control.thinking_tokens,
+        answer_tokens=control.answer_tokens,
+        stop=control.stop,
+        token_ids=tuple(stream.token_ids),
+        forced=tuple(stream.forced),
+        logprobs=tuple(stream.logprobs) if stream.want_logprobs else None,
+    )
