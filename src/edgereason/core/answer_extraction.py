@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from edgereason.core.answer_forms import CURRENCY, DIGITS, Answer, Kind, canonical, flatten, trim
+from edgereason.core.answer_forms import BOLD, CURRENCY, DIGITS, Answer, Kind, canonical, flatten, trim
 
 # Where an answer, as opposed to an essay, ends.
 _LIMIT_LINE_CHARS = 160
@@ -50,7 +50,7 @@ def extract(text: str, *, question: str | None = None) -> Answer | None:
     Returns:
         None if there is nothing but blanks and punctuation that stands around answers.
     """
-    text = re.sub(r"(?<![\w)])\*\*(?=\S)([^\n]+?)(?<=\S)\*\*(?![\w(])", r"\1", text[-_LIMIT_TEXT_CHARS:])
+    text = BOLD.sub(r"\2", text[-_LIMIT_TEXT_CHARS:])
     if not _SAYS.search(text):
         return None
     wants, options = _wanted(question), _options(question or "")
@@ -87,7 +87,9 @@ _QUANTITY_CUE = re.compile(
     re.IGNORECASE,
 )
 _DIGIT_STRING = re.compile(r"\d+(?:[.,]\d+)*")
-_OTHER_CUE = re.compile(r"\b(?:who|whom|whose|where|why|name|explain|describe)\b", re.IGNORECASE)
+_OTHER_CUE = re.compile(
+    r"(?:^|[.!?\n])\s*(?:who|whom|whose|where|why|name|explain|describe)\b", re.IGNORECASE
+)
 # Each option at the start of a line, or in one line: "A) 3 B) 4", "(A) 3 (B) 4", "A. 3  B. 4".
 _OPTION = re.compile(r"(?:^|\s)(?:\(([A-E])\)|([A-E])[).:])[ \t]*(?=\S)")
 
@@ -148,9 +150,9 @@ _MARKER = re.compile(
     (?:\s+(?:to|for|of)\b[^.\n:=]{0,100}?)?
     \s*
     (?:(?:\b(?:is|are|was|equals|would\ be|should\ be|must\ be)\b|=|:)[*_\s]*)+
-    | ^[\#*_\s]*(?:the\s+)?(?:final\s+)?answer[*_ \t]*$
+    | ^[\#*_ \t]*(?:the\s+)?(?:final\s+)?answer[*_ \t]*$
     | (?:\bthe\s+)?\b(?:final\s+)?answer\s*\Z
-    | ^\s*\#{4}(?!\#)
+    | ^[ \t]*\#{4}(?!\#)
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
@@ -177,7 +179,8 @@ _ABBREVIATION = re.compile(
     re.IGNORECASE,
 )
 _MATH = re.compile(
-    r"\\\[(.+?)\\\]|\$\$(.+?)\$\$|\\\((.+?)\\\)|(?<![\\\d$])\$([^$\n]+?)\$(?![\d$])", re.DOTALL
+    r"\\\[(.{1,500}?)\\\]|\$\$(.{1,500}?)\$\$|\\\((.{1,500}?)\\\)|(?<![\\\d$])\$([^$\n]{1,500}?)\$(?![\d$])",
+    re.DOTALL,
 )
 
 

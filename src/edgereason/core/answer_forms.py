@@ -55,6 +55,8 @@ class Answer:
 # integer costs their square.
 _LIMIT_NUMBER_CHARS = 200
 _LIMIT_EXPRESSION_CHARS = 400
+# Beyond this a text is prose, unread: some patterns below cost the square of the length.
+_LIMIT_ANSWER_CHARS = 1000
 
 _UNICODE = str.maketrans(
     {
@@ -88,7 +90,7 @@ _LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 # Pairs of ** around words; between digits they are Python's power.
-_BOLD = re.compile(r"(?<![\w)])(\*\*|__)(?=\S)(.+?)(?<=\S)\1(?![\w(])")
+BOLD = re.compile(r"(?<![\w)])(\*\*|__)(?=\S)([^\n]{1,300}?)(?<=\S)\1(?![\w(])")
 _WRAPPERS = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
@@ -109,7 +111,7 @@ _WRAPPERS = tuple(
 
 def trim(text: str) -> str:
     """Cut what stands around an answer: blanks, Markdown, quotes, math delimiters, closing punctuation."""
-    text = _BOLD.sub(r"\2", text)
+    text = BOLD.sub(r"\2", text)
     while True:
         before = text
         text = text.strip().strip("`").lstrip("#")
@@ -345,6 +347,8 @@ def canonical(text: str) -> Answer:
     Args:
         text: the answer alone, in plain text or LaTeX; anything at all is read, if need be as prose.
     """
+    if len(text) > _LIMIT_ANSWER_CHARS:
+        return Answer(text.strip(), Kind.PROSE, _prose_key(text.strip()))
     shown = trim(text)
     body = flatten(shown)
     if letter := _choice(body):

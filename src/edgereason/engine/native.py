@@ -7,8 +7,15 @@ is kept for the message of the exception that follows. Knows strings; owns no ha
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import deque
 from typing import Any, Final
+
+# Between two nodes of a graph llama.cpp's threads meet at a barrier, where GNU OpenMP spins long enough to
+# burn whole time slices when another process holds one of the cores: a step of 28 ms then took 1–2 s. Giving
+# up the core after a short spin costs nothing on a quiet machine and keeps such a step at 60 ms. Read when
+# the library loads, so it must be set before; the user's own setting counts.
+os.environ.setdefault("GOMP_SPINCOUNT", "300")
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 from llama_cpp import _ggml

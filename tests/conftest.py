@@ -1,0 +1,29 @@
+"""What several test folders need: the small real model, and engines over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgereason.engine.llama import LlamaEngine
+from edgereason.hub.pull import resolve
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, pulled once (98 MB)."""
+    return resolve("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def qwen() -> Path:
+    """The default model, pulled once (491 MB); for slow tests."""
+    return resolve("qwen2.5-coder-0.5b")
+
+
+@pytest.fixture
+def engine(smollm2: Path) -> Iterator[LlamaEngine]:
+    with LlamaEngine(smollm2) as engine:
+        yield engine
