@@ -99,7 +99,9 @@ def test_an_answer_that_has_concluded_is_left_alone() -> None:
 
 @given(
     limit=st.integers(32, 400),
-    texts=st.lists(st.sampled_from(["a", "b\n", "", "</think>\n\n", "</", "think", ">", "answer is 3"]), max_size=500),
+    texts=st.lists(
+        st.sampled_from(["a", "b\n", "", "</think>\n\n", "</", "think", ">", "answer is 3"]), max_size=500
+    ),
 )
 def test_no_stream_overspends_and_every_cut_leaves_room_for_an_answer(limit: int, texts: list[str]) -> None:
     control = ThinkControl(SEAMS, limit)
@@ -119,7 +121,9 @@ def test_a_model_that_never_stops_thinking_still_gets_its_answer_tokens(limit: i
     assert control.stop is Stop.BUDGET
 
 
-@pytest.mark.parametrize(("limit", "held_back"), [(32, 24), (192, 24), (200, 25), (400, 50), (512, 64), (9000, 64)])
+@pytest.mark.parametrize(
+    ("limit", "held_back"), [(32, 24), (192, 24), (200, 25), (400, 50), (512, 64), (9000, 64)]
+)
 def test_the_reserve_is_an_eighth_between_24_and_64(limit: int, held_back: int) -> None:
     assert reserve_tokens(limit) == held_back
 

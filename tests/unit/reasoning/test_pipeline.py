@@ -131,7 +131,11 @@ def test_weighted_without_a_verifier_falls_back_to_majority_and_says_so_once() -
     engine = ScriptedEngine([FOUR, FIVE, FIVE])
     pipeline, batch = Pipeline(engine), Batch(engine)
     first, second = (
-        [e for e in drive(pipeline.run(request(streams=3, vote=Vote.WEIGHTED), batch), batch) if isinstance(e, Notice)]
+        [
+            e
+            for e in drive(pipeline.run(request(streams=3, vote=Vote.WEIGHTED), batch), batch)
+            if isinstance(e, Notice)
+        ]
         for _ in range(2)
     )
     assert len(first) == 1

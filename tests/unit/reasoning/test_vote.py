@@ -16,7 +16,8 @@ from edgereason.reasoning.vote import Ballot, decided, tally, winner
 
 def ballots(*answers: str | None, scores: list[float] | None = None) -> list[Ballot]:
     return [
-        Ballot(None if a is None else canonical(a), scores[i] if scores else None) for i, a in enumerate(answers)
+        Ballot(None if a is None else canonical(a), scores[i] if scores else None)
+        for i, a in enumerate(answers)
     ]
 
 
@@ -76,7 +77,9 @@ def test_best_is_never_decided_early() -> None:
     assert not decided(ballots("1", scores=[1.0]), num_running=1, vote=Vote.BEST)
 
 
-ANSWERS = st.sampled_from(["1", "2", "1.0", "3", "A", "B", "yes", "Paris", r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"])
+ANSWERS = st.sampled_from(
+    ["1", "2", "1.0", "3", "A", "B", "yes", "Paris", r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"]
+)
 
 
 @given(

@@ -1,0 +1,100 @@
+"""The manifest: what is written is read back, and what is wrong is refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgereason.core.bundle import MANIFEST, Base, Bundle, Part
+from edgereason.errors import BundleError
+
+BASE = Base(
+    name="tiny", sha256="ab" * 32, arch="qwen2", hidden_size=896, num_layers=24, vocab_sha256="cd" * 32
+)
+
+
+def bundle_in(folder: Path) -> Bundle:
+    (folder / "reasoning.gguf").write_bytes(b"GGUF adapter")
+    adapter = Part(file="reasoning.gguf", sha256=hashlib.sha256(b"GGUF adapter").hexdigest())
+    return Bundle(
+        folder=folder,
+        base=BASE,
+        opening_ids=(13708, 766, 397),
+        closing="</think>\n\n",
+        buckets=(64, 128),
+        adapter=adapter,
+    )
+
+
+def broken(folder: Path, change: dict[str, object], *, drop: str | None = None) -> None:
+    bundle_in(folder).write()
+    manifest = json.loads((folder / MANIFEST).read_text()) | change
+    manifest.pop(drop, None)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    bundle = bundle_in(tmp_path)
+    bundle.write()
+    assert Bundle.read(tmp_path) == bundle
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"format": "zip"}, "no edgereason bundle"),
+        ({"opening_ids": "think"}, "opening_ids must be of type list"),
+        ({"opening_ids": [1, "x"]}, "list of numbers"),
+        ({"bukets": [1]}, "unknown key 'bukets', did you mean 'buckets'"),
+        ({"adapter": {"file": "../../etc/passwd", "sha256": "00"}}, "inside the bundle"),
+        ({"base": {"name": "x"}}, "lacks 'sha256'"),
+        ({"base": 3}, "must be a JSON object"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_saying_what_is_wrong(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    broken(tmp_path, change)
+    with pytest.raises(BundleError, match=said.replace("(", r"\(")):
+        Bundle.read(tmp_path)
+
+
+def test_a_missing_key_and_a_missing_manifest_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle"):
+        Bundle.read(tmp_path)
+    broken(tmp_path, {}, drop="closing")
+    with pytest.raises(BundleError, match="lacks 'closing'"):
+        Bundle.read(tmp_path)
+
+
+def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text("{")
+    with pytest.raises(BundleError, match="JSON"):
+        Bundle.read(tmp_path)
+
+
+def test_a_changed_or_missing_part_is_refused(tmp_path: Path) -> None:
+    bundle = bundle_in(tmp_path)
+    assert bundle.adapter is not None
+    assert bundle.verified_file(bundle.adapter) == tmp_path / "reasoning.gguf"
+    (tmp_path / "reasoning.gguf").write_bytes(b"GGUF adapted")
+    with pytest.raises(BundleError, match="SHA-256"):
+        bundle.verified_file(bundle.adapter)
+    (tmp_path / "reasoning.gguf").unlink()
+    with pytest.raises(BundleError, match="not in"):
+        bundle.verified_file(bundle.adapter)
+
+
+@pytest.mark.parametrize("field", ["sha256", "arch", "hidden_size", "num_layers", "vocab_sha256"])
+def test_another_base_is_refused_naming_what_differs(tmp_path: Path, field: str) -> None:
+    bundle = bundle_in(tmp_path)
+    bundle.check_base(replace(BASE, name="the same under another name"))
+    other = replace(BASE, **{field: 7 if isinstance(getattr(BASE, field), int) else "ff" * 32})
+    with pytest.raises(BundleError, match=f"another base: {field}"):
+        bundle.check_base(other)
