@@ -37,7 +37,9 @@ def check(path: Path, golden: dict[str, object]) -> None:
             "lead_in": list(seams.lead_in),
             "hint_256": list(seams.hint(256)),
             "conversation": list(
-                ChatTemplate(info.chat_template, info.bos_text, info.eos_text).encode(CONVERSATION, engine.tokenize)
+                ChatTemplate(info.chat_template, info.bos_text, info.eos_text).encode(
+                    CONVERSATION, engine.tokenize
+                )
             ),
         }
         assert made == golden

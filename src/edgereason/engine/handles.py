@@ -57,7 +57,7 @@ class Handles:
         check_gguf(path, "adapter")
         forget_complaints()
         adapter = C.llama_adapter_lora_init(self.model, str(path).encode())
-        if adapter is None:
+        if not adapter:  # this binding returns a null pointer, not None
             raise BundleError(f"{path.name} is no LoRA adapter for this model: {complaints()}")
         self.adapters[path] = adapter
         return adapter

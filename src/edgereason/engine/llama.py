@@ -67,7 +67,7 @@ class LlamaEngine:
         kv: KvType = "f16",
         context_tokens: int | None = None,
     ) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or usable_cores()
         self._kv: KvType = kv
         self._fixed_cells = _round_up(context_tokens) if context_tokens else None
         self._handles = Handles(path)
@@ -323,6 +323,11 @@ class LlamaEngine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine's under a container's or taskset's limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _round_up(cells: int) -> int:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgereason.core.answer_math import _bounded
 from edgereason.core.answers import Answer, Kind, canonical, classes, extract, grade, same
 
 HOW_MANY = "How many eggs does Janet sell every day?"
@@ -335,6 +336,7 @@ def test_two_quantities_joined_by_and_are_not_cut_to_one():
         "The answer is Paris.",
         "Paris",
         "B. Paris has been the capital since 987.",
+        "Option B is correct.",
         "Lyon is large, but I choose option B here",
         "A is wrong and (C) is too.\n\nB",
         r"\boxed{B}",
@@ -350,6 +352,20 @@ def test_an_option_is_found_by_its_letter_or_its_words(text: str):
 def test_options_of_numbers_in_one_line_are_found_by_value():
     answer = extract("So the cost is $5,604.", question="What was the cost? (A) $5,434 (B) $5,484 (C) $5,604")
     assert answer == Answer("$5,604", Kind.CHOICE, "C")
+
+
+def test_an_option_is_quoted_whole_before_its_numbers_and_reasons_are_looked_at():
+    question = "How much is left? A. 10 g since some escapes B. 20 g because no matter is lost"
+    for text in ("20 g because no matter is lost.", "The answer is 20 g because no matter is lost."):
+        answer = extract(text, question=question)
+        assert answer is not None
+        assert (answer.kind, answer.key) == (Kind.CHOICE, "B")
+
+
+def test_a_time_of_day_is_no_number():
+    answer = extract("So the train leaves at 9:03:36.", question=HOW_MANY)
+    assert answer is not None
+    assert (answer.kind, answer.value) == (Kind.PROSE, None)
 
 
 def test_a_reply_that_begins_with_yes_or_no_is_that():
@@ -543,6 +559,15 @@ def test_a_monstrous_formula_is_refused_and_not_computed(text: str):
     assert same(monster, canonical(text))
     # Each comparison has a second's worth of calls; a machine that is busy may take a few times that.
     assert time.monotonic() - start_s < 60
+
+
+def test_work_without_end_is_given_up_after_a_number_of_calls():
+    def endless() -> None:
+        while True:
+            canonical("18")
+
+    assert _bounded(endless) is None
+    assert _bounded(lambda: 18) == 18
 
 
 def test_long_texts_are_read_in_time_proportional_to_their_length():

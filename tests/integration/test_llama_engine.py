@@ -1,0 +1,333 @@
+"""The engine on a real model (SmolLM2-135M): forks, adapters, states, samplers, limits, release."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from edgereason.core.types import Sampling
+from edgereason.engine.base import Feed, Sequence
+from edgereason.engine.llama import LlamaEngine
+from edgereason.engine.native import C
+from edgereason.errors import AdapterCrossing, BundleError, ContextOverflow, EngineError, ModelFileError
+from edgereason.evals.random_adapter import write_random_adapter
+
+pytestmark = pytest.mark.model
+GREEDY = Sampling(temperature=0)
+STORY = "Once upon a time there was a small engine that could think before it spoke. One day"
+
+
+@pytest.fixture(scope="session")
+def adapter_path(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LoRA on all linears, strong enough to change logits."""
+    path = tmp_path_factory.mktemp("adapter") / "random.gguf"
+    write_random_adapter(smollm2, path, rank=32, seed=1)
+    return path
+
+
+def encoded(engine: LlamaEngine, text: str) -> Sequence:
+    sequence = engine.new_sequence()
+    engine.encode(sequence, engine.tokenize(text))
+    return sequence
+
+
+def greedy_tokens(engine: LlamaEngine, sequence: Sequence, count: int) -> list[int]:
+    sampler = engine.sampler(GREEDY, seed=0)
+    drawn = [engine.sample(sequence, sampler).token]
+    while len(drawn) < count:
+        drawn.append(engine.step([Feed(sequence, drawn[-1:], sampler)])[0].token)
+    return drawn
+
+
+def test_a_lone_fork_has_its_parents_logits_bit_for_bit(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        alone = encoded(engine, STORY)
+        engine.encode(alone, [30])
+        expected = engine.logits(alone)
+        engine.release(alone)
+        fork = engine.fork(parent := encoded(engine, STORY))
+        engine.release(parent)
+        engine.encode(fork, [30])
+        assert np.array_equal(engine.logits(fork), expected)
+
+
+def test_forks_stepped_together_have_the_logits_of_separate_prefills(engine: LlamaEngine) -> None:
+    tails = [engine.tokenize(t) for t in (" the", " a man came by and", "!", " nobody knew why it was so")]
+    with engine.reserve(cells=1024, sequences=16):
+        expected = []
+        for tail in tails:
+            alone = encoded(engine, STORY)
+            engine.encode(alone, tail)
+            expected.append(engine.logits(alone))
+            engine.release(alone)
+        parent = encoded(engine, STORY)
+        forks = [engine.fork(parent) for _ in tails]
+        sampler = engine.sampler(GREEDY, seed=0)
+        drawn = engine.step([Feed(f, t, sampler) for f, t in zip(forks, tails, strict=True)])
+        for fork, token, logits in zip(forks, drawn, expected, strict=True):
+            got = engine.logits(fork)
+            # Another batch shape, another order of summation: f16 KV and 8-bit activations leave ≈ 1e-2.
+            assert np.abs(got - logits).max() < 0.02 * np.abs(logits).max()
+            assert token.token == int(got.argmax())
+
+
+def test_forks_do_not_change_their_parent(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        parent = encoded(engine, STORY)
+        before = greedy_tokens(engine, engine.fork(parent), 12)
+        engine.encode(parent, [30])
+        untouched = engine.logits(parent)
+        other = encoded(engine, STORY)
+        engine.encode(other, [30])
+        assert np.argmax(engine.logits(other)) == np.argmax(untouched)
+        assert len(before) == 12
+
+
+def test_the_adapter_changes_what_follows_and_off_is_the_base_bit_for_bit(
+    engine: LlamaEngine, adapter_path: Path
+) -> None:
+    opening = engine.tokenize("<think>\n")
+    with engine.reserve(cells=512, sequences=4):
+        base = encoded(engine, STORY)
+        expected = engine.logits(base)
+        engine.release(base)
+
+        adapter = engine.load_adapter(adapter_path)
+        prompt = encoded(engine, STORY)
+        assert np.array_equal(engine.logits(prompt), expected)  # loaded is not yet on
+
+        plain, adapted = engine.fork(prompt), engine.fork(prompt)
+        engine.encode(plain, opening)
+        without = engine.logits(plain)
+        engine.cross(adapted, adapter)
+        engine.encode(adapted, opening)
+        assert np.abs(engine.logits(adapted) - without).max() > 0.1
+
+        for sequence in (prompt, plain, adapted):
+            engine.release(sequence)
+        again = encoded(engine, STORY)  # after a crossing the base is the base again
+        assert np.array_equal(engine.logits(again), expected)
+        engine.release(again)
+        engine.unload_adapter(adapter)
+        after = encoded(engine, STORY)
+        assert np.array_equal(engine.logits(after), expected)
+
+
+def test_one_step_serves_base_and_adapter_sequences_side_by_side(
+    engine: LlamaEngine, adapter_path: Path
+) -> None:
+    adapter = engine.load_adapter(adapter_path)
+    with engine.reserve(cells=512, sequences=6):
+        prompt = encoded(engine, STORY)
+        chat, think = engine.fork(prompt), engine.fork(prompt)
+        engine.cross(think, adapter)
+        sampler = engine.sampler(GREEDY, seed=0)
+        together = [d.token for d in engine.step([Feed(think, [30], sampler), Feed(chat, [30], sampler)])]
+        alone = []
+        for encoder in (adapter, None):
+            single = engine.fork(prompt)
+            engine.cross(single, encoder)
+            alone.append(engine.step([Feed(single, [30], sampler)])[0].token)
+        assert together == alone
+        with pytest.raises(AdapterCrossing):
+            engine.cross(think, None)
+
+
+def test_an_adapter_can_be_hot_swapped_for_another(
+    engine: LlamaEngine, smollm2: Path, tmp_path: Path
+) -> None:
+    seen = []
+    for seed in (1, 2, 1):
+        write_random_adapter(smollm2, tmp_path / "swap.gguf", rank=32, seed=seed)
+        adapter = engine.load_adapter(tmp_path / "swap.gguf")
+        with engine.reserve(cells=512, sequences=4):
+            sequence = encoded(engine, STORY)
+            engine.cross(sequence, adapter)
+            engine.encode(sequence, [30])
+            seen.append(engine.logits(sequence))
+            engine.release(sequence)
+        engine.unload_adapter(adapter)
+    assert not np.array_equal(seen[0], seen[1])
+    assert np.array_equal(seen[0], seen[2])
+
+
+def test_an_adapter_that_is_none_is_refused(engine: LlamaEngine, smollm2: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no LoRA adapter"):
+        engine.load_adapter(smollm2)
+    with pytest.raises(BundleError, match="no adapter file"):
+        engine.load_adapter(tmp_path / "missing.gguf")
+    assert engine.num_handles == 1  # nothing was kept
+
+
+def test_prompt_states_have_a_row_a_token_and_do_not_look_ahead(engine: LlamaEngine) -> None:
+    tokens = engine.tokenize(STORY * 40)  # more than one chunk of 512
+    with engine.reserve(cells=2048, sequences=4):
+        whole: list[np.ndarray] = []
+        engine.encode(first := engine.new_sequence(), tokens, on_states=whole.append)
+        engine.release(first)
+        part: list[np.ndarray] = []
+        engine.encode(engine.new_sequence(), tokens[:100], on_states=part.append)
+    rows, head = np.concatenate(whole), np.concatenate(part)
+    assert rows.shape == (len(tokens), engine.info.hidden_size)
+    assert [len(chunk) for chunk in whole] == [512, len(tokens) - 512]
+    norms = np.linalg.norm(rows, axis=1)
+    assert norms[0] > 5 * np.median(norms)  # the attention sink at position 0
+    cosine = (rows[:100] * head).sum(1) / (np.linalg.norm(rows[:100], axis=1) * np.linalg.norm(head, axis=1))
+    assert cosine.min() > 0.999
+
+
+def test_final_norm_states_times_the_output_matrix_are_the_logits(engine: LlamaEngine, smollm2: Path) -> None:
+    tensors = {t.name: t for t in gguf.GGUFReader(smollm2).tensors}
+    head = tensors.get("output.weight", tensors["token_embd.weight"])
+    matrix = gguf.quants.dequantize(head.data, head.tensor_type)
+    texts = [engine.tokenize(STORY), engine.tokenize("The capital of France is")]
+    with engine.reserve(cells=512, sequences=4):
+        sequences = [engine.new_sequence() for _ in texts]
+        states = engine.states(list(zip(sequences, texts, strict=True)))
+        logits = [engine.logits(sequence) for sequence in sequences]
+    for state, expected in zip(states, logits, strict=True):
+        got = matrix @ state
+        assert np.corrcoef(got, expected)[0, 1] > 0.999
+        assert int(got.argmax()) == int(expected.argmax())
+
+
+def test_log_probabilities_are_of_the_full_softmax_at_the_samplers_temperature(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        sequence = encoded(engine, STORY)
+        for temperature, stated_at in ((0.5, 0.5), (2.0, 2.0), (0.0, 1.0)):
+            drawn = engine.sample(
+                sequence, engine.sampler(Sampling(temperature=temperature, top_p=1.0), 3), want_logprob=True
+            )
+            scaled = engine.logits(sequence).astype(np.float64) / stated_at
+            expected = scaled[drawn.token] - np.logaddexp.reduce(scaled)
+            assert drawn.logprob == pytest.approx(expected, abs=1e-4)
+
+
+def test_sampling_follows_the_model_and_its_seed(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        sequence = encoded(engine, "The capital of France is")
+        logits = engine.logits(sequence).astype(np.float64)
+        assert engine.sample(sequence, engine.sampler(GREEDY, 0)).token == int(logits.argmax())
+        top5 = set(np.argsort(logits)[-5:].tolist())
+        narrow = Sampling(temperature=1.0, top_k=5, top_p=1.0)
+        counts = Counter(engine.sample(sequence, engine.sampler(narrow, seed)).token for seed in range(2000))
+        assert set(counts) <= top5
+        weights = np.exp(logits[sorted(top5)] - logits.max())
+        shares = weights / weights.sum()
+        for token, share in zip(sorted(top5), shares, strict=True):
+            # four binomial standard deviations, five tokens: a false alarm once in 3,000 seeds' worth
+            assert abs(counts[token] / 2000 - share) < 4 * np.sqrt(share * (1 - share) / 2000) + 1e-3
+        same = [engine.sample(sequence, engine.sampler(narrow, 7)).token for _ in range(3)]
+        assert len(set(same)) == 1
+
+
+def test_stale_logits_are_refused_not_mixed_up(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        first, _ = encoded(engine, STORY), encoded(engine, "Another")
+        with pytest.raises(EngineError, match="fresh"):
+            engine.sample(first, engine.sampler(GREEDY, 0))
+
+
+def test_the_native_cache_overflows_exactly_where_the_ledger_says(smollm2: Path) -> None:
+    with LlamaEngine(smollm2, context_tokens=256) as engine, engine.reserve(cells=256, sequences=2):
+        assert engine.num_cells == 256
+        sequence = engine.new_sequence()
+        engine.encode(sequence, engine.tokenize(STORY * 20)[:250])
+        with pytest.raises(ContextOverflow) as caught:
+            engine.encode(sequence, [30] * 7)
+        assert (caught.value.needed_tokens, caught.value.available_tokens) == (257, 256)
+        engine.encode(sequence, [30] * 6)  # the refusal left the sequence as it was
+        assert sequence.length == engine.used_cells == 256
+
+
+def test_a_context_of_open_size_grows_only_while_nobody_uses_it(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=300, sequences=2):
+        assert engine.num_cells == 512
+        with pytest.raises(ContextOverflow):
+            engine.reserve(cells=5000, sequences=2)
+    with engine.reserve(cells=5000, sequences=2):
+        assert engine.num_cells == 5120
+
+
+@pytest.mark.parametrize("kv", ["f16", "q8_0"])
+def test_bytes_a_cell_are_what_llama_cpp_stores(smollm2: Path, kv: str) -> None:
+    with LlamaEngine(smollm2, kv=kv) as engine, engine.reserve(cells=600, sequences=2):  # type: ignore[arg-type]
+        sequence = engine.new_sequence()
+        sizes = []
+        for _ in range(2):
+            engine.encode(sequence, engine.tokenize(STORY * 20)[:200])
+            sizes.append(C.llama_state_seq_get_size(engine.native_context, sequence.slot))
+        # each cell also stores its position and sequence number, a few bytes
+        assert (sizes[1] - sizes[0]) / 200 == pytest.approx(engine.info.kv_bytes_per_cell, rel=0.002)
+
+
+def test_prefill_can_be_stopped_between_chunks(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=2048, sequences=2):
+        sequence = engine.new_sequence()
+        assert not engine.encode(sequence, engine.tokenize(STORY * 80), should_stop=lambda: True)
+        assert sequence.length == 512
+
+
+def test_every_handle_is_released(smollm2: Path, adapter_path: Path) -> None:
+    engine = LlamaEngine(smollm2)
+    adapter = engine.load_adapter(adapter_path)
+    with engine.reserve(cells=512, sequences=4):
+        sequence = encoded(engine, STORY)
+        engine.cross(sequence, adapter)
+        engine.sampler(GREEDY, 0)
+        assert engine.num_handles == 5  # model, context, batch, adapter, sampler
+    engine.close()
+    engine.close()
+    assert engine.num_handles == 0
+
+
+def test_tokens_that_split_a_character_come_out_whole(engine: LlamaEngine) -> None:
+    from edgereason.engine.base import TextDecoder
+
+    text = "漢字 and 😀🏳️‍🌈 and naïve"
+    tokens = engine.tokenize(text)
+    assert any(not _is_utf8(engine.piece(token)) for token in tokens)  # the test has something to test
+    decoder = TextDecoder()
+    assert "".join(decoder.push(engine.piece(token)) for token in tokens) + decoder.flush() == text
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def test_missing_foreign_and_truncated_files_are_refused_by_name(smollm2: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no model file"):
+        LlamaEngine(tmp_path / "missing.gguf")
+    foreign = tmp_path / "foreign.gguf"
+    foreign.write_bytes(b"PK\x03\x04 not a model")
+    with pytest.raises(ModelFileError, match="not a GGUF file"):
+        LlamaEngine(foreign)
+    with pytest.raises(ModelFileError, match="can't be read"):
+        LlamaEngine(tmp_path)
+    with smollm2.open("rb") as file:
+        for keep in (12, 100_000, 50_000_000):
+            truncated = tmp_path / "truncated.gguf"
+            file.seek(0)
+            truncated.write_bytes(file.read(keep))
+            with pytest.raises(ModelFileError, match="truncated"):
+                LlamaEngine(truncated)
+
+
+def test_no_native_log_reaches_the_terminal(smollm2: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with LlamaEngine(smollm2) as engine, engine.reserve(cells=300, sequences=1):
+        encoded(engine, STORY)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_bindings_struct_still_has_the_callback_that_states_come_through() -> None:
+    assert dict(C.llama_context_params._fields_)["cb_eval"] is C.ggml_backend_sched_eval_callback
+    assert ctypes.sizeof(C.ggml_backend_sched_eval_callback) == ctypes.sizeof(ctypes.c_void_p)
