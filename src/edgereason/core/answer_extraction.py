@@ -58,7 +58,14 @@ def extract(text: str, *, question: str | None = None) -> Answer | None:
         return _read(boxed, wants, options)
     marked, text = _marked(text)
     if marked is not None:
-        return _read(_reason_cut(marked), wants, options)
+        read = _as_option(canonical(marked), options)
+        if read.kind is not Kind.CHOICE:  # an option may itself hold a "because"
+            read = _read(_reason_cut(marked), wants, options)
+        # "Answer: Let's think step by step. …" opens a solution; its end is what to look at.
+        is_opening = read.kind is Kind.PROSE and len(marked.split()) >= 5 and len(text) > 2 * len(marked)
+        if is_opening and _is_worked(text, wants) and (concluded := _conclusion(text)):
+            return _as_option(concluded, options)
+        return read
     if not _SAYS.search(text):
         return None  # nothing but a stub
     lines = [line for line in text.splitlines() if _SAYS.search(line)]
@@ -66,12 +73,12 @@ def extract(text: str, *, question: str | None = None) -> Answer | None:
         return _as_option(answer, options)
     if answer := _lettered(text, options):
         return answer
-    whole = canonical(text)
-    if whole.kind is Kind.YES_NO and wants is not _Wants.QUANTITY:
+    whole = _as_option(canonical(text), options)
+    if whole.kind is Kind.CHOICE or (whole.kind is Kind.YES_NO and wants is not _Wants.QUANTITY):
         return whole
     if _is_worked(text, wants) and (answer := _conclusion(text)):
         return _as_option(answer, options)
-    return _as_option(whole, options)
+    return whole
 
 
 # ── the question ─────────────────────────────────────────────────────────────────────────────────
@@ -159,17 +166,18 @@ _MARKER = re.compile(
 
 
 def _marked(text: str) -> tuple[str | None, str]:
-    """The last marker's statement, or None and the text without the empty markers at its end."""
+    """The last marker's statement and the text from there; or None and the text, empty markers cut off."""
     end = len(text)
     for match in reversed(list(_MARKER.finditer(text))):
-        statement = _first_statement(text[match.end() : end])
+        following = text[match.end() : end]
+        statement = _first_statement(following)
         if match[0].lstrip().startswith("####"):
             # GSM8K's mark is Markdown's fourth heading as well: only a bare answer counts.
             if statement and canonical(statement).kind is not Kind.PROSE:
-                return statement, text
+                return statement, following
             continue
         if statement:
-            return statement, text
+            return statement, following
         end = match.start()  # an empty one, at the end of a text that was cut or before another marker
     return None, text[:end]
 
@@ -216,11 +224,11 @@ def _reason_cut(statement: str) -> str:
 # ── reading a piece ──────────────────────────────────────────────────────────────────────────────
 
 _TOKEN = re.compile(
-    rf"(?<![\w^.{{\\])(?:[-+]\s?)?(?:{CURRENCY}\s*)?-?"
+    rf"(?<![\w^.{{\\])(?<!\d:)(?:[-+]\s?)?(?:{CURRENCY}\s*)?-?"
     rf"(?:\d+\s*\\frac\s*(?:\d\d|\{{[^{{}}]*\}}\{{[^{{}}]*\}})|\\frac\s*(?:\d\d|\{{[^{{}}]*\}}\{{[^{{}}]*\}})"
     rf"|\d+ \d+/\d+|{DIGITS}(?:\s*/\s*{DIGITS}|[eE][-+]?\d+)?)"
-    # whole, not an ordinal, not a factor: "72Mb" gives 72; "2nd" and "5x" give nothing
-    r"(?!\d|[.,]\d|\^|[a-zA-Z](?![a-zA-Z])|(?:st|nd|rd|th)\b)"
+    # whole, not a time, not an ordinal, not a factor: "72Mb" gives 72; "2nd" and "5x" give nothing
+    r"(?!\d|[.,:]\d|\^|[a-zA-Z](?![a-zA-Z])|(?:st|nd|rd|th)\b)"
     r"(?:\s*%|\s+(?:thousand|million|billion|trillion|percent)\b)?",
     re.IGNORECASE,
 )
@@ -261,7 +269,7 @@ def _number_in(sentence: str, *, result: Answer | None = None) -> Answer | None:
     return candidates[0] if candidates else numbers[-1][1]
 
 
-def _read(piece: str, wants: _Wants, options: dict[str, Answer]) -> Answer | None:
+def _read(piece: str, wants: _Wants, options: dict[str, Answer]) -> Answer:
     """What a marked piece gives: as it stands, or the one number of its sentence."""
     shown = trim(piece)
     answer = _as_option(canonical(shown), options)
@@ -300,10 +308,10 @@ def _lettered(text: str, options: dict[str, Answer]) -> Answer | None:
     if options:
         if first := re.match(r"\(?([A-E])[).:]\s", trim(text)):
             return Answer(first[0].strip(), Kind.CHOICE, first[1])
-        found = re.findall(r"\(([A-E])\)|\b(?:option|choice)\s+\(?([A-E])\b|(?:^|\s)([B-E])[).:]\s", text)
+        found = re.findall(r"\(([A-E])\)|\b(?i:option|choice)\s+\(?([A-E])\b|(?:^|\s)([B-E])[).:]\s", text)
         letters = ["".join(groups) for groups in found]
     else:
-        letters = list(dict.fromkeys(re.findall(r"\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-E])\b", text)))
+        letters = list(dict.fromkeys(re.findall(r"\b(?i:option|choice)\s+\(?([A-E])\b", text)))
         if len(letters) != 1:
             return None
     return Answer(letters[-1], Kind.CHOICE, letters[-1]) if letters else None

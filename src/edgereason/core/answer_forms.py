@@ -280,6 +280,8 @@ _FUNCTIONS = _words(
     "infinity infty inf max min mod gcd lcm det"
 )
 _BARE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({'|'.join(sorted(_FUNCTIONS))})(?![a-zA-Z])")
+_APPLIED_FUNCTION = re.compile(rf"(?<![a-zA-Z])(?:{'|'.join(sorted(_FUNCTIONS))})\s*[a-zA-Z(](?![a-zA-Z])")
+_TIME_OF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?m\b\.?", re.IGNORECASE)
 _SMALL_WORDS = _words("a an as at be by do he if in is it me my no of on so to up us we am")
 _KEY_SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -307,9 +309,10 @@ def _is_expression(body: str) -> bool:
     """Whether a flattened text is a formula: it has a mathematical sign and no words."""
     bare = re.sub(r"\\(?:begin|end)\s*\{[a-z*]+\}|\\text\{\s*(?:and|or)\s*\}", " \\\\ ", body)
     bare = re.sub(r"(?<=[\d})\]])\s*\\text\{[^{}]*\}", " ", bare)  # a unit
-    if "\\text" in bare or len(body) > _LIMIT_EXPRESSION_CHARS:
+    if "\\text" in bare or len(body) > _LIMIT_EXPRESSION_CHARS or _TIME_OF_DAY.search(body):
         return False
-    if not re.search(r"\\[a-zA-Z\\]|[\d^_=<>+*/(){}\[\]]|(?<![^\W_])-|\s-\s", bare):
+    has_sign = re.search(r"\\[a-zA-Z\\]|[\d^_=<>+*/(){}\[\]]|(?<![^\W_])-|\s-\s", bare)
+    if not has_sign and not _APPLIED_FUNCTION.search(bare):
         return False
     bare = re.sub(r"\\[a-zA-Z]+", " ", bare)
     if re.search(r"[^\x00-\x7f]|[?\"&;#@]", bare.replace("&", " ") if "\\" in body else bare):
@@ -335,6 +338,7 @@ def _expression_key(body: str) -> str:
 
 def _prose_key(body: str) -> str:
     words = re.sub(r"\\text\{([^{}]*)\}", r"\1", body).casefold()
+    words = _TIME_OF_DAY.sub(r" \1m", words)
     words = re.sub(r"\s+", " ", words).strip(" \t.,;:!?\"'`*_()")
     words = re.sub(r"^(?:a|an|the) (?=\S)", "", words)
     return words or body.casefold()
@@ -363,7 +367,6 @@ def canonical(text: str) -> Answer:
         value = _number(right.strip()) if is_equation else None
         if is_equation and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", left)):
             # "9 * 2 = 18" is a calculation whose result is the answer; "x = 18" is an equation.
-            result = canonical(right)
-            return Answer(shown, result.kind, result.key, result.value)
+            return canonical(right)
         return Answer(shown, Kind.EXPRESSION, _expression_key(body), value)
     return Answer(shown, Kind.PROSE, _prose_key(body))

@@ -4,8 +4,8 @@ Owns the only use of math-verify. It knows LaTeX strings and nothing about answe
 
 math-verify bounds itself with ``signal.alarm``, which exists in the main thread only. Its alarms are off
 here (a timeout of None), and two guards take their place: `_is_tame` refuses, before anything is parsed,
-what would be one endless native operation (``9**9**9``), and `_bounded` counts Python calls, of which all
-the rest of sympy's work consists. A count, unlike a clock, gives the same verdict on a slow machine.
+what would be one endless native operation (``9**9**9``), and `_bounded` counts Python calls, of which the
+rest of sympy's work consists. A count, unlike a clock, gives the same verdict on a slow machine.
 """
 
 from __future__ import annotations
