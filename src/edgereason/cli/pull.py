@@ -34,7 +34,7 @@ def pull(
     from edgereason.hub import pull as hub
     from edgereason.hub.catalog import DEFAULT_MODEL
 
-    with _display() as (report, notice):
+    with display() as (report, notice):
         path = hub.pull(
             name or DEFAULT_MODEL,
             allow_mirror=not no_mirror,
@@ -46,8 +46,8 @@ def pull(
 
 
 @contextmanager
-def _display() -> Iterator[tuple[Report, Notice]]:
-    """Something to report progress to, and something to give notices to."""
+def display() -> Iterator[tuple[Report, Notice]]:
+    """Something to report progress to, and something to give notices to; unused, it shows nothing."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, markup=False)
@@ -64,13 +64,21 @@ def _display() -> Iterator[tuple[Report, Notice]]:
         bars.TransferSpeedColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=console, transient=True) as display:
-        task = display.add_task("pulling", total=None)
+    bar = bars.Progress(*columns, console=console, transient=True)
 
-        def report(state: Progress) -> None:
-            display.update(task, description=state.item, completed=state.done_bytes, total=state.total_bytes)
+    def report(state: Progress) -> None:
+        if not bar.tasks:  # only now: most models are here already, and a bar would just flash up
+            bar.add_task("pulling", total=None)
+            bar.start()
+        bar.update(
+            bar.tasks[0].id, description=state.item, completed=state.done_bytes, total=state.total_bytes
+        )
 
+    try:
         yield report, lambda line: console.print(line, soft_wrap=True)
+    finally:
+        if bar.tasks:
+            bar.stop()
 
 
 def _sparse_lines() -> Report:

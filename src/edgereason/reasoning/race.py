@@ -134,7 +134,7 @@ class Race:
             ),
             kv_bytes=kv_bytes,
             candidates=candidates,
-            winner=trace.index if trace else None,
+            winner=indices[won] if won is not None else None,
         )
 
     def _first(self, candidates: tuple[Candidate, ...]) -> Candidate | None:

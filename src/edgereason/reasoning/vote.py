@@ -8,14 +8,14 @@ Source: paper section 6 (weighted majority vote = sum of verifier scores per dis
 
 Stopping early is exact: `decided` is true only when no answer that a running stream may still give changes
 the winner. Answers with the same canonical form always stay together; call such a group an atom. A late
-answer strengthens one atom, and may weld expressions, which math-verify compares, to one another or to one
-other atom; numbers, choices, words and prose are never welded to each other. So the strongest rival of an
-atom that could still form is
+answer strengthens one atom, and it may regroup expressions, which only math-verify can compare, around
+itself; numbers, choices, words and prose never share a class. So the strongest rival of an atom that could
+still form is
 
     max(the other firm atoms) + Σ(the other expression atoms) + running streams
 
 (a score is at most 1, so a running stream counts 1 under *weighted* too), and an atom stronger than that
-has won, with whatever is welded to it. Knows answers and scores; does not know tokens or streams.
+has won, with whatever joins it. Knows answers and scores; does not know tokens or streams.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def decided(ballots: Sequence[Ballot], num_running: int, vote: Vote) -> bool:
         return False
     leader, rivals = atoms[0][0], atoms[1:]
     firm = max((strength for strength, kind in rivals if kind is not Kind.EXPRESSION), default=0.0)
-    weldable = math.fsum(strength for strength, kind in rivals if kind is Kind.EXPRESSION)
-    return leader > firm + weldable + num_running
+    loose = math.fsum(strength for strength, kind in rivals if kind is Kind.EXPRESSION)
+    return leader > firm + loose + num_running
 
 
 def _weight(ballot: Ballot, vote: Vote) -> float:

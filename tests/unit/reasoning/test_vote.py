@@ -66,7 +66,7 @@ def test_a_lead_that_running_streams_could_equal_is_not_decided() -> None:
     assert not decided(ballots("1", "1", "1", "2"), num_running=2, vote=Vote.MAJORITY)
 
 
-def test_expressions_that_a_late_answer_might_weld_count_together() -> None:
+def test_expressions_that_a_late_answer_might_bring_together_count_together() -> None:
     # 3 against two expressions of one vote each: a late answer equal to both would make them 3 with itself.
     given = ballots("5", "5", "5", r"x^2+1", r"y+2")
     assert not decided(given, num_running=1, vote=Vote.MAJORITY)

@@ -1,0 +1,98 @@
+"""The command `edgereason`: its subcommands, and how it ends.
+
+::
+
+    EdgeReasonError → one line, exit 1        interrupted      → one line, exit 130
+    usage error     → one line, exit 2        reader went away → silence, exit 1
+    a bug           → its traceback
+
+Knows which commands there are; does not know what they do. Every command module imports nothing but
+typer and plain values at its top and its layers inside the command, so that importing this is fast.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Annotated, Any, Final
+
+import typer
+
+from edgereason import __version__
+from edgereason.cli.ask import ask
+from edgereason.cli.bench import bench_app
+from edgereason.cli.models import models
+from edgereason.cli.pull import pull
+from edgereason.errors import EdgeReasonError
+
+# typer carries click inside or depends on it, by version; of these classes only the leaf has a name that
+# both kinds export.
+_CLICK_ERROR: Final[Any] = typer.BadParameter.__mro__[2]
+
+_INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    name="edgereason",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(ask)
+app.command()(models)
+app.command()(pull)
+app.add_typer(bench_app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgereason {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _edgereason(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A reasoning mode for small language models, on this device."""
+
+
+def main() -> None:
+    """Runs the command line, and exits non-zero unless all went well."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a model may say what this terminal can't show
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would raise again when the interpreter flushes it on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    if code:
+        sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        code = int(app(prog_name="edgereason", standalone_mode=False) or 0)
+    except EdgeReasonError as error:
+        return _fail(str(error), 1)
+    except _CLICK_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # newer clicks: the message is the help
+            typer.echo(error.format_message())
+            return int(error.exit_code)
+        message = error.format_message().rstrip(".").replace("Value error, ", "")
+        return _fail(message[:1].lower() + message[1:], int(error.exit_code))
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    return _fail("interrupted", code) if code == _INTERRUPTED else code
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"edgereason: {' '.join(message.split())}", err=True)
+    return code

@@ -1,0 +1,89 @@
+"""The command line over a scripted engine: arguments in; exit code, stdout and stderr out."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edgereason.cli.main import main
+from edgereason.engine.scripted import ScriptedEngine
+from edgereason.reasoning.model import Model
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+class Terminal(io.StringIO):
+    """Standard input with a person at its other end, who types nothing."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class InterruptedEngine(ScriptedEngine):
+    """Ctrl-C is pressed in the middle of its steps, at those named."""
+
+    interrupt_at: tuple[int, ...] = ()
+    num_steps = 0
+
+    def step(self, feeds):
+        self.num_steps += 1
+        if self.num_steps in self.interrupt_at:
+            signal.raise_signal(signal.SIGINT)
+        return super().step(feeds)
+
+
+@dataclass
+class Cli:
+    """Runs `edgereason ARGUMENTS`; what it loads is an engine that recites `replies`."""
+
+    capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+    replies: tuple[str, ...] = ("17 · 23 = 391\n</think>\n\nThe final answer is 391.",)
+    interrupt_at: tuple[int, ...] = ()
+    loads: list[dict[str, object]] = field(default_factory=list)
+    num_resolved: int = 0
+
+    def __call__(self, *arguments: str, stdin: str | bytes | None = None, in_terminal: bool = False) -> Ran:
+        content = stdin.encode() if isinstance(stdin, str) else stdin
+        source = Terminal() if content is None else io.TextIOWrapper(io.BytesIO(content))
+        self.monkeypatch.setattr(sys, "stdin", source)
+        self.monkeypatch.setattr(sys, "argv", ["edgereason", *arguments])
+        self.monkeypatch.setattr(sys.stdout, "isatty", lambda: in_terminal)
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Ran(code, *self.capsys.readouterr())
+
+    def load(self, source: object, **options: object) -> Model:
+        self.loads.append({"source": source, **options})
+        engine = InterruptedEngine(self.replies)
+        engine.interrupt_at = self.interrupt_at
+        return Model(engine)
+
+    def resolve(self, name: str, **_options: object) -> Path:
+        self.num_resolved += 1
+        return Path(__file__)  # some file: nothing reads it
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    cli = Cli(capsys, monkeypatch)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "30")
+    monkeypatch.setattr("edgereason.reasoning.model.load", cli.load)
+    monkeypatch.setattr("edgereason.hub.pull.resolve", cli.resolve)
+    return cli

@@ -1,0 +1,149 @@
+"""`edgereason ask`: where the question comes from, what goes to stdout, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from edgereason.cli.interrupt import stop_on_interrupt
+from edgereason.reasoning.model import Model
+
+ANSWER = "The final answer is 391."
+
+
+def test_json_is_one_object_and_nothing_else_on_stdout(cli):
+    ran = cli("ask", "What is 17 × 23?", "--json", "--streams", "2", "--vote", "weighted", "--seed", "3")
+    assert ran.code == 0
+    assert ran.out.count("\n") == 1
+    got = json.loads(ran.out)
+    timing = got.pop("timing")
+    assert set(timing) == {"ttft_s", "total_s", "tokens_per_s"}
+    assert 0 <= timing["ttft_s"] <= timing["total_s"]
+    # The scripted engine's tokens are bytes: "17 · 23 = 391\n" is 15 of them ("·" is two), the closing's
+    # tag 8 more; then "\n\n" and the answer are 26. Nothing is forced.
+    assert got.pop("notices") == [line.removeprefix("note: ") for line in ran.err.splitlines()]
+    stream = {"answer": "391", "score": None, "tokens": 49, "stop": "natural", "cancelled": False}
+    prompt_tokens = got["usage"]["prompt_tokens"]
+    assert got == {
+        "model": "qwen2.5-coder-0.5b",
+        "route": "think",
+        "p_think": None,
+        "answer": "391",
+        "text": ANSWER,
+        "thinking": "17 · 23 = 391",
+        "stop": "natural",
+        "seed": 3,
+        "budget": 512,
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "thinking_tokens": 23,
+            "answer_tokens": 26,
+            "total_tokens": prompt_tokens + 49,
+            "all_streams_tokens": 98,
+        },
+        "kv_bytes": got["kv_bytes"],
+        "streams": [{"seed": 3, **stream}, {"seed": 4, **stream}],
+        "winner": 0,
+    }
+    assert "weighted vote falls back" in ran.err
+
+
+def test_without_a_terminal_stdout_is_the_answer_alone(cli):
+    ran = cli("ask", "What is 17 × 23?")
+    assert (ran.code, ran.out) == (0, f"{ANSWER}\n")
+    assert ran.err.startswith("note: no switcher head")
+
+
+@pytest.mark.parametrize("arguments", [["ask"], ["ask", "-"], ["ask", "--file", "-"]])
+def test_the_question_comes_from_standard_input(cli, arguments):
+    # In chat nothing but the prompt depends on the question: its bytes are the prompt's tokens.
+    one = json.loads(cli(*arguments, "--json", "--mode", "chat", stdin="Wie weit?\n").out)
+    other = json.loads(cli("ask", "Wie weit?", "--json", "--mode", "chat").out)
+    assert one["usage"] == other["usage"]
+    assert one["thinking"] is None
+
+
+def test_the_question_comes_from_a_file(cli, tmp_path):
+    file = tmp_path / "question.txt"
+    file.write_text("Wie weit?\n", encoding="utf-8")
+    one = json.loads(cli("ask", "--file", str(file), "--json").out)
+    other = json.loads(cli("ask", "Wie weit?", "--json").out)
+    assert one["usage"] == other["usage"]
+
+
+def test_a_question_given_as_argument_leaves_standard_input_alone(cli):
+    assert cli("ask", "What is 17 × 23?", stdin=b"\xff not even text").code == 0
+
+
+def test_options_reach_the_library(cli):
+    cli("ask", "q", "--kv", "q8_0", "--threads", "3", "--context", "900")
+    (load,) = cli.loads
+    assert (load["kv"], load["threads"], load["context_tokens"]) == ("q8_0", 3, 900)
+
+
+def test_interrupted_it_prints_what_there_is(cli):
+    cli.interrupt_at = (9,)
+    before = signal.getsignal(signal.SIGINT)
+    ran = cli("ask", "What is 17 × 23?", "--json", "--streams", "2")
+    got = json.loads(ran.out)
+    assert ran.code == 130
+    assert got["stop"] == "cancelled"
+    assert got["answer"] == ""
+    # The first token is drawn before the first step, and the ninth step is completed: ten bytes.
+    assert got["thinking"] == "17 · 23 ="
+    assert [stream["cancelled"] for stream in got["streams"]] == [True, True]
+    assert [stream["answer"] for stream in got["streams"]] == [None, None]
+    assert ran.err.splitlines()[-1] == "edgereason: interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupted_twice_the_process_ends_at_once():
+    code = (
+        "import signal, time\n"
+        "from edgereason.cli.interrupt import stop_on_interrupt\n"
+        "with stop_on_interrupt() as should_stop:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print(should_stop(), flush=True)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print('still here')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "True\n", "")
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_on_interrupt() as should_stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not should_stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_interrupted_while_loading_it_says_so_in_one_line(cli, monkeypatch):
+    def load(*arguments: object, **options: object) -> Model:
+        signal.raise_signal(signal.SIGINT)  # as if inside a callback of the native library: it must not raise
+        return cli.load(*arguments, **options)
+
+    monkeypatch.setattr("edgereason.reasoning.model.load", load)
+    ran = cli("ask", "q", "--json")
+    assert (ran.code, ran.out, ran.err) == (130, "", "edgereason: interrupted\n")
+    assert len(cli.loads) == 1
+
+
+def test_interrupted_while_pulling_it_says_so_in_one_line(cli, monkeypatch):
+    monkeypatch.setattr("edgereason.hub.pull.resolve", lambda *_a, **_o: signal.raise_signal(signal.SIGINT))
+    ran = cli("ask", "q", "--json")
+    assert (ran.code, ran.out, ran.err) == (130, "", "edgereason: interrupted\n")
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    heavy = {"llama_cpp", "numpy", "rich.console", "jinja2", "math_verify", "edgereason.engine"}
+    code = "import sys, edgereason.cli.main; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(found.stdout.split())

@@ -1,0 +1,66 @@
+"""The JSON contract, key by key."""
+
+from __future__ import annotations
+
+from edgereason.cli.wire import to_json
+from edgereason.core.types import Candidate, Response, Route, Stop, Timing, Trace, Usage
+
+
+def _trace(index: int, stop: Stop, answer_tokens: int) -> Trace:
+    return Trace(
+        index=index,
+        seed=7 + index,
+        thinking="17 · 23",
+        text="391",
+        thinking_tokens=5,
+        answer_tokens=answer_tokens,
+        stop=stop,
+    )
+
+
+def test_a_response_becomes_the_object_of_the_contract():
+    response = Response(
+        route=Route.THINK,
+        p_think=0.75,
+        answer="391",
+        text="391",
+        thinking="17 · 23",
+        stop=Stop.BUDGET,
+        seed=7,
+        usage=Usage(prompt_tokens=10, thinking_tokens=5, answer_tokens=3, all_streams_tokens=12),
+        timing=Timing(ttft_s=0.25, total_s=2.0, tokens_per_s=6.0),
+        kv_bytes=4096,
+        candidates=(
+            Candidate(trace=_trace(0, Stop.BUDGET, 3), answer="391", score=0.5),
+            # Cancelled streams may have said something; what it amounts to is nobody's answer.
+            Candidate(trace=_trace(1, Stop.CANCELLED, 1), answer="3", score=0.1),
+        ),
+        winner=0,
+        notices=("a notice",),
+    )
+    assert to_json(response, model="scripted", limit_tokens=40) == {
+        "model": "scripted",
+        "route": "think",
+        "p_think": 0.75,
+        "answer": "391",
+        "text": "391",
+        "thinking": "17 · 23",
+        "stop": "budget",
+        "seed": 7,
+        "budget": 40,
+        "usage": {
+            "prompt_tokens": 10,
+            "thinking_tokens": 5,
+            "answer_tokens": 3,
+            "total_tokens": 18,  # 10 + 5 + 3
+            "all_streams_tokens": 12,
+        },
+        "timing": {"ttft_s": 0.25, "total_s": 2.0, "tokens_per_s": 6.0},
+        "kv_bytes": 4096,
+        "streams": [
+            {"seed": 7, "answer": "391", "score": 0.5, "tokens": 8, "stop": "budget", "cancelled": False},
+            {"seed": 8, "answer": None, "score": None, "tokens": 6, "stop": "cancelled", "cancelled": True},
+        ],
+        "winner": 0,
+        "notices": ["a notice"],
+    }
