@@ -260,14 +260,7 @@ class LlamaEngine:
         return C.llama_get_memory(self._handles.context)
 
     def _open_context(self, cells: int, slots: int) -> None:
-        params = C.llama_context_default_params()
-        params.n_ctx = cells
-        params.n_batch = params.n_ubatch = BATCH_TOKENS
-        params.n_seq_max = slots
-        params.n_threads = params.n_threads_batch = self._threads
-        params.type_k = params.type_v = _KV_TYPES[self._kv][0]
-        params.kv_unified = True
-        params.no_perf = True
+        params = context_params(cells=cells, slots=slots, threads=self._threads, kv=self._kv)
         params.cb_eval = self._tap.callback
         self._handles.open_context(params, BATCH_TOKENS)
         self._ledger, self._active = Ledger(cells=cells, slots=slots), None
@@ -328,6 +321,19 @@ class LlamaEngine:
 def usable_cores() -> int:
     """Cores that this process may use: fewer than the machine's under a container's or taskset's limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def context_params(*, cells: int, slots: int, threads: int, kv: KvType = "f16") -> Any:
+    """Native parameters of the engine's context, less the callback: one pool of cells for all sequences."""
+    params = C.llama_context_default_params()
+    params.n_ctx = cells
+    params.n_batch = params.n_ubatch = BATCH_TOKENS
+    params.n_seq_max = slots
+    params.n_threads = params.n_threads_batch = threads
+    params.type_k = params.type_v = _KV_TYPES[kv][0]
+    params.kv_unified = True
+    params.no_perf = True
+    return params
 
 
 def _round_up(cells: int) -> int:

@@ -12,10 +12,11 @@ from collections import deque
 from typing import Any, Final
 
 # Between two nodes of a graph llama.cpp's threads meet at a barrier, where GNU OpenMP spins long enough to
-# burn whole time slices when another process holds one of the cores: a step of 28 ms then took 1–2 s. Giving
-# up the core after a short spin costs nothing on a quiet machine and keeps such a step at 60 ms. Read when
-# the library loads, so it must be set before; the user's own setting counts.
-os.environ.setdefault("GOMP_SPINCOUNT", "300")
+# burn whole time slices when other processes hold the cores: with two of them on two cores, a step of 12 ms
+# took 2.7 s. Giving up the core after a short spin keeps it below 0.1 s, and costs nothing that shows on a
+# quiet machine (300 and 1000 did, 6000 and more did less for a busy one). Read when the library loads, so it
+# must be set before; the user's own setting counts.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 from llama_cpp import _ggml

@@ -13,7 +13,7 @@ from collections.abc import Sequence as Tokens
 from typing import Any, Self
 
 from edgereason.core.types import Sampling
-from edgereason.engine.llama import BATCH_TOKENS
+from edgereason.engine.llama import BATCH_TOKENS, context_params
 from edgereason.engine.native import C, fail
 from edgereason.engine.sampling import NativeSampler
 
@@ -28,14 +28,7 @@ class BareLoop:
     """
 
     def __init__(self, beside: Any, *, slots: int, threads: int) -> None:
-        # As the engine makes its own context (engine.llama), less the callback.
-        params = C.llama_context_default_params()
-        params.n_ctx = C.llama_n_ctx(beside)
-        params.n_batch = params.n_ubatch = BATCH_TOKENS
-        params.n_seq_max = slots
-        params.n_threads = params.n_threads_batch = threads
-        params.kv_unified = True
-        params.no_perf = True
+        params = context_params(cells=C.llama_n_ctx(beside), slots=slots, threads=threads)
         self._context: Any = C.llama_init_from_model(C.llama_get_model(beside), params)
         if self._context is None:
             raise fail("no second context could be made for the bare loop")
