@@ -25,9 +25,14 @@ def main(requirement: str) -> int:
     flags = f'-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF "-DCMAKE_PROJECT_INCLUDE={trim.resolve()}"'
     environment = {**os.environ, "CMAKE_ARGS": f"{flags} {os.environ.get('CMAKE_ARGS', '')}".strip()}
     command = [sys.executable, "-m", "pip", "install", "-v", "--disable-pip-version-check", requirement]
-    print(f"{requirement}: fetching, and building unless pip has kept a wheel (about 3 minutes on 2 cores)", flush=True)
+    print(
+        f"{requirement}: fetching, and building unless pip has kept a wheel (about 3 minutes on 2 cores)",
+        flush=True,
+    )
     started, shown, tail = time.monotonic(), -1, deque[str](maxlen=40)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as pip:
         assert pip.stdout is not None
         for line in pip.stdout:
             tail.append(line)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-import numpy as np
-
 from edgereason.core.types import Budget, Message, Mode, Request
-from edgereason.engine.base import States
 from edgereason.engine.llama import CELL_STEP
 from edgereason.engine.native import C, complaints
 from edgereason.errors import ContextOverflow
 from edgereason.evals.engine_lab import SAMPLING, EndlessEngine, Lab, Outcome
 from edgereason.evals.measure import interleave
+from edgereason.heads.features import PromptFeatures
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Routed
 from edgereason.reasoning.pipeline import Pipeline, drive
@@ -38,37 +36,12 @@ CELLS_TRACE_TOKENS: Final = 125
 _clock = time.perf_counter
 
 
-class SwitcherFeatures:
-    """What a switcher does while a prompt is encoded: a moving average over chunks of normalised rows.
-
-    Rows are scaled to length 1, position 0 is left out (an attention sink of several times the usual norm),
-    each chunk of 128 tokens is averaged, and the averages are averaged again with decaying weights.
-    """
-
-    CHUNK_TOKENS: Final = 128
-    DECAY: Final = 0.9
-
-    def __init__(self, hidden_size: int) -> None:
-        self.average = np.zeros(hidden_size, np.float32)
-        self._seen = 0
-
-    def push(self, states: States) -> None:
-        """The next rows, (T, H)."""
-        rows = states / np.linalg.norm(states, axis=1, keepdims=True)
-        if self._seen == 0:
-            rows = rows[1:]
-        self._seen += len(states)
-        for start in range(0, len(rows), self.CHUNK_TOKENS):
-            mean = rows[start : start + self.CHUNK_TOKENS].mean(axis=0)
-            self.average = self.DECAY * self.average + (1 - self.DECAY) * mean
-
-
 def prefill(lab: Lab) -> Outcome:
     """`prefill_features_ratio`: encoding 1,024 tokens with the switcher's features taken ÷ without."""
     engine, prompt = lab.engine, lab.prompt(PREFILL_TOKENS)
 
     def case(*, with_features: bool) -> float:
-        features = SwitcherFeatures(engine.info.hidden_size)
+        features = PromptFeatures(engine.info.hidden_size)
         with lab.sequence() as sequence:
             start = _clock()
             engine.encode(sequence, prompt, on_states=features.push if with_features else None)

@@ -1,0 +1,57 @@
+"""What a switcher sees of a prompt: one vector out of all its tokens' states, however they arrive.
+
+Source: paper section 4 (chunked prefill, chunks of 128 tokens, exponential moving average over chunk means,
+alpha 0.5)::
+
+    h_1 = m_1        h_k = α·m_k + (1 − α)·h_{k−1}        m_k = mean of chunk k
+
+Deviations: the states are the penultimate layer's (`engine.tap` says why); each row is scaled to length 1
+before it is averaged, and position 0 is left out, an attention sink whose norm is several times the others'.
+
+Prefill hands over its own chunks, and a conversation goes on later: the state here is all that must be kept,
+and where the pushes are cut does not matter. Knows arrays; does not know engines or what is decided.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from edgereason.heads.base import Array
+
+CHUNK_TOKENS: Final = 128
+ALPHA: Final = 0.5
+
+
+class PromptFeatures:
+    """A running chunk average over one prompt's states; see the module."""
+
+    def __init__(self, hidden_size: int) -> None:
+        self._average: Array | None = None
+        self._chunk_sum = np.zeros(hidden_size, np.float32)
+        self._chunk_tokens = 0
+        self._seen_tokens = 0
+
+    def push(self, states: Array) -> None:
+        """The next tokens' rows, (T, H) float32, in order."""
+        rows = states if self._seen_tokens else states[1:]
+        self._seen_tokens += len(states)
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        while len(rows):
+            taken = rows[: CHUNK_TOKENS - self._chunk_tokens]
+            self._chunk_sum = self._chunk_sum + taken.sum(axis=0)
+            self._chunk_tokens += len(taken)
+            rows = rows[len(taken) :]
+            if self._chunk_tokens == CHUNK_TOKENS:
+                self._average = self.value()
+                self._chunk_sum, self._chunk_tokens = np.zeros_like(self._chunk_sum), 0
+
+    def value(self) -> Array:
+        """The features so far, (H,) float32; a chunk that is not full counts as it is, and zeros before any."""
+        if self._chunk_tokens == 0:
+            return self._chunk_sum if self._average is None else self._average
+        mean = self._chunk_sum / np.float32(self._chunk_tokens)
+        if self._average is None:
+            return mean
+        return np.float32(ALPHA) * mean + np.float32(1 - ALPHA) * self._average
