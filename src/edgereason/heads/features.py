@@ -48,7 +48,7 @@ class PromptFeatures:
                 self._chunk_sum, self._chunk_tokens = np.zeros_like(self._chunk_sum), 0
 
     def value(self) -> Array:
-        """The features so far, (H,) float32; a chunk that is not full counts as it is, and zeros before any."""
+        """The features so far, (H,) float32: a chunk that is not full counts as it is; zeros before any."""
         if self._chunk_tokens == 0:
             return self._chunk_sum if self._average is None else self._average
         mean = self._chunk_sum / np.float32(self._chunk_tokens)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -15,7 +14,6 @@ from edgereason.errors import ConfigError
 from edgereason.evals import bench
 from edgereason.evals.bench import TARGETS, EngineBenchConfig, Target, bench_engine
 from edgereason.evals.engine_lab import Outcome
-from edgereason.evals.request_measures import SwitcherFeatures
 
 FIGURES = {
     "steps": {"step_ratio_n1": 1.01, "step_ratio_n8": 1.2, "decode_tokens_per_s_n1": 50.0},
@@ -163,14 +161,6 @@ def test_without_json_the_last_line_of_stdout_is_the_record(fake):
     assert any("step_ratio_n8" in line and "✗" in line for line in lines)
     assert any("kv_cells_ratio" in line and "failed" in line for line in lines)
     assert json.loads(lines[-1])["config"]["model"] == "base.gguf"
-
-
-def test_features_leave_out_position_0_and_weigh_tokens_equally():
-    features = SwitcherFeatures(2)
-    # Position 0 is huge and left out; the two others become (1, 0) and (0, 1) whatever their lengths.
-    features.push(np.array([[900.0, 900.0], [5.0, 0.0], [0.0, 0.1]], np.float32))
-    # Their mean (½, ½), with weight 1 − 0.9.
-    assert features.average == pytest.approx([0.05, 0.05])
 
 
 @pytest.mark.model
