@@ -8,7 +8,8 @@
     │  └─ ModelFileError      a GGUF is missing, truncated or not one we can run
     ├─ PullError              a model can't be fetched, stored or verified
     ├─ RequestError           the caller's fault: an empty question, a budget out of range
-    │  └─ ContextOverflow     more tokens than the context holds; carries both numbers
+    │  ├─ ContextOverflow     more tokens than the context holds; carries both numbers
+    │  └─ NoRoomNow           it would fit, but not beside the requests that still run
     └─ EngineError            a native call failed
        └─ AdapterCrossing     KV of one adapter would be continued under another
 
@@ -59,6 +60,10 @@ class ContextOverflow(RequestError):
             f"{what} needs {needed_tokens} tokens of context and {available_tokens} are available: "
             "shorten the prompt, lower the budget or the streams, or load with a larger context"
         )
+
+
+class NoRoomNow(RequestError):
+    """A request has to wait until others have given back their cells and sequences."""
 
 
 class EngineError(EdgeReasonError):

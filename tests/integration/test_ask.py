@@ -13,10 +13,13 @@ import edgereason
 from edgereason.core.bundle import Bundle, Part, file_sha256
 from edgereason.core.chat import CLOSING
 from edgereason.core.types import Response, Stop
+from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError, ContextOverflow, RequestError
 from edgereason.evals.random_adapter import write_random_adapter
+from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Ended
-from edgereason.reasoning.model import Model, describe_base
+from edgereason.reasoning.model import Model, describe_base, last_response, make_request
+from edgereason.reasoning.pipeline import Pipeline, drive, drive_many
 
 pytestmark = pytest.mark.model
 QUESTION = "Tom has 3 apples and buys 5 more. How many apples does Tom have?"
@@ -52,6 +55,25 @@ def test_chat_answers_plainly_and_stops_at_max_tokens(model: Model) -> None:
     response = model.ask("Tell me a long story about a whale.", mode="chat", max_tokens=20, temperature=0)
     assert (response.route, response.thinking, response.stop) == ("chat", None, Stop.LENGTH)
     assert response.usage.answer_tokens == 20
+
+
+def test_questions_share_native_steps_and_get_the_answers_that_each_gets_alone(smollm2: Path) -> None:
+    questions = [f"Tom has {n} apples and buys 5 more. How many apples does Tom have?" for n in (2, 3, 4)]
+    requests = [make_request(q, mode="think", budget=48, streams=2, temperature=0) for q in questions]
+    with LlamaEngine(smollm2, context_tokens=1536, min_sequences=12) as engine:
+        pipeline, batch = Pipeline(engine), Batch(engine)
+        alone = [last_response(drive(pipeline.run(r, batch), batch)) for r in requests]
+        widths: list[int] = []
+        step = engine.step
+        engine.step = lambda feeds: (widths.append(len(list(feeds))), step(feeds))[1]  # type: ignore
+        starts = [lambda r=r: pipeline.run(r, batch) for r in requests]
+        events = list(drive_many(starts, batch, max_running=6))
+    together = {i: e.response for i, e in events if isinstance(e, Answered)}
+    assert max(widths) == 6
+    # Another batch width sums in another order, so a greedy trace may leave its twin late; it starts alike.
+    for i, response in enumerate(alone):
+        assert texts(together[i])[0][:40] == texts(response)[0][:40]
+        assert together[i].usage.prompt_tokens == response.usage.prompt_tokens
 
 
 def test_a_prompt_longer_than_the_context_names_both_numbers(smollm2: Path) -> None:

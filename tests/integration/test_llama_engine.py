@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 
 from edgereason.core.types import Sampling
-from edgereason.engine.base import Feed, Sequence
+from edgereason.engine.base import Adapter, Feed, Sequence
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import C
-from edgereason.errors import AdapterCrossing, BundleError, ContextOverflow, EngineError, ModelFileError
+from edgereason.errors import (
+    AdapterCrossing,
+    BundleError,
+    ContextOverflow,
+    EngineError,
+    ModelFileError,
+    NoRoomNow,
+)
 from edgereason.evals.random_adapter import write_random_adapter
 
 pytestmark = pytest.mark.model
@@ -196,6 +203,92 @@ def test_final_norm_states_times_the_output_matrix_are_the_logits(engine: LlamaE
         assert int(got.argmax()) == int(expected.argmax())
 
 
+def test_states_of_base_and_adapter_sequences_come_in_the_order_asked_for(
+    engine: LlamaEngine, adapter_path: Path
+) -> None:
+    adapter = engine.load_adapter(adapter_path)
+    tokens = engine.tokenize(" Is this right?")
+    with engine.reserve(cells=512, sequences=8):
+        prompt = encoded(engine, STORY)
+
+        def states(encoders: list[Adapter | None]) -> np.ndarray:
+            forks = [engine.fork(prompt) for _ in encoders]
+            for fork, encoder in zip(forks, encoders, strict=True):
+                engine.cross(fork, encoder)
+            found = engine.states([(fork, tokens) for fork in forks])
+            for fork in forks:
+                engine.release(fork)
+            return found
+
+        mixed, on, off = states([None, adapter, None]), states([adapter]), states([None])
+    apart = np.linalg.norm(on[0] - off[0])  # what the adapter changes; batch shapes change far less
+    for got, expected in zip(mixed, (off[0], on[0], off[0]), strict=True):
+        assert np.linalg.norm(got - expected) < 0.5 * apart
+
+
+def test_a_feed_longer_than_a_batch_is_encoded_in_pieces(engine: LlamaEngine) -> None:
+    tokens = engine.tokenize(STORY * 60)[:1050]
+    with engine.reserve(cells=2400, sequences=4):
+        first, second = engine.new_sequence(), engine.new_sequence()
+        drawn = engine.step([Feed(first, tokens, engine.sampler(GREEDY, 0))])[0]
+        engine.encode(second, tokens)
+        assert (first.length, drawn.token) == (1050, int(engine.logits(second).argmax()))
+
+
+def test_a_draw_may_be_kept_from_ending_the_turn(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        sequence = engine.new_sequence()
+        asked = "<|im_start|>user\nSay only: yes<|im_end|>\n<|im_start|>assistant\nYes."
+        engine.encode(sequence, engine.tokenize(asked, special=True))
+        ranked = np.argsort(engine.logits(sequence))[::-1]
+        assert engine.is_end(engine.sample(sequence, engine.sampler(GREEDY, 0)).token)
+        kept = engine.sample(sequence, engine.sampler(GREEDY, 0), forbid_end=True).token
+        assert kept == next(int(token) for token in ranked if not engine.is_end(int(token)))
+
+
+def test_a_closed_engine_refuses_instead_of_crashing(smollm2: Path) -> None:
+    engine = LlamaEngine(smollm2)
+    reservation = engine.reserve(cells=256, sequences=2)
+    sequence = encoded(engine, STORY)
+    sampler = engine.sampler(GREEDY, 0)
+    engine.close()
+    for call in (
+        lambda: engine.tokenize("hi"),
+        lambda: engine.is_end(2),
+        lambda: engine.reserve(cells=10, sequences=1),
+        lambda: engine.encode(sequence, [30]),
+        lambda: engine.sample(sequence, sampler),
+        lambda: engine.fork(sequence),
+        lambda: engine.load_adapter(smollm2),
+    ):
+        with pytest.raises(EngineError):
+            call()
+    engine.release(sequence)
+    reservation.close()
+
+
+def test_a_context_that_can_not_be_made_leaves_an_engine_that_works(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.reserve(cells=256, sequences=2):
+        pass
+    with monkeypatch.context() as patch, pytest.raises(EngineError, match="no context of 10240 cells"):
+        patch.setattr(C, "llama_init_from_model", lambda *_: None)
+        engine.reserve(cells=10_000, sequences=2)
+    with engine.reserve(cells=256, sequences=2):
+        encoded(engine, STORY)
+
+
+def test_an_adapter_is_unloaded_once_and_gone_for_good(engine: LlamaEngine, adapter_path: Path) -> None:
+    old = engine.load_adapter(adapter_path)
+    engine.unload_adapter(old)
+    with pytest.raises(EngineError, match="not loaded"):
+        engine.unload_adapter(old)
+    engine.load_adapter(adapter_path)
+    with engine.reserve(cells=256, sequences=2), pytest.raises(EngineError, match="unloaded"):
+        engine.cross(engine.new_sequence(), old)
+
+
 def test_log_probabilities_are_of_the_full_softmax_at_the_samplers_temperature(engine: LlamaEngine) -> None:
     with engine.reserve(cells=512, sequences=4):
         sequence = encoded(engine, STORY)
@@ -248,7 +341,7 @@ def test_the_native_cache_overflows_exactly_where_the_ledger_says(smollm2: Path)
 def test_a_context_of_open_size_grows_only_while_nobody_uses_it(engine: LlamaEngine) -> None:
     with engine.reserve(cells=300, sequences=2):
         assert engine.num_cells == 512
-        with pytest.raises(ContextOverflow):
+        with pytest.raises(NoRoomNow):
             engine.reserve(cells=5000, sequences=2)
     with engine.reserve(cells=5000, sequences=2):
         assert engine.num_cells == 5120

@@ -114,7 +114,7 @@ class Bundle:
             ),
             opening_ids=manifest.ints("opening_ids"),
             closing=manifest.take("closing", str),
-            buckets=manifest.ints("buckets"),
+            buckets=manifest.ints("buckets", optional=True),
             adapter=_part(manifest.section("adapter", optional=True)),
             heads=_part(manifest.section("heads", optional=True)),
         )
@@ -197,11 +197,11 @@ class _Fields:
         self._known: list[str] = []
         self.where = where
 
-    def _pop(self, key: str) -> Any:
+    def _pop(self, key: str, *, optional: bool = False) -> Any:
         self._known.append(key)
-        if key not in self._left:
+        if key not in self._left and not optional:
             raise BundleError(f"{self.where} lacks {key!r}")
-        return self._left.pop(key)
+        return self._left.pop(key, None)
 
     def take(self, key: str, kind: type[T]) -> T:
         value = self._pop(key)
@@ -209,14 +209,17 @@ class _Fields:
             raise BundleError(f"{self.where}: {key} must be of type {kind.__name__}, got {value!r}")
         return value
 
-    def ints(self, key: str) -> tuple[int, ...]:
+    def ints(self, key: str, *, optional: bool = False) -> tuple[int, ...]:
+        if optional and key not in self._left:
+            self._known.append(key)
+            return ()
         values = self.take(key, list)
         if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
             raise BundleError(f"{self.where}: {key} must be a list of numbers, got {values!r}")
         return tuple(values)
 
     def section(self, key: str, *, optional: bool = False) -> _Fields | None:
-        value = self._pop(key)
+        value = self._pop(key, optional=optional)
         return None if optional and value is None else _Fields(value, f"{self.where}: {key}")
 
     def end(self) -> None:

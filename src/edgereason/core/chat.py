@@ -90,11 +90,13 @@ class ChatTemplate:
         source: the template, as the GGUF carries it.
         bos: text of the token that begins a text, "" if there is none.
         eos: text of the token that ends a turn.
+        add_bos: whether the model wants `bos` in front even where its template leaves it out.
     """
 
     source: str
     bos: str = ""
     eos: str = ""
+    add_bos: bool = False
 
     def encode(self, messages: Sequence[Message], tokenize: Tokenize) -> tuple[int, ...]:
         """Ids of the prompt: all messages and the generation prompt.
@@ -110,6 +112,8 @@ class ChatTemplate:
         rendered = self._render(
             [{"role": m.role, "content": c} for m, c in zip(messages, marks, strict=True)]
         )
+        if self.add_bos and not rendered.startswith(self.bos):
+            rendered = self.bos + rendered
         ids: list[int] = []
         for part in re.split("(\ue000\\d+\ue001)", rendered):
             if part.startswith("\ue000"):

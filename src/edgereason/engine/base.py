@@ -130,12 +130,16 @@ class Sampled(NamedTuple):
 
 @dataclass(slots=True)
 class Feed:
-    """One sequence's part of a step: tokens to encode, then a token to draw from `sampler`."""
+    """One sequence's part of a step: tokens to encode, then a token to draw from `sampler`.
+
+    `forbid_end` keeps the draw from ending the turn.
+    """
 
     sequence: Sequence
     tokens: Tokens[int]
     sampler: Sampler
     want_logprob: bool = False
+    forbid_end: bool = False
 
 
 class Engine(Protocol):
@@ -176,7 +180,8 @@ class Engine(Protocol):
         The context grows where it may: its size was left open, and nothing else is promised.
 
         Raises:
-            ContextOverflow: they don't fit.
+            ContextOverflow: they can never fit.
+            NoRoomNow: they don't fit beside what is promised to others.
         """
         ...
 
@@ -222,8 +227,10 @@ class Engine(Protocol):
         """A sampler chain; the caller closes it."""
         ...
 
-    def sample(self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False) -> Sampled:
-        """Draws the token after a sequence whose logits are fresh."""
+    def sample(
+        self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False, forbid_end: bool = False
+    ) -> Sampled:
+        """Draws the token after a sequence whose logits are fresh; `forbid_end` as in `Feed`."""
         ...
 
     def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
@@ -261,6 +268,11 @@ class TextDecoder:
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
     )
+
+    @property
+    def is_mid_character(self) -> bool:
+        """Whether bytes of an unfinished character are held back."""
+        return bool(self._decoder.getstate()[0])
 
     def push(self, piece: bytes) -> str:
         """Text that `piece` completes; may be empty."""

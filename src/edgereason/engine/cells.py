@@ -15,10 +15,14 @@ Knows counts and slots; does not know tokens or the native cache.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Final, Self
 
 from edgereason.engine.base import Segment, Sequence
 from edgereason.errors import EngineError
+
+NO_ROOM: Final = (
+    "no room beside the requests that still run: wait for one to end, or load with a larger context"
+)
 
 
 class Ledger:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgereason.engine.base import Adapter
 from edgereason.engine.native import C, complaints, fail, forget_complaints
 from edgereason.engine.sampling import NativeSampler
 from edgereason.errors import BundleError, ModelFileError
@@ -21,7 +22,7 @@ class Handles:
         self.model: Any = None
         self.context: Any = None
         self.batch: Any = None
-        self.adapters: dict[Path, Any] = {}
+        self.adapters: dict[Adapter, Any] = {}
         self.samplers: set[NativeSampler] = set()
         self.model = load_model(path)
 
@@ -52,19 +53,20 @@ class Handles:
             C.llama_batch_free(self.batch)
             self.batch = None
 
-    def open_adapter(self, path: Path) -> Any:
-        """The native adapter of a LoRA GGUF for this model."""
+    def open_adapter(self, path: Path) -> Adapter:
+        """Loads a LoRA GGUF for this model."""
         check_gguf(path, "adapter")
         forget_complaints()
-        adapter = C.llama_adapter_lora_init(self.model, str(path).encode())
-        if not adapter:  # this binding returns a null pointer, not None
+        pointer = C.llama_adapter_lora_init(self.model, str(path).encode())
+        if not pointer:  # this binding returns a null pointer, not None
             raise BundleError(f"{path.name} is no LoRA adapter for this model: {complaints()}")
-        self.adapters[path] = adapter
+        adapter = Adapter(path)
+        self.adapters[adapter] = pointer
         return adapter
 
-    def close_adapter(self, path: Path) -> None:
+    def close_adapter(self, adapter: Adapter) -> None:
         """Frees one adapter."""
-        C.llama_adapter_lora_free(self.adapters.pop(path))
+        C.llama_adapter_lora_free(self.adapters.pop(adapter))
 
     def close(self) -> None:
         """Frees everything. An adapter must go before its model, and after the context that used it."""
@@ -72,8 +74,8 @@ class Handles:
             sampler.close()
         self.samplers.clear()
         self.close_context()
-        for path in list(self.adapters):
-            self.close_adapter(path)
+        for adapter in list(self.adapters):
+            self.close_adapter(adapter)
         if self.model is not None:
             C.llama_model_free(self.model)
             self.model = None

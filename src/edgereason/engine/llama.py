@@ -17,32 +17,35 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import weakref
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Tokens
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Self
+
+import numpy as np
 
 from edgereason.core.types import Sampling
 from edgereason.engine import native
 from edgereason.engine.base import Adapter, Feed, ModelInfo, Sampled, Sampler, Sequence, States, require_fresh
-from edgereason.engine.cells import Ledger, Promise
+from edgereason.engine.cells import NO_ROOM, Ledger, Promise
 from edgereason.engine.handles import Handles
 from edgereason.engine.native import C, fail
+from edgereason.engine.params import (
+    BATCH_TOKENS,
+    MIN_SEQUENCES,
+    KvType,
+    context_params,
+    describe,
+    round_up,
+    usable_cores,
+)
 from edgereason.engine.sampling import NativeSampler, log_probability, logits_row
 from edgereason.engine.tap import StateTap
-from edgereason.errors import ContextOverflow, EngineError
+from edgereason.errors import ContextOverflow, EngineError, NoRoomNow
 
-KvType = Literal["f16", "q8_0"]
-_KV_TYPES: Final[dict[KvType, tuple[int, float]]] = {"f16": (1, 2.0), "q8_0": (8, 34 / 32)}
-"""ggml type number and bytes an element."""
-
-BATCH_TOKENS: Final = 512
-"""Most tokens of one native batch, and the chunk between two looks at `should_stop`."""
-CELL_STEP: Final = 256
-"""llama.cpp rounds a context up to this many cells."""
-_MIN_SLOTS: Final = 4
+Row = tuple[Sequence, Tokens[int], bool]
+"""A sequence, the tokens to encode onto it, and whether the last one's logits are wanted."""
 
 
 class LlamaEngine:
@@ -53,7 +56,9 @@ class LlamaEngine:
         threads: CPU threads; by default as many as this process may use.
         kv: type of the KV cache. q8_0 halves it, and costs time on x86, which has no fast path for it.
         context_tokens: size of the context in cells, fixed. By default the context is made when a request
-            comes, as large as it needs, and made anew when a larger one comes.
+            comes, as large as it needs, and made anew when a larger one comes and nothing else runs.
+        min_sequences: sequences that a context has slots for at the least. A request takes two more than it
+            has streams, so a batch of many requests needs many; each slot costs a row of logits.
 
     Raises:
         ModelFileError: the file is missing, truncated, or holds something else.
@@ -66,14 +71,15 @@ class LlamaEngine:
         threads: int | None = None,
         kv: KvType = "f16",
         context_tokens: int | None = None,
+        min_sequences: int = MIN_SEQUENCES,
     ) -> None:
         self._threads = threads or usable_cores()
         self._kv: KvType = kv
-        self._fixed_cells = _round_up(context_tokens) if context_tokens else None
+        self._min_sequences = min_sequences
+        self._fixed_cells = round_up(context_tokens) if context_tokens else None
         self._handles = Handles(path)
         self._finalizer = weakref.finalize(self, self._handles.close)
-        self._vocab = C.llama_model_get_vocab(self._handles.model)
-        self._info = _describe(path, self._handles.model, self._vocab, kv)
+        self._info = describe(path, self._handles.model, self._vocab, kv)
         self._tap = StateTap(self._info.hidden_size, self._info.num_layers)
         self._pieces: dict[int, bytes] = {}
         self._ledger = Ledger(cells=0, slots=0)
@@ -131,32 +137,43 @@ class LlamaEngine:
     def is_end(self, token: int) -> bool:
         return bool(C.llama_vocab_is_eog(self._vocab, token))
 
+    @property
+    def _vocab(self) -> Any:
+        return C.llama_model_get_vocab(self._open.model)
+
+    @property
+    def _open(self) -> Handles:
+        if self._handles.model is None:
+            raise EngineError("the engine is closed: load the model again")
+        return self._handles
+
     # Sequences
 
     def reserve(self, *, cells: int, sequences: int) -> Promise:
         ledger = self._ledger
         if not ledger.has_room(cells, sequences):
-            limit = self._fixed_cells
-            if limit is not None and cells > limit - (ledger.cells - ledger.unpromised_cells):
-                raise ContextOverflow(cells, limit - (ledger.cells - ledger.unpromised_cells))
+            if self._fixed_cells is not None and cells > self._fixed_cells:
+                raise ContextOverflow(cells, self._fixed_cells)
             if not ledger.is_idle:
-                raise ContextOverflow(
-                    cells, ledger.unpromised_cells, "a request beside others that still run"
-                )
-            self._open_context(limit or max(ledger.cells, _round_up(cells)), max(_MIN_SLOTS, sequences))
+                raise NoRoomNow(NO_ROOM)
+            self._open_context(
+                cells=self._fixed_cells or max(ledger.cells, round_up(cells)),
+                slots=max(ledger.slots, self._min_sequences, sequences),
+            )
         return self._ledger.promise(cells, sequences)
 
     def new_sequence(self) -> Sequence:
         return self._ledger.new()
 
     def cross(self, sequence: Sequence, adapter: Adapter | None) -> None:
-        if adapter is not None and adapter.path not in self._handles.adapters:
+        if adapter is not None and adapter not in self._handles.adapters:
             raise EngineError(f"{adapter.path.name} was unloaded: load it again")
         sequence.cross(adapter)
 
     def fork(self, sequence: Sequence) -> Sequence:
+        memory = self._memory
         child = self._ledger.fork(sequence)
-        C.llama_memory_seq_cp(self._memory, sequence.slot, child.slot, -1, -1)
+        C.llama_memory_seq_cp(memory, sequence.slot, child.slot, -1, -1)
         return child
 
     def release(self, sequence: Sequence) -> None:
@@ -191,35 +208,47 @@ class LlamaEngine:
     def sampler(self, sampling: Sampling, seed: int) -> NativeSampler:
         return NativeSampler(sampling, seed, self._handles.samplers)
 
-    def sample(self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False) -> Sampled:
+    def sample(
+        self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False, forbid_end: bool = False
+    ) -> Sampled:
         row = require_fresh(sequence, self._decodes)
         assert isinstance(sampler, NativeSampler)
-        token = int(C.llama_sampler_sample(sampler.chain, self._handles.context, row))
+        context = self._open.context
+        token = int(C.llama_sampler_sample(sampler.chain, context, row))
+        while forbid_end and self.is_end(token):  # drawn again among the others, as if it were not there
+            logits_row(context, row, self._info.vocab_size)[token] = -np.inf
+            token = int(C.llama_sampler_sample(sampler.chain, context, row))
         if not want_logprob:
             return Sampled(token)
-        logits = logits_row(self._handles.context, row, self._info.vocab_size)
-        return Sampled(token, log_probability(logits, token, sampler.temperature))
+        return Sampled(
+            token,
+            log_probability(logits_row(context, row, self._info.vocab_size), token, sampler.temperature),
+        )
 
     def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
         feeds = list(feeds)
         drawn: dict[int, Sampled] = {}
-        for batch in _pack(feeds):
-            self._decode([(feeds[i].sequence, feeds[i].tokens, True) for i in batch])
-            for i in batch:
+        for batch in self._packed([(feed.sequence, feed.tokens) for feed in feeds]):
+            self._decode([(feeds[i].sequence, tokens, True) for i, tokens in batch])
+            for i, _ in batch:
+                feed = feeds[i]
                 drawn[i] = self.sample(
-                    feeds[i].sequence, feeds[i].sampler, want_logprob=feeds[i].want_logprob
+                    feed.sequence, feed.sampler, want_logprob=feed.want_logprob, forbid_end=feed.forbid_end
                 )
         return [drawn[i] for i in range(len(feeds))]
 
     def states(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> States:
-        # All tokens but the last go first: logits are computed for every output row, so the batch that is
-        # tapped holds one row a sequence.
+        # All tokens but the last go first: logits are computed for every output row, so the batches that
+        # are tapped hold one row a sequence.
         feeds = list(feeds)
-        for sequence, tokens in feeds:
-            if len(tokens) > 1:
-                self.encode(sequence, tokens[:-1])
-        rows = [(sequence, tokens[-1:], True) for sequence, tokens in feeds]
-        return self._decode_tapped(rows, self._tap.outputs_only)
+        heads = [(sequence, tokens[:-1]) for sequence, tokens in feeds if len(tokens) > 1]
+        for batch in self._packed(heads):
+            self._decode([(heads[i][0], tokens, False) for i, tokens in batch])
+        found = np.empty((len(feeds), self._info.hidden_size), np.float32)
+        for batch in self._packed([(sequence, tokens[-1:]) for sequence, tokens in feeds]):
+            rows = [(feeds[i][0], tokens, True) for i, tokens in batch]
+            found[[i for i, _ in batch]] = self._decode_tapped(rows, self._tap.outputs_only)
+        return found
 
     def logits(self, sequence: Sequence) -> States:
         """A copy of the logits after a sequence whose logits are fresh, (V,) float32."""
@@ -229,24 +258,22 @@ class LlamaEngine:
     # Adapters
 
     def load_adapter(self, path: Path) -> Adapter:
-        path = path.resolve()
-        if path in self._handles.adapters:
-            raise EngineError(f"{path.name} is loaded already: unload it first")
-        self._handles.open_adapter(path)
-        return Adapter(path)
+        return self._open.open_adapter(path)
 
     def unload_adapter(self, adapter: Adapter) -> None:
+        if adapter not in self._handles.adapters:
+            raise EngineError(f"{adapter.path.name} is not loaded")
         if any(sequence.encoder is adapter for sequence in self._ledger.live):
             raise EngineError(f"{adapter.path.name} is in use by a live sequence: release it first")
         if self._active is adapter:
             # llama.cpp compares adapters by pointer, and a new one may get this one's address.
             self._use(None)
-        self._handles.close_adapter(adapter.path)
+        self._handles.close_adapter(adapter)
 
     def _use(self, adapter: Adapter | None) -> None:
         if adapter is self._active:
             return
-        pointers = [self._handles.adapters[adapter.path]] if adapter else []
+        pointers = [self._handles.adapters[adapter]] if adapter else []
         array = (C.llama_adapter_lora_p_ctypes * len(pointers))(*pointers)
         scales = (ctypes.c_float * len(pointers))(*[1.0] * len(pointers))
         if C.llama_set_adapters_lora(self._handles.context, array, len(pointers), scales) != 0:
@@ -257,39 +284,45 @@ class LlamaEngine:
 
     @property
     def _memory(self) -> Any:
-        return C.llama_get_memory(self._handles.context)
+        return C.llama_get_memory(self._open.context)
 
-    def _open_context(self, cells: int, slots: int) -> None:
+    def _open_context(self, *, cells: int, slots: int) -> None:
         params = context_params(cells=cells, slots=slots, threads=self._threads, kv=self._kv)
         params.cb_eval = self._tap.callback
-        self._handles.open_context(params, BATCH_TOKENS)
-        self._ledger, self._active = Ledger(cells=cells, slots=slots), None
+        self._ledger, self._active = Ledger(cells=0, slots=0), None  # what holds if the next line fails
+        self._open.open_context(params, BATCH_TOKENS)
+        self._ledger = Ledger(cells=cells, slots=slots)
 
-    def _decode(self, rows: list[tuple[Sequence, Tokens[int], bool]]) -> None:
-        """One native batch: each sequence's tokens, the last one's logits kept where asked."""
+    def _packed(self, feeds: list[tuple[Sequence, Tokens[int]]]) -> list[list[tuple[int, Tokens[int]]]]:
+        """Batches of (index, tokens), each of one adapter and `BATCH_TOKENS` at most."""
+        groups: dict[Adapter | None, list[list[tuple[int, Tokens[int]]]]] = {}
+        for i, (sequence, tokens) in enumerate(feeds):
+            if len(tokens) > BATCH_TOKENS:
+                self.encode(sequence, tokens[:-BATCH_TOKENS])
+                tokens = tokens[-BATCH_TOKENS:]
+            batches = groups.setdefault(sequence.encoder, [[]])
+            if sum(len(others) for _, others in batches[-1]) + len(tokens) > BATCH_TOKENS:
+                batches.append([])
+            batches[-1].append((i, tokens))
+        return [batch for batches in groups.values() for batch in batches]
+
+    def _decode(self, rows: list[Row]) -> None:
+        """One native batch under one adapter: each sequence's tokens, the last one's logits where wanted."""
+        native_batch = self._open.batch
+        for sequence, tokens, _ in rows:
+            length = sequence.length + len(tokens)
+            if sequence.released or not tokens:
+                raise EngineError("nothing can be encoded: the sequence was released, or there are no tokens")
+            if length > self._info.train_context_tokens:
+                raise ContextOverflow(length, self._info.train_context_tokens, "a stream")
         self._use(rows[0][0].encoder)
-        batch = self._handles.batch
-        token, pos, num_ids, ids, output = batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.logits
-        n = 0
-        for sequence, tokens, wanted in rows:
-            if sequence.released:
-                raise EngineError("can't encode onto a released sequence")
-            if sequence.length + len(tokens) > self._info.train_context_tokens:
-                raise ContextOverflow(
-                    sequence.length + len(tokens), self._info.train_context_tokens, "a stream"
-                )
-            for position, one in enumerate(tokens, sequence.length):
-                token[n], pos[n], num_ids[n], output[n] = one, position, 1, 0
-                ids[n][0] = sequence.slot
-                n += 1
-            output[n - 1] = wanted
-        batch.n_tokens = n
+        num_tokens = _fill(native_batch, rows)
         native.forget_complaints()
-        code = C.llama_decode(self._handles.context, batch)
+        code = C.llama_decode(self._handles.context, native_batch)
         if code == 1:
-            raise ContextOverflow(self._ledger.used_cells + n, self._ledger.cells)
+            raise ContextOverflow(self._ledger.used_cells + num_tokens, self._ledger.cells)
         if code != 0:
-            raise fail(f"decoding {n} tokens failed with code {code}")
+            raise fail(f"decoding {num_tokens} tokens failed with code {code}")
         self._decodes += 1
         n = 0
         for sequence, tokens, wanted in rows:
@@ -297,7 +330,7 @@ class LlamaEngine:
             self._ledger.grow(sequence, len(tokens))
             sequence.logits_at = (self._decodes, n - 1) if wanted else None
 
-    def _decode_tapped(self, rows: list[tuple[Sequence, Tokens[int], bool]], name: bytes) -> States:
+    def _decode_tapped(self, rows: list[Row], name: bytes) -> States:
         self._tap.open(name)
         try:
             self._decode(rows)
@@ -308,6 +341,8 @@ class LlamaEngine:
     # The end
 
     def close(self) -> None:
+        for sequence in self._ledger.live:
+            sequence.released = True
         self._finalizer()
         self._ledger = Ledger(cells=0, slots=0)
 
@@ -318,65 +353,15 @@ class LlamaEngine:
         self.close()
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: fewer than the machine's under a container's or taskset's limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def context_params(*, cells: int, slots: int, threads: int, kv: KvType = "f16") -> Any:
-    """Native parameters of the engine's context, less the callback: one pool of cells for all sequences."""
-    params = C.llama_context_default_params()
-    params.n_ctx = cells
-    params.n_batch = params.n_ubatch = BATCH_TOKENS
-    params.n_seq_max = slots
-    params.n_threads = params.n_threads_batch = threads
-    params.type_k = params.type_v = _KV_TYPES[kv][0]
-    params.kv_unified = True
-    params.no_perf = True
-    return params
-
-
-def _round_up(cells: int) -> int:
-    return -(-cells // CELL_STEP) * CELL_STEP
-
-
-def _pack(feeds: list[Feed]) -> list[list[int]]:
-    """Indices of feeds, grouped by adapter and then into batches of at most `BATCH_TOKENS`."""
-    by_adapter: dict[Adapter | None, list[int]] = {}
-    for i, feed in enumerate(feeds):
-        by_adapter.setdefault(feed.sequence.encoder, []).append(i)
-    batches: list[list[int]] = []
-    for group in by_adapter.values():
-        room = 0
-        for i in group:
-            if len(feeds[i].tokens) > room:
-                batches.append([])
-                room = BATCH_TOKENS
-            batches[-1].append(i)
-            room -= len(feeds[i].tokens)
-    return batches
-
-
-def _describe(path: Path, model: Any, vocab: Any, kv: KvType) -> ModelInfo:
-    arch = native.metadata(model, "general.architecture") or "unknown"
-    heads, kv_heads = C.llama_model_n_head(model), C.llama_model_n_head_kv(model)
-    hidden_size, num_layers = C.llama_model_n_embd(model), C.llama_model_n_layer(model)
-    head_size = hidden_size // heads
-    key_size = int(native.metadata(model, f"{arch}.attention.key_length") or head_size)
-    value_size = int(native.metadata(model, f"{arch}.attention.value_length") or head_size)
-    template = C.llama_model_chat_template(model, None)
-    return ModelInfo(
-        path=path,
-        name=native.metadata(model, "general.name") or path.stem,
-        arch=arch,
-        size_bytes=path.stat().st_size,
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        vocab_size=C.llama_vocab_n_tokens(vocab),
-        train_context_tokens=C.llama_model_n_ctx_train(model),
-        kv_bytes_per_cell=int(num_layers * kv_heads * (key_size + value_size) * _KV_TYPES[kv][1]),
-        chat_template=bytes(template).decode("utf-8") if template else "",
-        bos_text=native.token_text(vocab, C.llama_vocab_bos(vocab)),
-        eos_text=native.token_text(vocab, C.llama_vocab_eos(vocab)),
-        add_bos=bool(C.llama_vocab_get_add_bos(vocab)),
-    )
+def _fill(batch: Any, rows: list[Row]) -> int:
+    """Writes rows into the native batch; returns how many tokens it holds."""
+    token, pos, num_ids, ids, output = batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.logits
+    n = 0
+    for sequence, tokens, wanted in rows:
+        for position, one in enumerate(tokens, sequence.length):
+            token[n], pos[n], num_ids[n], output[n] = one, position, 1, 0
+            ids[n][0] = sequence.slot
+            n += 1
+        output[n - 1] = wanted
+    batch.n_tokens = n
+    return n

@@ -23,13 +23,13 @@ import numpy as np
 from edgereason.core.chat import CLOSING, STUB
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Feed, ModelInfo, Sampled, Sampler, Sequence, States, require_fresh
-from edgereason.engine.cells import Ledger, Promise
-from edgereason.errors import ContextOverflow, EngineError
+from edgereason.engine.cells import NO_ROOM, Ledger, Promise
+from edgereason.errors import ContextOverflow, EngineError, NoRoomNow
 
 END: Final = 256
 _MARKERS: Final = {"<|im_start|>": 257, "<|im_end|>": END}
 _HIDDEN_SIZE: Final = 16
-_SLOTS: Final = 256
+_SLOTS: Final = 64
 _TEMPLATE: Final = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -141,10 +141,11 @@ class ScriptedEngine:
 
     def reserve(self, *, cells: int, sequences: int) -> Promise:
         if not self._ledger.has_room(cells, sequences):
-            if not self._is_fixed and self._ledger.is_idle:
-                self._ledger = Ledger(cells=cells, slots=_SLOTS)
-            else:
-                raise ContextOverflow(cells, self._ledger.unpromised_cells)
+            if self._is_fixed and cells > self._ledger.cells:
+                raise ContextOverflow(cells, self._ledger.cells)
+            if not self._ledger.is_idle:
+                raise NoRoomNow(NO_ROOM)
+            self._ledger = Ledger(cells=cells, slots=max(_SLOTS, sequences))
         return self._ledger.promise(cells, sequences)
 
     def new_sequence(self) -> Sequence:
@@ -182,10 +183,13 @@ class ScriptedEngine:
         self.samplers.append(sampler)
         return sampler
 
-    def sample(self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False) -> Sampled:
+    def sample(
+        self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False, forbid_end: bool = False
+    ) -> Sampled:
         require_fresh(sequence, self._decodes)
         assert isinstance(sampler, ScriptedSampler)
-        return Sampled(sampler.draw(), -1.0 if want_logprob else None)
+        token = sampler.draw()
+        return Sampled(ord("?") if token == END and forbid_end else token, -1.0 if want_logprob else None)
 
     def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
         feeds = list(feeds)
@@ -197,7 +201,12 @@ class ScriptedEngine:
                 sampler = feeds[i].sampler
                 assert isinstance(sampler, ScriptedSampler)
                 sampler.follow(b"".join(map(self.piece, feeds[i].tokens)))
-                drawn[i] = self.sample(feeds[i].sequence, sampler, want_logprob=feeds[i].want_logprob)
+                drawn[i] = self.sample(
+                    feeds[i].sequence,
+                    sampler,
+                    want_logprob=feeds[i].want_logprob,
+                    forbid_end=feeds[i].forbid_end,
+                )
         return [drawn[i] for i in range(len(feeds))]
 
     def states(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> States:

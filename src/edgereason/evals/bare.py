@@ -13,8 +13,8 @@ from collections.abc import Sequence as Tokens
 from typing import Any, Self
 
 from edgereason.core.types import Sampling
-from edgereason.engine.llama import BATCH_TOKENS, context_params
 from edgereason.engine.native import C, fail
+from edgereason.engine.params import BATCH_TOKENS, context_params
 from edgereason.engine.sampling import NativeSampler
 
 

@@ -11,8 +11,8 @@ import time
 from typing import Any, Final
 
 from edgereason.core.types import Budget, Message, Mode, Request
-from edgereason.engine.llama import CELL_STEP
 from edgereason.engine.native import C, complaints
+from edgereason.engine.params import CELL_STEP
 from edgereason.errors import ContextOverflow
 from edgereason.evals.engine_lab import SAMPLING, EndlessEngine, Lab, Outcome
 from edgereason.evals.measure import interleave

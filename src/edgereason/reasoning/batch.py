@@ -16,14 +16,10 @@ Knows streams and their controls; does not know requests, answers or votes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
 from edgereason.reasoning.control import Control, Phase
-
-MAX_RUNNING: Final = 64
-"""Most streams of one native step that a driver should aim at."""
 
 
 @dataclass(eq=False, slots=True)
@@ -49,6 +45,7 @@ class Stream:
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
     is_running: bool = True
+    _owes_answer: bool = False
     _news: list[tuple[Phase, str]] = field(default_factory=list)
     _decoder: TextDecoder = field(default_factory=TextDecoder)
 
@@ -62,6 +59,11 @@ class Stream:
         news, self._news = self._news, []
         return news
 
+    def owed(self) -> Feed:
+        """What the next step must encode and draw; behind a stub the turn may not end at once."""
+        tokens, self.unencoded = self.unencoded, []
+        return Feed(self.sequence, tokens, self.sampler, self.want_logprobs, forbid_end=self._owes_answer)
+
     def cancel(self) -> None:
         """Ends the stream where it stands."""
         if self.is_running:
@@ -72,18 +74,16 @@ class Stream:
         """Takes in a drawn token and does what the control says."""
         phase = self.control.phase
         text = "" if is_end else self._decoder.push(piece)
-        verdict = self.control.on_token(text, is_end=is_end)
+        verdict = self.control.on_token(text, is_end=is_end, mid_character=self._decoder.is_mid_character)
         if verdict.keep:
             self._say([drawn.token], phase, text, forced=False)
             if drawn.logprob is not None:
                 self.logprobs.append(drawn.logprob)
+        self._owes_answer = bool(verdict.forced)
         if verdict.forced:
-            self._say(
-                list(verdict.forced),
-                self.control.phase,
-                self._decoder.flush() + verdict.forced_text,
-                forced=True,
-            )
+            self._say([], phase, self._decoder.flush(), forced=True)
+        for piece_of in verdict.forced:
+            self._say(list(piece_of.ids), piece_of.phase, piece_of.text, forced=True)
         if verdict.done:
             self._end()
 
@@ -110,7 +110,7 @@ class Batch:
 
     @property
     def num_running(self) -> int:
-        return len(self._running)
+        return sum(stream.is_running for stream in self._running)
 
     def add(self, stream: Stream) -> None:
         """Draws a stream's first token and lets it run; its sequence's logits must be fresh."""
@@ -122,9 +122,8 @@ class Batch:
     def step(self) -> None:
         """One token for every running stream."""
         self._running = [stream for stream in self._running if stream.is_running]
-        feeds = [Feed(s.sequence, s.unencoded, s.sampler, s.want_logprobs) for s in self._running]
+        feeds = [stream.owed() for stream in self._running]
         for stream, drawn in zip(self._running, self._engine.step(feeds), strict=True):
-            stream.unencoded = []
             self._take(stream, drawn)
 
     def _take(self, stream: Stream, drawn: Sampled) -> None:

@@ -41,13 +41,32 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Forced:
+    """A piece that is fed instead of drawn."""
+
+    ids: tuple[int, ...]
+    text: str
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do with a drawn token: keep it, feed `forced` after it, or end (nothing to feed)."""
+    """What to do with a drawn token: keep it or not, feed `forced` after it, or end.
+
+    Where anything is forced its last piece is the stub, and an answer is owed.
+    """
 
     keep: bool
-    forced: tuple[int, ...] = ()
-    forced_text: str = ""
+    forced: tuple[Forced, ...] = ()
     done: bool = False
+
+    @property
+    def forced_ids(self) -> tuple[int, ...]:
+        return tuple(token for piece in self.forced for token in piece.ids)
+
+    @property
+    def forced_text(self) -> str:
+        return "".join(piece.text for piece in self.forced)
 
 
 class Control(Protocol):
@@ -58,8 +77,14 @@ class Control(Protocol):
     thinking_tokens: int
     answer_tokens: int
 
-    def on_token(self, text: str, *, is_end: bool) -> Verdict:
-        """Takes in a drawn token and the text that it completed."""
+    def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
+        """Takes in a drawn token and the text that it completed.
+
+        Args:
+            text: may be empty.
+            is_end: the token ends the turn.
+            mid_character: the token left a character unfinished.
+        """
         ...
 
 
@@ -74,7 +99,7 @@ class ChatControl:
         self.thinking_tokens = 0
         self.answer_tokens = 0
 
-    def on_token(self, text: str, *, is_end: bool) -> Verdict:
+    def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         if is_end:
             return Verdict(keep=False, done=True)
         self.answer_tokens += 1
@@ -112,12 +137,14 @@ class ThinkControl:
         self.answer_tokens = 0
         self._text = ""
         self._stub_given = False
+        self._mid_character = False
 
     @property
     def _left_tokens(self) -> int:
         return self._limit_tokens - self.thinking_tokens - self.answer_tokens
 
-    def on_token(self, text: str, *, is_end: bool) -> Verdict:
+    def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
+        self._mid_character = mid_character
         return self._thinking(text, is_end) if self.phase is Phase.THINKING else self._answer(text, is_end)
 
     def _thinking(self, text: str, is_end: bool) -> Verdict:
@@ -150,7 +177,7 @@ class ThinkControl:
         if self._left_tokens <= 0:
             self.stop = self._cut
             return Verdict(keep=True, done=True)
-        if self._left_tokens <= stub_tokens + ANSWER_TOKENS and not self._is_concluded():
+        if stub_tokens < self._left_tokens <= stub_tokens + ANSWER_TOKENS and not self._is_concluded():
             self.stop = self._cut
             return self._force_stub(keep=True)
         return Verdict(keep=True)
@@ -160,21 +187,32 @@ class ThinkControl:
         return self._stub_given or self.answer_tokens <= ANSWER_TOKENS or bool(_CONCLUDED.search(self._text))
 
     def _force_closing(self, *, keep: bool) -> Verdict:
-        inside_line = bool(self._text) and not self._text.endswith("\n")
-        end = self._seams.forced_end(inside_line=inside_line)
+        inside_line = self._is_inside_line()
+        closing = Forced(
+            self._seams.forced_end(inside_line=inside_line),
+            ("\n" if inside_line else "") + CLOSING,
+            Phase.THINKING,
+        )
+        stub = Forced(self._seams.stub, STUB, Phase.ANSWER)
         self.phase = Phase.ANSWER
-        self.thinking_tokens += len(end)
-        self.answer_tokens += len(self._seams.stub)
+        self.thinking_tokens += len(closing.ids)
+        self.answer_tokens += len(stub.ids)
         self._text, self._stub_given = STUB, True
-        return Verdict(keep, end + self._seams.stub, ("\n" if inside_line else "") + CLOSING + STUB)
+        return Verdict(keep, (closing, stub))
 
     def _force_stub(self, *, keep: bool) -> Verdict:
-        newline = bool(self._text.strip()) and not self._text.endswith("\n")
-        forced = (self._seams.newline if newline else ()) + self._seams.stub
-        forced_text = ("\n" if newline else "") + STUB
-        self.answer_tokens += len(forced)
-        self._text, self._stub_given = self._text + forced_text, True
-        return Verdict(keep, forced, forced_text)
+        newline = self._is_inside_line() and bool(self._text.strip())
+        stub = Forced(
+            (self._seams.newline if newline else ()) + self._seams.stub,
+            ("\n" if newline else "") + STUB,
+            Phase.ANSWER,
+        )
+        self.answer_tokens += len(stub.ids)
+        self._text, self._stub_given = self._text + stub.text, True
+        return Verdict(keep, (stub,))
+
+    def _is_inside_line(self) -> bool:
+        return self._mid_character or (bool(self._text) and not self._text.endswith("\n"))
 
 
 def reserve(seams: Seams, limit_tokens: int) -> int:

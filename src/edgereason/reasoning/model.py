@@ -20,6 +20,7 @@ from edgereason.core.chat import CLOSING, OPENING
 from edgereason.core.types import Budget, Effort, Message, Mode, Request, Response, Sampling, Vote
 from edgereason.engine.base import Adapter, Engine, ModelInfo
 from edgereason.errors import BundleError, EdgeReasonError, RequestError
+from edgereason.heads.base import Switcher, Verifier
 from edgereason.hub import catalog
 from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
@@ -61,13 +62,27 @@ class Model:
     Args:
         engine: owned from here on; closed with the model.
         bundle: what was trained on this base, if anything.
+        switcher: decides `auto`.
+        verifier: scores traces.
     """
 
-    def __init__(self, engine: Engine, bundle: Bundle | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        bundle: Bundle | None = None,
+        *,
+        switcher: Switcher | None = None,
+        verifier: Verifier | None = None,
+    ) -> None:
         self._engine = engine
         self._bundle = bundle
-        adapter = _load_adapter(engine, bundle)
-        self._pipeline = Pipeline(engine, adapter=adapter, buckets=bundle.buckets if bundle else ())
+        self._pipeline = Pipeline(
+            engine,
+            adapter=_load_adapter(engine, bundle),
+            buckets=bundle.buckets if bundle else (),
+            switcher=switcher,
+            verifier=verifier,
+        )
 
     @property
     def info(self) -> ModelInfo:
@@ -155,6 +170,10 @@ def load(
     try:
         if bundle:
             bundle.check_base(describe_base(engine, path))
+        if bundle and bundle.heads:
+            bundle.verified_file(bundle.heads)
+            if notice:
+                notice("this version runs no heads from a bundle yet: the bundle's own are left out")
         return Model(engine, bundle)
     except EdgeReasonError:
         engine.close()

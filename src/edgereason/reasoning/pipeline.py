@@ -13,22 +13,22 @@ Knows values, ids and heads' protocols; does not know files, terminals or llama.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
-from edgereason.core.chat import ChatTemplate, Seams
+from edgereason.core.chat import CLOSING, OPENING, STUB, ChatTemplate, Seams
 from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request, Route, Stop, Vote
 from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
-from edgereason.errors import ContextOverflow, ModelFileError
+from edgereason.errors import ContextOverflow, ModelFileError, NoRoomNow, RequestError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl, Control, ThinkControl, bucket_for
 from edgereason.reasoning.events import Answered, Event, Notice, Routed, Step
 from edgereason.reasoning.race import Race
 
-Run = Iterator[Event | Step]
+Run = Generator[Event | Step, None, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,17 @@ class Pipeline:
         self._verifier = verifier
         self._clock = clock
         self._seams = Seams.of(engine.tokenize)
-        self._template = ChatTemplate(engine.info.chat_template, engine.info.bos_text, engine.info.eos_text)
+        for ids, text in (
+            (self._seams.opening, OPENING),
+            (self._seams.closing, CLOSING),
+            (self._seams.stub, STUB),
+        ):
+            if b"".join(map(engine.piece, ids)).decode() != text:
+                raise ModelFileError(
+                    f"{engine.info.name}'s vocabulary can't write {text!r} by itself: use another model"
+                )
+        info = engine.info
+        self._template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
         self._said: set[str] = set()
 
     def run(self, request: Request, batch: Batch, should_stop: Callable[[], bool] = lambda: False) -> Run:
@@ -99,18 +109,18 @@ class Pipeline:
             held.enter_context(
                 engine.reserve(cells=max(plan.cells for plan in plans), sequences=streams_most + 2)
             )
-            vote, notices = self._settle(request)
-            yield from map(Notice, notices)
-
             prefix = _hold(held, engine, engine.new_sequence())
             reader = self._switcher.reader() if self._switcher and len(plans) > 1 else None
             on_states = reader.push if reader else None
             encoded = engine.encode(prefix, prompt, on_states=on_states, should_stop=should_stop)
             p_think = reader.p_think() if reader and encoded else None
             plan = self._choose(plans, p_think)
-            race = Race(request, vote, self._verifier if plan.route is Route.THINK else None, engine)
-            yield Routed(plan.route, p_think, len(prompt), plan.num_streams, plan.limit_tokens)
+            verifier = self._verifier if plan.route is Route.THINK else None
+            vote, notices = self._settle(request, plan, verifier)
+            race = Race(request, vote, verifier, engine)
 
+            # No event from here to the last stream's first draw: whoever takes one may use the engine, and
+            # these logits would be gone.
             if encoded:
                 start = prefix
                 if plan.opening:
@@ -126,10 +136,12 @@ class Pipeline:
                     race.add(stream)
                 first_token_s = self._clock()
                 shared_cells = start.length
-                yield from race.run(should_stop)
             else:
                 prefilled_s = first_token_s = self._clock()
                 shared_cells = prefix.length
+            yield from map(Notice, notices)
+            yield Routed(plan.route, p_think, len(prompt), plan.num_streams, plan.limit_tokens)
+            yield from race.run(should_stop)
 
             response = race.response(
                 route=plan.route,
@@ -151,13 +163,13 @@ class Pipeline:
         chats = not thinks or (request.mode is Mode.AUTO and self._switcher is not None)
         plans = []
         if chats:
-            plans.append(self._chat_plan(request, prompt_tokens, context_tokens - prompt_tokens))
+            num_streams = 1 if thinks else request.streams  # a switcher's chat is the cheap way out
+            plans.append(self._chat_plan(request, num_streams, prompt_tokens, context_tokens - prompt_tokens))
         if thinks:
             plans.append(self._think_plan(request, prompt_tokens, context_tokens - prompt_tokens))
         return plans
 
-    def _chat_plan(self, request: Request, prompt_tokens: int, room_tokens: int) -> Plan:
-        num_streams = request.streams if request.mode is Mode.CHAT else 1
+    def _chat_plan(self, request: Request, num_streams: int, prompt_tokens: int, room_tokens: int) -> Plan:
         limit_tokens = min(request.max_tokens or DEFAULT_CHAT_TOKENS, room_tokens)
         cut = Stop.LENGTH
         if request.budget is not None and request.budget.limit_tokens <= limit_tokens:
@@ -177,7 +189,10 @@ class Pipeline:
         limit_tokens, cut = budget.limit_tokens, Stop.BUDGET
         if request.max_tokens is not None and request.max_tokens < limit_tokens:
             limit_tokens, cut = request.max_tokens, Stop.LENGTH
-        ThinkControl(self._seams, limit_tokens, cut)  # refuses a limit that is too small, before any work
+        try:
+            ThinkControl(self._seams, limit_tokens, cut)  # refuses a limit that is too small, before any work
+        except RequestError as error:
+            raise RequestError(f"{'the budget' if cut is Stop.BUDGET else 'max_tokens'}: {error}") from error
         opening = self._seams.opening + self._preamble(limit_tokens)
         each_tokens = limit_tokens + (len(self._verifier.prompt_ids) if self._verifier else 0)
         if len(opening) + each_tokens > room_tokens:
@@ -201,15 +216,19 @@ class Pipeline:
         bucket = bucket_for(limit_tokens, self._buckets)
         return () if bucket is None else self._seams.hint(bucket)
 
-    def _settle(self, request: Request) -> tuple[Vote, tuple[str, ...]]:
+    def _settle(
+        self, request: Request, plan: Plan, verifier: Verifier | None
+    ) -> tuple[Vote, tuple[str, ...]]:
         """The vote that can be held, and what the caller should be told: each thing once a pipeline."""
         notices = []
-        vote = request.vote or (Vote.WEIGHTED if self._verifier else Vote.MAJORITY)
-        if self._switcher is None and request.mode is Mode.AUTO and request.think_budget is not None:
+        vote = request.vote or (Vote.WEIGHTED if verifier else Vote.MAJORITY)
+        if self._switcher is None and request.mode is Mode.AUTO and plan.route is Route.THINK:
             notices.append("no switcher head is loaded, so auto thinks on every question")
-        if self._verifier is None and vote is not Vote.MAJORITY and request.streams > 1:
-            instead = "majority" if vote is Vote.WEIGHTED else "the first stream"
-            notices.append(f"no verifier head is loaded, so the {vote} vote falls back to {instead}")
+        if verifier is None and vote is not Vote.MAJORITY:
+            if plan.num_streams > 1:
+                why = "chat answers are not verified" if self._verifier else "no verifier head is loaded"
+                instead = "majority" if vote is Vote.WEIGHTED else "the first stream"
+                notices.append(f"{why}, so the {vote} vote falls back to {instead}")
             vote = Vote.MAJORITY if vote is Vote.WEIGHTED else vote
         fresh = tuple(notice for notice in notices if notice not in self._said)
         self._said.update(fresh)
@@ -236,12 +255,13 @@ def _hold(held: ExitStack, engine: Engine, sequence: base.Sequence) -> base.Sequ
 
 
 def drive(run: Run, batch: Batch) -> Iterator[Event]:
-    """Runs one request to its end."""
-    for event in run:
-        if isinstance(event, Step):
-            batch.step()
-        else:
-            yield event
+    """Runs one request to its end, or gives back what it holds when the caller leaves or the engine fails."""
+    with closing(run):
+        for event in run:
+            if isinstance(event, Step):
+                batch.step()
+            else:
+                yield event
 
 
 def drive_many(
@@ -258,31 +278,38 @@ def drive_many(
         (index of the request, its event). Requests end in the order in which they finish.
     """
     waiting = iter(enumerate(starts))
-    pending: tuple[int, Callable[[], Run]] | None = next(waiting, None)
-    running: dict[int, Run] = {}
-    while running or pending:
-        while pending and batch.num_running < max_running:
-            index, start = pending
-            run = start()
-            try:
-                events = _until_step(run)
-            except ContextOverflow:
-                if not running:
-                    raise
-                break  # its turn comes when another request has given its cells back
-            pending = next(waiting, None)
-            for event in events:
-                yield index, event
-            if not events or not isinstance(events[-1], Answered):
+    pending = next(waiting, None)
+    with ExitStack() as held:
+        running: dict[int, Run] = {}
+        may_fit = True  # what did not fit is tried again only when another request has given room back
+        while running or pending:
+            while pending and may_fit and batch.num_running < max_running:
+                index, start = pending
+                run = held.enter_context(closing(start()))
+                try:
+                    events = _until_step(run)
+                except NoRoomNow:
+                    if not running:
+                        raise
+                    may_fit = False
+                    break
+                pending = next(waiting, None)
                 running[index] = run
-        if running:
-            batch.step()
-        for index, run in list(running.items()):
-            events = _until_step(run)
-            for event in events:
-                yield index, event
-            if events and isinstance(events[-1], Answered):
-                del running[index]
+                yield from ((index, event) for event in events)
+                if _is_over(events):
+                    del running[index]
+            if batch.num_running:
+                batch.step()
+            for index, run in list(running.items()):
+                events = _until_step(run)
+                yield from ((index, event) for event in events)
+                if _is_over(events):
+                    del running[index]
+                    may_fit = True
+
+
+def _is_over(events: Sequence[Event]) -> bool:
+    return bool(events) and isinstance(events[-1], Answered)
 
 
 def _until_step(run: Run) -> Sequence[Event]:

@@ -65,6 +65,16 @@ def test_a_wrong_manifest_is_refused_saying_what_is_wrong(
         Bundle.read(tmp_path)
 
 
+def test_adapter_heads_and_buckets_may_be_left_out(tmp_path: Path) -> None:
+    bundle_in(tmp_path).write()
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    for key in ("adapter", "heads", "buckets"):
+        del manifest[key]
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    bundle = Bundle.read(tmp_path)
+    assert (bundle.adapter, bundle.heads, bundle.buckets) == (None, None, ())
+
+
 def test_a_missing_key_and_a_missing_manifest_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no bundle"):
         Bundle.read(tmp_path)

@@ -90,6 +90,13 @@ def test_an_answer_that_only_mentions_the_tag_is_kept_whole() -> None:
     assert strip_thinking("The tag is </think>.") == "The tag is </think>."
 
 
+def test_a_model_that_wants_a_beginning_gets_one_and_only_one() -> None:
+    hi = [Message("user", "Hi?")]
+    for template in ("{{ messages[0]['content'] }}", "<s>{{ messages[0]['content'] }}"):
+        assert text_of(ChatTemplate(template, bos="<s>", add_bos=True).encode(hi, tokenize)) == "<s>Hi?"
+    assert text_of(ChatTemplate("{{ messages[0]['content'] }}", bos="<s>").encode(hi, tokenize)) == "Hi?"
+
+
 def test_a_template_that_refuses_is_a_model_error_with_its_own_words() -> None:
     template = ChatTemplate("{{ raise_exception('roles must alternate') }}")
     with pytest.raises(ModelFileError, match="roles must alternate"):

@@ -21,7 +21,7 @@ def spend(control: ThinkControl, texts: list[str], then: str = "x") -> list[int]
     while True:
         text = next(drawn, then)
         verdict = control.on_token(text, is_end=text == "")
-        added.append(int(verdict.keep) + len(verdict.forced))
+        added.append(int(verdict.keep) + len(verdict.forced_ids))
         if verdict.done:
             return added
 
@@ -29,10 +29,10 @@ def spend(control: ThinkControl, texts: list[str], then: str = "x") -> list[int]
 def test_a_cut_inside_a_line_forces_newline_closing_and_stub_at_the_reserve() -> None:
     control = ThinkControl(SEAMS, 40)  # reserve 24: thinking ends at its 16th token
     for _ in range(15):
-        assert control.on_token("a", is_end=False).forced == ()
+        assert control.on_token("a", is_end=False).forced_ids == ()
     verdict = control.on_token("a", is_end=False)
     assert verdict.keep
-    assert verdict.forced == (7, 4, 5, 6, 8, 9, 10, 11, 12)
+    assert verdict.forced_ids == (7, 4, 5, 6, 8, 9, 10, 11, 12)
     assert verdict.forced_text == "\n" + CLOSING + STUB
     assert (control.thinking_tokens, control.answer_tokens) == (20, 5)
     assert control.stop is Stop.BUDGET
@@ -41,7 +41,15 @@ def test_a_cut_inside_a_line_forces_newline_closing_and_stub_at_the_reserve() ->
 def test_a_cut_at_the_end_of_a_line_needs_no_newline() -> None:
     control = ThinkControl(SEAMS, 40)
     verdicts = [control.on_token("a\n", is_end=False) for _ in range(16)]
-    assert verdicts[-1].forced == SEAMS.closing + SEAMS.stub
+    assert verdicts[-1].forced_ids == SEAMS.closing + SEAMS.stub
+
+
+def test_a_cut_in_the_middle_of_a_character_counts_as_inside_a_line() -> None:
+    control = ThinkControl(SEAMS, 40)
+    for _ in range(15):
+        control.on_token("a\n", is_end=False)
+    verdict = control.on_token("", is_end=False, mid_character=True)
+    assert verdict.forced_ids[:1] == SEAMS.newline
 
 
 def test_a_closing_split_over_tokens_is_found() -> None:
@@ -59,7 +67,8 @@ def test_an_end_of_turn_while_thinking_owes_the_answer_and_is_no_cut() -> None:
     control.on_token("It is 4.", is_end=False)
     verdict = control.on_token("", is_end=True)
     assert not verdict.keep
-    assert verdict.forced == SEAMS.newline + SEAMS.closing + SEAMS.stub
+    assert verdict.forced_ids == SEAMS.newline + SEAMS.closing + SEAMS.stub
+    assert [piece.phase for piece in verdict.forced] == [Phase.THINKING, Phase.ANSWER]
     control.on_token("4", is_end=False)
     assert control.on_token("", is_end=True).done
     assert control.stop is Stop.NATURAL
@@ -68,7 +77,7 @@ def test_an_end_of_turn_while_thinking_owes_the_answer_and_is_no_cut() -> None:
 def test_an_empty_answer_gets_the_stub_once() -> None:
     control = ThinkControl(SEAMS, 200)
     control.on_token("</think>\n\n", is_end=False)
-    assert control.on_token("", is_end=True).forced == SEAMS.stub
+    assert control.on_token("", is_end=True).forced_ids == SEAMS.stub
     assert control.on_token("", is_end=True).done
 
 
@@ -109,6 +118,20 @@ def test_no_stream_overspends_and_every_cut_leaves_room_for_an_answer(limit: int
     assert sum(added) == control.thinking_tokens + control.answer_tokens <= limit
     assert control.phase is Phase.ANSWER
     assert control.stop in (Stop.NATURAL, Stop.BUDGET)
+
+
+@given(
+    closing=st.integers(1, 12),
+    stub=st.integers(1, 24),
+    limit=st.integers(32, 300),
+    texts=st.lists(st.sampled_from(["a", "", "</think>\n\n", "so "]), max_size=320),
+)
+def test_no_vocabulary_makes_a_stream_overspend(
+    closing: int, stub: int, limit: int, texts: list[str]
+) -> None:
+    seams = Seams(SEAMS.tokenize, (1,), tuple(range(closing)), (7,), tuple(range(stub)), (13,))
+    limit = max(limit, reserve(seams, limit) + ANSWER_TOKENS)
+    assert sum(spend(ThinkControl(seams, limit), texts)) <= limit
 
 
 @given(limit=st.integers(32, 2000))

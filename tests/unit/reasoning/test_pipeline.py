@@ -8,10 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgereason.core.types import Budget, Message, Mode, Request, Response, Route, Sampling, Stop, Vote
+from edgereason.core.types import (
+    Budget,
+    Effort,
+    Message,
+    Mode,
+    Request,
+    Response,
+    Route,
+    Sampling,
+    Stop,
+    Vote,
+)
 from edgereason.engine.scripted import ScriptedEngine
-from edgereason.errors import ContextOverflow, RequestError
+from edgereason.errors import ContextOverflow, EngineError, RequestError
 from edgereason.reasoning.batch import Batch
+from edgereason.reasoning.control import Phase
 from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied, Text
 from edgereason.reasoning.pipeline import Pipeline, drive, drive_many
 
@@ -271,3 +283,81 @@ def test_a_request_that_can_never_fit_is_refused_even_among_many() -> None:
     pipeline, batch = Pipeline(engine), Batch(engine)
     with pytest.raises(ContextOverflow):
         list(drive_many([lambda: pipeline.run(request("x" * 500), batch)], batch, max_running=4))
+
+
+@pytest.mark.parametrize(("streams", "max_running"), [(1, 1), (4, 4), (2, 4), (4, 8), (3, 2)])
+def test_many_requests_all_end_however_few_may_run_at_a_time(streams: int, max_running: int) -> None:
+    engine = ScriptedEngine([FOUR, FIVE], context_tokens=3000)
+    pipeline, batch = Pipeline(engine), Batch(engine)
+    starts = [lambda: pipeline.run(request(streams=streams), batch)] * 5
+    ended = [i for i, e in drive_many(starts, batch, max_running=max_running) if isinstance(e, Answered)]
+    assert sorted(ended) == [0, 1, 2, 3, 4]
+    assert engine.live_sequences == 0
+
+
+def test_a_failing_engine_leaves_nothing_behind_even_while_the_error_is_handled() -> None:
+    engine = ScriptedEngine([FOUR], context_tokens=2000)
+    pipeline, batch = Pipeline(engine), Batch(engine)
+    engine.step = lambda feeds: (_ for _ in ()).throw(EngineError("broken"))  # type: ignore[method-assign]
+    for drivers in (
+        lambda: drive(pipeline.run(request(streams=4), batch), batch),
+        lambda: drive_many([lambda: pipeline.run(request(streams=4), batch)], batch, max_running=8),
+    ):
+        try:
+            list(drivers())
+        except EngineError:
+            assert engine.live_sequences == 0
+            engine.reserve(cells=2000, sequences=1).close()
+        else:
+            pytest.fail("the engine's error was swallowed")
+
+
+def test_two_requests_taken_in_turns_do_not_disturb_each_other() -> None:
+    engine = ScriptedEngine(["It is 4."], context_tokens=3000)
+    pipeline = Pipeline(engine)
+    batches = [Batch(engine), Batch(engine)]
+    runs = [drive(pipeline.run(request(mode=Mode.CHAT, budget=None), batch), batch) for batch in batches]
+    last = [None, None]
+    for events in zip(*runs, strict=True):
+        last = list(events)
+    assert [event.response.text for event in last if isinstance(event, Answered)] == ["It is 4."] * 2
+
+
+def test_a_model_that_ends_its_turn_behind_the_stub_is_made_to_say_something() -> None:
+    response = ask(ScriptedEngine([""]), request())
+    assert response.text == "The final answer is ?"
+    assert response.answer != ""
+
+
+def test_forced_text_is_told_in_the_phase_that_it_belongs_to() -> None:
+    for reply in (FOUR, ENDLESS):
+        events = events_of(ScriptedEngine([reply]), request())
+        said = dict.fromkeys(Phase, "")
+        for event in events:
+            if isinstance(event, Text):
+                said[event.phase] += event.text
+        assert "</think>" in said[Phase.THINKING]
+        assert said[Phase.ANSWER].strip().startswith("The final answer is")
+
+
+def test_chat_answers_are_not_verified_and_vote_by_majority() -> None:
+    verifier = ListVerifier()
+    for seed in range(6):
+        engine = ScriptedEngine(["4", "4", "5"])
+        asked = request(mode=Mode.CHAT, budget=None, streams=3, seed=seed * 3, stop_early=False)
+        assert ask(engine, asked, verifier=verifier).answer == "4"
+    assert verifier.batches == []
+
+
+def test_effort_none_is_chat_with_as_many_streams_as_asked_for() -> None:
+    response = ask(
+        ScriptedEngine(["4"]),
+        request(mode=Mode.AUTO, budget=None, effort=Effort.NONE, streams=3, stop_early=False),
+    )
+    assert response.route is Route.CHAT
+    assert len(response.candidates) == 3
+
+
+def test_max_tokens_too_small_to_think_in_is_refused_by_its_name() -> None:
+    with pytest.raises(RequestError, match="max_tokens"):
+        ask(ScriptedEngine([FOUR]), request(max_tokens=20))
