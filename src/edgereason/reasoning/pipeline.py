@@ -121,24 +121,13 @@ class Pipeline:
 
             # No event from here to the last stream's first draw: whoever takes one may use the engine, and
             # these logits would be gone.
-            if encoded:
-                start = prefix
-                if plan.opening:
-                    start = _hold(held, engine, engine.fork(prefix))
-                    engine.cross(start, self._adapter)
-                    engine.encode(start, plan.opening)
-                prefilled_s = self._clock()
-                for index in range(plan.num_streams):
-                    sequence = _hold(held, engine, engine.fork(start))
-                    stream = self._stream(request, plan, index, sequence)
-                    held.callback(stream.cancel)
-                    batch.add(stream)
-                    race.add(stream)
-                first_token_s = self._clock()
-                shared_cells = start.length
-            else:
-                prefilled_s = first_token_s = self._clock()
-                shared_cells = prefix.length
+            opened = self._open(held, prefix, plan) if encoded else prefix
+            prefilled_s = self._clock()
+            for index in range(plan.num_streams if encoded else 0):
+                stream = self._stream(held, request, plan, index, opened)
+                batch.add(stream)
+                race.add(stream)
+            first_token_s, shared_cells = self._clock(), opened.length
             yield from map(Notice, notices)
             yield Routed(plan.route, p_think, len(prompt), plan.num_streams, plan.limit_tokens)
             yield from race.run(should_stop)
@@ -239,14 +228,29 @@ class Pipeline:
             return plans[-1]
         return plans[p_think >= self._switcher.threshold]
 
-    def _stream(self, request: Request, plan: Plan, index: int, sequence: base.Sequence) -> Stream:
+    def _open(self, held: ExitStack, prefix: base.Sequence, plan: Plan) -> base.Sequence:
+        """Where streams fork from: the prompt itself in chat, a fork of it behind the opening in thinking."""
+        if not plan.opening:
+            return prefix
+        opened = _hold(held, self._engine, self._engine.fork(prefix))
+        self._engine.cross(opened, self._adapter)
+        self._engine.encode(opened, plan.opening)
+        return opened
+
+    def _stream(
+        self, held: ExitStack, request: Request, plan: Plan, index: int, opened: base.Sequence
+    ) -> Stream:
         control: Control = (
             ChatControl(plan.limit_tokens, plan.cut)
             if plan.route is Route.CHAT
             else ThinkControl(self._seams, plan.limit_tokens, plan.cut)
         )
-        sampler = self._engine.sampler(request.sampling, request.seed + index)
-        return Stream(index, request.seed + index, sequence, sampler, control, request.want_logprobs)
+        seed = request.seed + index
+        sequence = _hold(held, self._engine, self._engine.fork(opened))
+        sampler = self._engine.sampler(request.sampling, seed)
+        stream = Stream(index, seed, sequence, sampler, control, request.want_logprobs)
+        held.callback(stream.cancel)
+        return stream
 
 
 def _hold(held: ExitStack, engine: Engine, sequence: base.Sequence) -> base.Sequence:
