@@ -126,8 +126,10 @@ CATALOG: Final[tuple[CatalogModel, ...]] = (
 
 
 def nearest(name: str) -> str | None:
-    """The known name most like `name`, or None if none is like it."""
-    close = difflib.get_close_matches(name.lower(), [model.name for model in CATALOG], n=1, cutoff=0.5)
+    """The known name most like `name`: one that begins with it, else one of similar letters, else None."""
+    names = [model.name for model in CATALOG]
+    begins = [known for known in names if name and known.startswith(name.lower())]
+    close = begins or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     return close[0] if close else None
 
 

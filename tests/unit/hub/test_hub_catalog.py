@@ -9,7 +9,7 @@ import pytest
 
 from edgereason.errors import PullError
 from edgereason.hub import pull as hub_pull
-from edgereason.hub.catalog import CATALOG, DEFAULT_MODEL, find
+from edgereason.hub.catalog import CATALOG, DEFAULT_MODEL, find, nearest
 from edgereason.hub.mirror import package_names
 from edgereason.hub.store import model_path, models_folder
 
@@ -80,3 +80,10 @@ def test_a_cache_that_cant_be_written_is_one_clear_line(monkeypatch, tmp_path):
     assert "EDGEREASON_CACHE" in str(error.value)
     assert "\n" not in str(error.value)
     assert Path(blocker).is_file()
+
+
+def test_the_beginning_of_a_name_is_enough_to_be_understood() -> None:
+    assert nearest("qwen") == "qwen2.5-coder-0.5b"
+    assert nearest("Smol") == "smollm2-135m"
+    assert nearest("") is None
+    assert nearest("zzz") is None
