@@ -12,7 +12,6 @@ Owns the targets, the order of the measures and the record's shape. Does not kno
 from __future__ import annotations
 
 import difflib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from typing import Any, Final
 
 from edgereason.core.bundle import file_sha256
 from edgereason.engine.handles import check_gguf
+from edgereason.engine.params import usable_cores
 from edgereason.errors import ConfigError
 from edgereason.evals.bench_files import Notice, plain_q4_0, random_adapter, read_per_token_bytes
 from edgereason.evals.bench_progress import Meter, Report
@@ -133,7 +133,7 @@ def bench_engine(
     sha256 = file_sha256(source)
     quantized = plain_q4_0(source, sha256, notice)
     adapter = random_adapter(source, sha256, notice, seed=config.seed)
-    threads = config.threads or len(os.sched_getaffinity(0))
+    threads = config.threads or usable_cores()
     default_rounds = min(config.rounds, config.default_file_rounds)
 
     started_s, watch = time.perf_counter(), CpuWatch()

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from edgereason.engine.native import C
+from edgereason.engine.params import usable_cores
 from edgereason.evals.measure import interleave, timed
 
 _BANDWIDTH_BYTES: Final = 512 * 2**20
@@ -27,7 +28,7 @@ def describe(threads: int) -> dict[str, object]:
     """The machine, for a record."""
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": threads,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
