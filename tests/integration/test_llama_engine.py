@@ -22,7 +22,7 @@ from edgereason.errors import (
     ModelFileError,
     NoRoomNow,
 )
-from edgereason.evals.random_adapter import write_random_adapter
+from edgereason.evals.bench.random_adapter import write_random_adapter
 
 pytestmark = pytest.mark.model
 GREEDY = Sampling(temperature=0)

@@ -17,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgereason.evals.bench_progress import BenchProgress
+    from edgereason.evals.bench.progress import BenchProgress
 
 bench_app = typer.Typer(name="bench", no_args_is_help=True, help="Measure what this machine reaches.")
 
@@ -43,7 +43,7 @@ def engine(
     """Measure the engine against bare llama.cpp: steps, prefill, switch, streams, cells, adapter."""
     from rich.console import Console
 
-    from edgereason.evals.bench import EngineBenchConfig, bench_engine
+    from edgereason.evals.bench.engine import EngineBenchConfig, bench_engine
     from edgereason.hub.catalog import DEFAULT_MODEL
 
     config = EngineBenchConfig(
@@ -58,7 +58,7 @@ def engine(
 def _print_table(record: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
-    from edgereason.evals.bench import TARGETS
+    from edgereason.evals.bench.engine import TARGETS
 
     default = record["default_file"]
     table = Table("figure", "Q4_0", "target", "", "default file", title=f"{record['source']['name']}")

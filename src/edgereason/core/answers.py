@@ -18,7 +18,7 @@ from edgereason.core.answer_extraction import extract
 from edgereason.core.answer_forms import Answer, Kind, canonical
 from edgereason.core.answer_math import are_equal
 
-__all__ = ["Answer", "Kind", "canonical", "classes", "extract", "grade", "same"]
+__all__ = ["Answer", "Kind", "canonical", "classes", "extract", "grade", "read_trace", "same"]
 
 
 def same(a: Answer, b: Answer) -> bool:
@@ -92,6 +92,11 @@ def classes(answers: Sequence[Answer | None]) -> list[int | None]:
             known[identity] = joined
         numbered.append(known[identity])
     return numbered
+
+
+def read_trace(text: str, thinking: str | None, question: str) -> Answer | None:
+    """The answer of a trace: from what follows the closing, else from the thinking itself."""
+    return extract(text, question=question) or extract(thinking or "", question=question)
 
 
 def grade(prediction: str | Answer | None, reference: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from edgereason.core.answers import Answer, extract
+from edgereason.core.answers import read_trace
 from edgereason.core.chat import split_thinking
 from edgereason.core.types import Candidate, Request, Response, Route, Stop, Timing, Trace, Usage, Vote
 from edgereason.engine.base import Engine
@@ -59,7 +59,9 @@ class Race:
         scores = self._score(finished)
         for stream in ended:
             trace = _trace(stream)
-            answer = self._read(trace) if stream in finished else None
+            answer = None
+            if stream in finished:
+                answer = read_trace(trace.text, trace.thinking, self._request.question)
             score = scores.get(stream.index)
             candidate = Candidate(trace=trace, answer=answer.text if answer else None, score=score)
             self._candidates[stream.index] = candidate
@@ -78,11 +80,6 @@ class Race:
         prompt_ids = self._verifier.prompt_ids
         states = self._engine.states([(s.sequence, (*s.unencoded, *prompt_ids)) for s in streams])
         return {s.index: float(score) for s, score in zip(streams, self._verifier.score(states), strict=True)}
-
-    def _read(self, trace: Trace) -> Answer | None:
-        """The answer of a trace: from what follows the closing, else from the thinking itself."""
-        question = self._request.question
-        return extract(trace.text, question=question) or extract(trace.thinking or "", question=question)
 
     def _is_certain(self, num_running: int) -> bool:
         return self._request.stop_early and decided(self._ordered_ballots(), num_running, self._vote)

@@ -23,14 +23,14 @@ from edgereason.core.bundle import file_sha256
 from edgereason.engine.handles import check_gguf
 from edgereason.engine.params import usable_cores
 from edgereason.errors import ConfigError
-from edgereason.evals.bench_files import Notice, plain_q4_0, random_adapter, read_per_token_bytes
-from edgereason.evals.bench_progress import Meter, Report
-from edgereason.evals.engine_lab import EndlessEngine, Lab, Outcome
+from edgereason.evals.bench.files import Notice, plain_q4_0, random_adapter, read_per_token_bytes
+from edgereason.evals.bench.lab import EndlessEngine, Lab, Outcome
+from edgereason.evals.bench.progress import Meter, Report
+from edgereason.evals.bench.random_adapter import import_gguf
+from edgereason.evals.bench.request_measures import cells, prefill, streams, switch
+from edgereason.evals.bench.step_measures import lora, steps
 from edgereason.evals.machine import describe, read_bandwidth, versions
 from edgereason.evals.measure import MIN_ROUNDS, CpuWatch
-from edgereason.evals.random_adapter import import_gguf
-from edgereason.evals.request_measures import cells, prefill, streams, switch
-from edgereason.evals.step_measures import lora, steps
 from edgereason.hub.catalog import DEFAULT_MODEL
 from edgereason.hub.pull import resolve
 

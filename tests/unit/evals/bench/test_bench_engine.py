@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from edgereason.cli.bench import bench_app
 from edgereason.errors import ConfigError
-from edgereason.evals import bench
-from edgereason.evals.bench import TARGETS, EngineBenchConfig, Target, bench_engine
-from edgereason.evals.engine_lab import Outcome
+from edgereason.evals.bench import engine as bench
+from edgereason.evals.bench.engine import TARGETS, EngineBenchConfig, Target, bench_engine
+from edgereason.evals.bench.lab import Outcome
 
 FIGURES = {
     "steps": {"step_ratio_n1": 1.01, "step_ratio_n8": 1.2, "decode_tokens_per_s_n1": 50.0},

@@ -22,7 +22,7 @@ from typing import Any, Final
 from edgereason.engine.handles import check_gguf
 from edgereason.engine.native import C, complaints, forget_complaints, ggml
 from edgereason.errors import ModelFileError
-from edgereason.evals.random_adapter import RANK, write_random_adapter
+from edgereason.evals.bench.random_adapter import RANK, write_random_adapter
 from edgereason.hub.store import file_errors, models_folder, require_space
 
 Notice = Callable[[str], None]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgereason.errors import ConfigError
-from edgereason.evals.random_adapter import write_random_adapter
+from edgereason.evals.bench.random_adapter import write_random_adapter
 
 HIDDEN, KV, FFN = 64, 32, 96
 

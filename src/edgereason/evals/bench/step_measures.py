@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from edgereason.engine.base import Adapter, Sequence
-from edgereason.evals.bare import BareLoop
-from edgereason.evals.engine_lab import SAMPLING, Lab, Outcome
+from edgereason.evals.bench.bare import BareLoop
+from edgereason.evals.bench.lab import SAMPLING, Lab, Outcome
 from edgereason.evals.measure import Case, Samples, interleave, timed
 
 STEPS: Final = {1: 32, 4: 24, 8: 24}

@@ -14,7 +14,7 @@ from edgereason.core.types import Budget, Message, Mode, Request
 from edgereason.engine.native import C, complaints
 from edgereason.engine.params import CELL_STEP
 from edgereason.errors import ContextOverflow
-from edgereason.evals.engine_lab import SAMPLING, EndlessEngine, Lab, Outcome
+from edgereason.evals.bench.lab import SAMPLING, EndlessEngine, Lab, Outcome
 from edgereason.evals.measure import interleave
 from edgereason.heads.features import PromptFeatures
 from edgereason.reasoning.batch import Batch

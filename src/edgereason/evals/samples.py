@@ -1,0 +1,171 @@
+"""One row of a run: what was asked, what every stream said, whether it was right, what it took.
+
+Rows are appended to `samples.jsonl` one at a time, whole lines only, and identified by (id, repeat). A last
+line that a kill left unfinished is dropped when the file is opened again. Records that are kept for good may
+be compressed (`samples.jsonl.gz`); readers take either.
+
+Knows rows and files; does not know who asked or what is made of them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from edgereason.core.types import Route, Stop
+from edgereason.errors import ConfigError
+
+SAMPLES: Final = "samples.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRow:
+    """One stream of a sample; counts as the budget counts them, `token_ids` without the end of turn.
+
+    `score` is the task's, in [0, 1]; `verifier_score` the verifier's, None without one. A cancelled stream
+    has no answer and scores 0.
+    """
+
+    index: int
+    stop: Stop
+    thinking_tokens: int
+    answer_tokens: int
+    answer: str | None
+    score: float
+    verifier_score: float | None
+    thinking: str | None
+    text: str
+    token_ids: tuple[int, ...]
+    forced: tuple[int, ...] = ()
+    """Positions in `token_ids` that were forced, not sampled."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens spent, as the budget counts them."""
+        return self.thinking_tokens + self.answer_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One question asked once.
+
+    Attributes:
+        id: the question's; `repeat` tells its repetitions apart.
+        score: of the answer that won the vote, in [0, 1].
+        thinking_tokens: of the winning stream, as `answer_tokens`.
+        all_streams_tokens: what all streams spent together.
+        winner: index of the winning trace; None if no trace had an answer.
+        traces: every stream, by index.
+    """
+
+    id: str
+    repeat: int
+    seed: int
+    route: Route
+    p_think: float | None
+    reference: str
+    answer: str
+    score: float
+    stop: Stop
+    winner: int | None
+    prompt_tokens: int
+    thinking_tokens: int
+    answer_tokens: int
+    all_streams_tokens: int
+    kv_bytes: int
+    ttft_s: float
+    total_s: float
+    traces: tuple[TraceRow, ...]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies the row in its run."""
+        return self.id, self.repeat
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the response: tokens of the winning stream."""
+        return self.thinking_tokens + self.answer_tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        """The row that `to_json` made."""
+        traces = tuple(
+            TraceRow(
+                **trace
+                | {
+                    "stop": Stop(trace["stop"]),
+                    "token_ids": tuple(trace["token_ids"]),
+                    "forced": tuple(trace["forced"]),
+                }
+            )
+            for trace in row["traces"]
+        )
+        return cls(**row | {"route": Route(row["route"]), "stop": Stop(row["stop"]), "traces": traces})
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """All whole rows of a run, in the order in which they were written.
+
+    Raises:
+        ConfigError: there are none, or one can't be read.
+    """
+    path = next((p for p in (folder / SAMPLES, folder / f"{SAMPLES}.gz") if p.is_file()), None)
+    if path is None:
+        raise ConfigError(f"{folder} holds no {SAMPLES}: give the folder of an evaluation")
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text("utf-8")
+    return list(_parse(text, path))
+
+
+def _parse(text: str, path: Path) -> Iterator[Sample]:
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith("\n"):  # a kill left it unfinished
+            return
+        try:
+            yield Sample.from_json(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                f"{path.name}, line {number} is no sample of this version ({error}): "
+                "remove the line, or evaluate into another folder"
+            ) from error
+
+
+class SampleFile:
+    """The rows of a running evaluation, appended to; a context manager.
+
+    Args:
+        folder: of the run; an unfinished last line of an earlier run is cut off.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / SAMPLES
+        if self._path.is_file():
+            with self._path.open("rb+") as file:
+                file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
+            self.found: tuple[Sample, ...] = tuple(read_samples(folder))
+        else:
+            self.found = ()
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def append(self, sample: Sample) -> None:
+        """Writes a row, and hands it to the operating system at once."""
+        self._file.write(json.dumps(sample.to_json(), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file; what was appended stays."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
