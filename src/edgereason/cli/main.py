@@ -22,6 +22,7 @@ import typer
 from edgereason import __version__
 from edgereason.cli.ask import ask
 from edgereason.cli.bench import bench_app
+from edgereason.cli.evaluation import eval_app
 from edgereason.cli.models import models
 from edgereason.cli.pull import pull
 from edgereason.errors import EdgeReasonError
@@ -44,6 +45,7 @@ app.command()(ask)
 app.command()(models)
 app.command()(pull)
 app.add_typer(bench_app)
+app.add_typer(eval_app)
 
 
 def _print_version(wanted: bool) -> None:

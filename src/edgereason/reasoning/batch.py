@@ -15,6 +15,7 @@ Knows streams and their controls; does not know requests, answers or votes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgereason.core.types import Stop
@@ -87,6 +88,36 @@ class Stream:
         if verdict.done:
             self._end()
 
+    def replay(
+        self, token_ids: tuple[int, ...], forced: tuple[bool, ...], piece: Callable[[int], bytes]
+    ) -> int:
+        """Says again what a stream said, for as long as this one's control lets it.
+
+        Where tokens were forced without one drawn, the turn had ended.
+
+        Args:
+            token_ids: everything it said; `forced` tells what was not sampled.
+            piece: bytes of a token.
+
+        Returns:
+            How many of the tokens this stream says too. It is running if it has something else to say.
+        """
+        said = 0
+        while self.is_running and said < len(token_ids):
+            token = token_ids[said]
+            if forced[said]:
+                self.take(Sampled(token), b"", is_end=True)
+            else:
+                self.take(Sampled(token), piece(token), is_end=False)
+            news = self.token_ids[said:]
+            for token in news:
+                if said == len(token_ids) or token_ids[said] != token:
+                    return said
+                said += 1
+        if self.is_running:
+            self.take(Sampled(0), b"", is_end=True)
+        return said
+
     def _say(self, tokens: list[int], phase: Phase, text: str, *, forced: bool) -> None:
         self.unencoded += tokens
         self.token_ids += tokens
@@ -117,6 +148,10 @@ class Batch:
         self._take(
             stream, self._engine.sample(stream.sequence, stream.sampler, want_logprob=stream.want_logprobs)
         )
+        self._running.append(stream)
+
+    def resume(self, stream: Stream) -> None:
+        """Lets a stream run that owes the engine tokens; the next step encodes them and draws."""
         self._running.append(stream)
 
     def step(self) -> None:

@@ -85,6 +85,16 @@ class Model:
         )
 
     @property
+    def engine(self) -> Engine:
+        """The engine, for those who batch requests themselves."""
+        return self._engine
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What answers requests on the engine."""
+        return self._pipeline
+
+    @property
     def info(self) -> ModelInfo:
         """What the base says of itself."""
         return self._engine.info

@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 from edgereason.core.chat import CLOSING, OPENING, STUB, ChatTemplate, Seams
-from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request, Route, Stop, Vote
+from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request, Route, Stop, Trace, Vote
 from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
 from edgereason.errors import ContextOverflow, ModelFileError, NoRoomNow, RequestError
@@ -105,10 +105,8 @@ class Pipeline:
         prompt = self._template.encode(request.messages, engine.tokenize)
         plans = self._plans(request, len(prompt))
         with ExitStack() as held:
-            streams_most = max(plan.num_streams for plan in plans)
-            held.enter_context(
-                engine.reserve(cells=max(plan.cells for plan in plans), sequences=streams_most + 2)
-            )
+            cells, sequences = _room(plans)
+            held.enter_context(engine.reserve(cells=cells, sequences=sequences))
             prefix = _hold(held, engine, engine.new_sequence())
             reader = self._switcher.reader() if self._switcher and len(plans) > 1 else None
             on_states = reader.push if reader else None
@@ -124,7 +122,7 @@ class Pipeline:
             opened = self._open(held, prefix, plan) if encoded else prefix
             prefilled_s = self._clock()
             for index in range(plan.num_streams if encoded else 0):
-                stream = self._stream(held, request, plan, index, opened)
+                stream = self._stream(held, request, plan, index, _hold(held, engine, engine.fork(opened)))
                 batch.add(stream)
                 race.add(stream)
             first_token_s, shared_cells = self._clock(), opened.length
@@ -142,6 +140,69 @@ class Pipeline:
                 total_s=self._clock() - accepted_s,
             )
         yield Answered(replace(response, notices=notices))
+
+    def truncate(self, request: Request, trace: Trace, limits_tokens: Sequence[int], batch: Batch) -> Run:
+        """What a recorded trace would have answered under harder limits: only the answers are generated.
+
+        Each limit gets a stream that says what the trace said for as long as its control lets it; where that
+        is less than all, closing and stub are forced and the answer is drawn. Streams share the cells of
+        what they have in common.
+
+        Args:
+            request: as the trace's was, thinking, with its budget.
+            trace: with its tokens.
+            limits_tokens: none above the request's.
+            batch: as for `run`.
+
+        Yields:
+            As `run`; in the response, candidate i is what came out under limit i.
+
+        Source: paper section 5, hard budgets at evaluation: cut, then made to answer.
+        """
+        engine, accepted_s = self._engine, self._clock()
+        order = sorted(range(len(limits_tokens)), key=lambda i: limits_tokens[i])
+        request = replace(request, streams=len(limits_tokens), stop_early=False, mode=Mode.THINK)
+        prompt = self._template.encode(request.messages, engine.tokenize)
+        plan = self._plans(request, len(prompt))[-1]
+        with ExitStack() as held:
+            held.enter_context(engine.reserve(cells=plan.cells, sequences=plan.num_streams + 2))
+            prefix = _hold(held, engine, engine.new_sequence())
+            engine.encode(prefix, prompt)
+            spoken = self._open(held, prefix, plan)
+            shared_cells, race = spoken.length, Race(request, Vote.MAJORITY, None, engine)
+            encoded = 0
+            for index in order:
+                limited = replace(plan, limit_tokens=limits_tokens[index], cut=Stop.BUDGET)
+                stream = self._stream(held, request, limited, index, spoken)
+                said = stream.replay(trace.token_ids, trace.forced, engine.piece)
+                if stream.is_running and said > encoded:
+                    engine.encode(spoken, trace.token_ids[encoded:said])
+                    encoded = said
+                stream.sequence = _hold(held, engine, engine.fork(spoken))
+                if stream.is_running:
+                    stream.unencoded = stream.token_ids[said:]
+                    batch.resume(stream)
+                race.add(stream)
+            yield from race.run(lambda: False)
+            response = race.response(
+                route=plan.route,
+                p_think=None,
+                prompt_tokens=len(prompt),
+                kv_bytes=race.num_cells(shared_cells) * engine.info.kv_bytes_per_cell,
+                ttft_s=0.0,
+                decode_s=self._clock() - accepted_s,
+                total_s=self._clock() - accepted_s,
+            )
+        yield Answered(response)
+
+    def room(self, request: Request) -> tuple[int, int]:
+        """KV cells and sequences that a request reserves while it runs.
+
+        Raises:
+            RequestError: the request can't be served.
+        """
+        prompt = self._template.encode(request.messages, self._engine.tokenize)
+        return _room(self._plans(request, len(prompt)))
 
     def _plans(self, request: Request, prompt_tokens: int) -> list[Plan]:
         """The routes that the request may take: one, or both if the switcher is to choose."""
@@ -238,7 +299,7 @@ class Pipeline:
         return opened
 
     def _stream(
-        self, held: ExitStack, request: Request, plan: Plan, index: int, opened: base.Sequence
+        self, held: ExitStack, request: Request, plan: Plan, index: int, sequence: base.Sequence
     ) -> Stream:
         control: Control = (
             ChatControl(plan.limit_tokens, plan.cut)
@@ -246,11 +307,15 @@ class Pipeline:
             else ThinkControl(self._seams, plan.limit_tokens, plan.cut)
         )
         seed = request.seed + index
-        sequence = _hold(held, self._engine, self._engine.fork(opened))
         sampler = self._engine.sampler(request.sampling, seed)
         stream = Stream(index, seed, sequence, sampler, control, request.want_logprobs)
         held.callback(stream.cancel)
         return stream
+
+
+def _room(plans: Sequence[Plan]) -> tuple[int, int]:
+    """Cells of the dearest plan; sequences for the prompt, the opening and every stream."""
+    return max(plan.cells for plan in plans), max(plan.num_streams for plan in plans) + 2
 
 
 def _hold(held: ExitStack, engine: Engine, sequence: base.Sequence) -> base.Sequence:
@@ -270,7 +335,7 @@ def drive(run: Run, batch: Batch) -> Iterator[Event]:
 
 def drive_many(
     starts: Iterable[Callable[[], Run]], batch: Batch, *, max_running: int
-) -> Iterator[tuple[int, Event]]:
+) -> Generator[tuple[int, Event], None, None]:
     """Runs many requests, as many at a time as the context and `max_running` streams allow.
 
     Args:

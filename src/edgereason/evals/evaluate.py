@@ -1,0 +1,284 @@
+"""A task is asked: items become requests, requests run in one batch, and every response becomes a row.
+
+::
+
+    items × repeats ─ not yet in samples.jsonl ─→ requests ─ drive_many, one batch ─→ rows, one by one
+
+The same pipeline as `ask`. A row is written when its request ends, so a kill loses what was running and
+nothing else, and the same call goes on behind it. A row does not depend on the order in which requests run:
+its seed comes from its question and repetition alone.
+
+Knows tasks, requests and rows; does not know where tasks come from, what a figure means, or terminals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from edgereason.core.types import (
+    MAX_STREAMS,
+    Budget,
+    Candidate,
+    Effort,
+    Message,
+    Mode,
+    Request,
+    Response,
+    Sampling,
+    Stop,
+    Vote,
+)
+from edgereason.errors import ConfigError, ContextOverflow
+from edgereason.evals.samples import Sample, SampleFile, TraceRow
+from edgereason.evals.speed import Speed, TimedBatch
+from edgereason.evals.tasks.base import Item, Output
+from edgereason.hub.catalog import DEFAULT_MODEL
+from edgereason.reasoning.events import Answered
+from edgereason.reasoning.model import Model
+from edgereason.reasoning.pipeline import drive_many
+
+_AHEAD: Final = 2
+"""With several streams a request, so many times the requests that fill the batch have room: the streams of
+the next ones run beside the last of those before."""
+_MEMORY_SHARE: Final = 0.4
+"""Most of this machine's memory that the context takes; fewer requests run at a time then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """What to evaluate and how; `None` leaves a setting to the task's preset, or to what `ask` does.
+
+    Attributes:
+        task: a name of the catalogue of tasks, or `gym:` and a generator.
+        model: a name of the catalogue or a GGUF file; `bundle` instead brings its own.
+        repeats: how often each question is asked.
+        stop_early: whether streams stop when their vote is certain; off, all of them run to their ends, so
+            that votes over fewer can be drawn from the rows.
+        parallel: streams that run at a time; no request is started while there are so many.
+        run_code: allows code tasks to run what the model wrote.
+        label: what the run is called in reports.
+    """
+
+    task: str
+    model: str = DEFAULT_MODEL
+    bundle: str | None = None
+    mode: Mode = Mode.AUTO
+    budget: int | None = None
+    effort: Effort | None = None
+    streams: int = 1
+    vote: Vote | None = None
+    stop_early: bool = True
+    max_tokens: int | None = None
+    system: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+    repeats: int | None = None
+    limit: int | None = None
+    parallel: int = 16
+    threads: int | None = None
+    run_code: bool = False
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "limit", "threads", "parallel"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.parallel > MAX_STREAMS:
+            raise ConfigError(f"parallel must be at most {MAX_STREAMS}, got {self.parallel}")
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed must be between 0 and 2147483647, got {self.seed}")
+
+    def request(self, question: str, seed: int) -> Request:
+        """What is asked of one question.
+
+        Raises:
+            RequestError: a setting is out of range.
+        """
+        user = Message("user", question)
+        default = Sampling()
+        return Request(
+            messages=(Message("system", self.system), user) if self.system else (user,),
+            mode=self.mode,
+            effort=self.effort or Effort.MEDIUM,
+            budget=None if self.budget is None else Budget(limit_tokens=self.budget),
+            streams=self.streams,
+            vote=self.vote,
+            sampling=Sampling(
+                temperature=default.temperature if self.temperature is None else self.temperature,
+                top_k=default.top_k if self.top_k is None else self.top_k,
+                top_p=default.top_p if self.top_p is None else self.top_p,
+            ),
+            seed=seed,
+            max_tokens=self.max_tokens,
+            stop_early=self.stop_early,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an evaluation is; `accuracy` is over the rows so far, `left_s` None until it can be told."""
+
+    done: int
+    total: int
+    accuracy: float | None
+    tokens_per_s: float | None
+    left_s: float | None
+
+
+def question_seed(seed: int, item_id: str, repeat: int) -> int:
+    """The seed of a question's request, whose stream i draws with it + i: its own for every question.
+
+    One seed for all would tie the draws of all questions together, and with them the errors of a vote curve.
+    """
+    digest = hashlib.sha256(f"{seed}/{repeat}/{item_id}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % (2**31 - MAX_STREAMS)
+
+
+def evaluate(
+    config: EvalConfig,
+    items: Sequence[Item],
+    model: Model,
+    folder: Path,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[Sample], dict[str, Any]]:
+    """Asks what is not answered yet in `folder`, and appends each row as it comes.
+
+    Args:
+        config: resolved: its `repeats` is set.
+        items: the task's.
+        model: answers; nobody else may use it meanwhile.
+        folder: exists; holds the rows.
+        progress: told after every row.
+        should_stop: asked between steps; once true, what runs is dropped and what is written stays.
+        clock: seconds.
+
+    Returns:
+        All rows, those found included, sorted by item and repetition; and the speed of this sitting.
+
+    Raises:
+        RequestError: a question does not fit, or a setting is out of range; nothing was generated then.
+    """
+    start_s, speed = clock(), Speed()
+    with SampleFile(folder) as file:
+        samples = {sample.key: sample for sample in file.found}
+        pending = [
+            (item, repeat)
+            for repeat in range(config.repeats or 1)
+            for item in items
+            if (item.id, repeat) not in samples
+        ]
+        requests = [
+            config.request(item.question, question_seed(config.seed, item.id, r)) for item, r in pending
+        ]
+        total = len(samples) + len(pending)
+        progress(_progress(samples, total, 0, 0.0, speed))
+        if pending:
+            _make_room(model, requests, config)
+        batch = TimedBatch(model.engine, clock)
+        starts = [partial(model.pipeline.run, request, batch) for request in requests]
+        with closing(drive_many(starts, batch, max_running=config.parallel)) as events:
+            for index, event in events:
+                if should_stop():
+                    break
+                if not isinstance(event, Answered):
+                    continue
+                item, repeat = pending[index]
+                sample = _sample(item, repeat, event.response)
+                file.append(sample)
+                samples[sample.key] = sample
+                speed.add(
+                    prompt_tokens=sample.prompt_tokens,
+                    prefill_s=sample.ttft_s,
+                    generated_tokens=sample.all_streams_tokens,
+                )
+                progress(_progress(samples, total, speed.num_samples, clock() - start_s, speed))
+        speed.steps = batch.steps
+    order = {item.id: number for number, item in enumerate(items)}
+    rows = sorted(samples.values(), key=lambda sample: (order.get(sample.id, len(order)), sample.repeat))
+    return rows, speed.summary(clock() - start_s)
+
+
+def _make_room(model: Model, requests: Sequence[Request], config: EvalConfig) -> None:
+    """Makes the context as large as the dearest requests need that run at a time."""
+    rooms = sorted((model.pipeline.room(request) for request in requests), reverse=True)
+    most = config.parallel if config.streams == 1 else _AHEAD * -(-config.parallel // config.streams)
+    chosen = rooms[:most]
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    bearable = int(_MEMORY_SHARE * memory_bytes) // model.info.kv_bytes_per_cell
+    cells = max(rooms[0][0], min(sum(cells for cells, _ in chosen), bearable))
+    sequences = sum(sequences for _, sequences in chosen)
+    try:
+        model.engine.reserve(cells=cells, sequences=sequences).close()
+    except ContextOverflow:  # a context of fixed size: what fits runs, unless not even one would
+        model.engine.reserve(cells=rooms[0][0], sequences=rooms[0][1]).close()
+
+
+def _sample(item: Item, repeat: int, response: Response) -> Sample:
+    traces = tuple(_trace_row(item, candidate) for candidate in response.candidates)
+    winning = {trace.index: trace for trace in traces}.get(-1 if response.winner is None else response.winner)
+    return Sample(
+        id=item.id,
+        repeat=repeat,
+        seed=response.seed,
+        route=response.route,
+        p_think=response.p_think,
+        reference=item.reference,
+        answer=response.answer,
+        score=winning.score if winning else 0.0,
+        stop=response.stop,
+        winner=response.winner,
+        prompt_tokens=response.usage.prompt_tokens,
+        thinking_tokens=response.usage.thinking_tokens,
+        answer_tokens=response.usage.answer_tokens,
+        all_streams_tokens=response.usage.all_streams_tokens,
+        kv_bytes=response.kv_bytes,
+        ttft_s=response.timing.ttft_s,
+        total_s=response.timing.total_s,
+        traces=traces,
+    )
+
+
+def _trace_row(item: Item, candidate: Candidate) -> TraceRow:
+    trace = candidate.trace
+    return TraceRow(
+        index=trace.index,
+        stop=trace.stop,
+        thinking_tokens=trace.thinking_tokens,
+        answer_tokens=trace.answer_tokens,
+        answer=candidate.answer,
+        score=0.0
+        if trace.stop is Stop.CANCELLED
+        else item.score(Output(text=trace.text, answer=candidate.answer)),
+        verifier_score=candidate.score,
+        thinking=trace.thinking,
+        text=trace.text,
+        token_ids=trace.token_ids,
+        forced=tuple(i for i, was_forced in enumerate(trace.forced) if was_forced),
+    )
+
+
+def _progress(
+    samples: dict[tuple[str, int], Sample], total: int, fresh: int, spent_s: float, speed: Speed
+) -> Progress:
+    done = len(samples)
+    return Progress(
+        done=done,
+        total=total,
+        accuracy=sum(sample.score for sample in samples.values()) / done if done else None,
+        tokens_per_s=speed.generated_tokens / spent_s if spent_s else None,
+        left_s=spent_s / fresh * (total - done) if fresh else None,
+    )

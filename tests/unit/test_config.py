@@ -1,0 +1,78 @@
+"""Run files: what is understood is kept, what is not is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import tomli_w
+
+from edgereason.config import parse, read_toml, to_table
+from edgereason.errors import ConfigError
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    name: str
+    rate: float = 0.5
+    steps: int | None = None
+    colour: Colour = Colour.RED
+    kv: Literal["f16", "q8_0"] = "f16"
+    ranks: tuple[int, ...] = ()
+    is_fast: bool = False
+
+
+def test_a_dataclass_survives_the_way_through_toml(tmp_path: Path) -> None:
+    settings = Settings(name="a", rate=2.0, colour=Colour.BLUE, ranks=(8, 16), is_fast=True)
+    path = tmp_path / "run.toml"
+    path.write_text(tomli_w.dumps({"eval": to_table(settings)}))
+    assert parse(Settings, read_toml(path)["eval"], "run.toml [eval]") == settings
+
+
+def test_an_unknown_key_is_refused_and_the_nearest_one_named() -> None:
+    with pytest.raises(ConfigError, match=r"no setting 'step': did you mean 'steps'\?"):
+        parse(Settings, {"name": "a", "step": 3}, "run.toml [eval]")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("steps", "3", "must be of type int, got '3'"),
+        ("steps", True, "must be of type int, got True"),
+        ("rate", "fast", "must be of type float"),
+        ("colour", "green", "must be one of red, blue, got 'green'"),
+        ("kv", "f32", "must be one of 'f16', 'q8_0', got 'f32'"),
+        ("ranks", 8, "must be a list, got 8"),
+        ("ranks", [8, "x"], "must be of type int, got 'x'"),
+        ("is_fast", 1, "must be of type bool, got 1"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key: str, value: object, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        parse(Settings, {"name": "a", key: value}, "run.toml")
+
+
+def test_a_setting_without_default_must_be_there() -> None:
+    with pytest.raises(ConfigError, match="lacks name"):
+        parse(Settings, {}, "run.toml")
+
+
+def test_an_integer_will_do_for_a_float() -> None:
+    rate = parse(Settings, {"name": "a", "rate": 1}, "run.toml").rate
+    assert rate == 1.0
+    assert isinstance(rate, float)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("a = = 1")
+    with pytest.raises(ConfigError, match=r"broken\.toml is no TOML"):
+        read_toml(path)
