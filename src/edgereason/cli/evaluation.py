@@ -33,10 +33,10 @@ _TASK: Final = "task"
 class _TaskGroup(TyperGroup):
     """A group whose unknown subcommands are names of tasks: `eval gsm8k` is `eval task gsm8k`."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = [_TASK, *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
 
 
 eval_app = typer.Typer(

@@ -110,8 +110,8 @@ class Stream:
             else:
                 self.take(Sampled(token), piece(token), is_end=False)
             news = self.token_ids[said:]
-            for token in news:
-                if said == len(token_ids) or token_ids[said] != token:
+            for new in news:
+                if said == len(token_ids) or token_ids[said] != new:
                     return said
                 said += 1
         if self.is_running:

@@ -149,7 +149,7 @@ class Pipeline:
         what they have in common.
 
         Args:
-            request: as the trace's was, thinking, with its budget.
+            request: as the trace's was, on the think route, with a stream for each limit, none stopped early.
             trace: with its tokens.
             limits_tokens: none above the request's.
             batch: as for `run`.
@@ -160,35 +160,39 @@ class Pipeline:
         Source: paper section 5, hard budgets at evaluation: cut, then made to answer.
         """
         engine, accepted_s = self._engine, self._clock()
-        order = sorted(range(len(limits_tokens)), key=lambda i: limits_tokens[i])
-        request = replace(request, streams=len(limits_tokens), stop_early=False, mode=Mode.THINK)
         prompt = self._template.encode(request.messages, engine.tokenize)
         plan = self._plans(request, len(prompt))[-1]
+        race = Race(request, Vote.MAJORITY, None, engine)
         with ExitStack() as held:
             held.enter_context(engine.reserve(cells=plan.cells, sequences=plan.num_streams + 2))
-            prefix = _hold(held, engine, engine.new_sequence())
-            engine.encode(prefix, prompt)
-            spoken = self._open(held, prefix, plan)
-            shared_cells, race = spoken.length, Race(request, Vote.MAJORITY, None, engine)
-            encoded = 0
-            for index in order:
-                limited = replace(plan, limit_tokens=limits_tokens[index], cut=Stop.BUDGET)
-                stream = self._stream(held, request, limited, index, spoken)
+            spoken = prefix = _hold(held, engine, engine.new_sequence())
+            cuts: list[
+                tuple[int, Stream]
+            ] = []  # how much of the trace a stream says, if it goes on otherwise
+            for index, limit_tokens in enumerate(limits_tokens):
+                limited = replace(plan, limit_tokens=limit_tokens, cut=Stop.BUDGET)
+                stream = self._stream(held, request, limited, index, prefix)
+                race.add(stream)
                 said = stream.replay(trace.token_ids, trace.forced, engine.piece)
-                if stream.is_running and said > encoded:
+                if stream.is_running:
+                    cuts.append((said, stream))
+            if cuts:
+                engine.encode(prefix, prompt)
+                spoken = self._open(held, prefix, plan)
+            shared_cells, encoded = spoken.length, 0
+            for said, stream in sorted(cuts, key=lambda cut: cut[0]):
+                if said > encoded:
                     engine.encode(spoken, trace.token_ids[encoded:said])
                     encoded = said
                 stream.sequence = _hold(held, engine, engine.fork(spoken))
-                if stream.is_running:
-                    stream.unencoded = stream.token_ids[said:]
-                    batch.resume(stream)
-                race.add(stream)
+                stream.unencoded = stream.token_ids[said:]
+                batch.resume(stream)
             yield from race.run(lambda: False)
             response = race.response(
                 route=plan.route,
                 p_think=None,
                 prompt_tokens=len(prompt),
-                kv_bytes=race.num_cells(shared_cells) * engine.info.kv_bytes_per_cell,
+                kv_bytes=engine.info.kv_bytes_per_cell * (shared_cells + encoded),
                 ttft_s=0.0,
                 decode_s=self._clock() - accepted_s,
                 total_s=self._clock() - accepted_s,

@@ -20,7 +20,7 @@ from edgereason.evals.tasks.base import Item, Preset
 from edgereason.evals.tasks.gym import NUM_ITEMS, generate
 from edgereason.evals.tasks.known import TASKS, KnownTask
 from edgereason.evals.tasks.questions import id_field
-from edgereason.evals.tasks.rows import Rows, read_file, read_hub
+from edgereason.evals.tasks.rows import Row, Rows, read_file, read_hub
 
 __all__ = ["TASKS", "KnownTask", "Task", "load_task"]
 
@@ -87,11 +87,11 @@ def load_task(name: str, *, data: Path | None = None, limit: int | None = None, 
 
 def _items(name: str, known: KnownTask, rows: Rows) -> tuple[Item, ...]:
     items: list[Item] = []
-    first_rows: dict[str, int] = {}
+    firsts: dict[str, Row] = {}
     for row in rows.rows:
         item = known.item(name, row)
-        if (first := first_rows.setdefault(item.id, row.number)) != row.number:
-            row.fail(id_field(row) or "id", f"is {item.id!r}, as in {first}; expected every id once")
+        if (first := firsts.setdefault(item.id, row)) is not row:
+            row.fail(id_field(row) or "id", f"is {item.id!r}, as in {first.place}; expected every id once")
         if known.counts(row):
             items.append(item)
     if not items:

@@ -24,7 +24,8 @@ from edgereason.evals.tasks.rows import import_optional
 NUM_ITEMS: Final = 100
 """How many questions are made where nobody says how many."""
 
-_EVALUATES: Final = re.compile(r"(?<![\w.])(?:\w+\.)?(?:eval|exec|parse_expr|sympify)\(")
+# Evaluating the entry's own answer is harmless.
+_EVALUATES: Final = re.compile(r"\b(?:eval|exec|parse_expr|sympify)\((?!entry\[)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

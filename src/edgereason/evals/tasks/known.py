@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from edgereason.evals.tasks.base import Item, Preset
+from edgereason.evals.tasks.code import humaneval_item, mbpp_item
 from edgereason.evals.tasks.questions import choice_item, numeric_item, open_item
 from edgereason.evals.tasks.rows import Row
 
@@ -22,10 +23,10 @@ class KnownTask:
         dataset: on the Hugging Face hub.
         config: its subset; None where there is only one.
         split: the rows that count.
-        item: makes an item of a row; given the task's name for ids.
+        item: makes an item of a row; the task's name goes into ids that a row lacks.
         preset: how it is sampled.
         runs_code: whether scoring runs what a model wrote.
-        counts: whether a row, valid or not, belongs to the split; local files may hold the others too.
+        counts: whether a row belongs to the split; a local file may hold the others too.
     """
 
     dataset: str
@@ -35,18 +36,6 @@ class KnownTask:
     preset: Preset = field(default_factory=Preset)
     runs_code: bool = False
     counts: Callable[[Row], bool] = lambda _row: True
-
-
-def _humaneval(_task: str, row: Row) -> Item:
-    from edgereason.evals.tasks.code import humaneval_item
-
-    return humaneval_item(row)
-
-
-def _mbpp(_task: str, row: Row) -> Item:
-    from edgereason.evals.tasks.code import mbpp_item
-
-    return mbpp_item(row)
 
 
 def _is_mbpp_test(row: Row) -> bool:
@@ -77,11 +66,13 @@ TASKS: Final[dict[str, KnownTask]] = {
     "mmlu": KnownTask(dataset="cais/mmlu", config="all", item=choice_item),
     "arc-challenge": KnownTask(dataset="allenai/ai2_arc", config="ARC-Challenge", item=choice_item),
     "arc-easy": KnownTask(dataset="allenai/ai2_arc", config="ARC-Easy", item=choice_item),
-    "humaneval": KnownTask(dataset="openai/openai_humaneval", item=_humaneval, runs_code=True),
+    "humaneval": KnownTask(
+        dataset="openai/openai_humaneval", item=lambda _task, row: humaneval_item(row), runs_code=True
+    ),
     "mbpp": KnownTask(
         dataset="google-research-datasets/mbpp",
         config="full",
-        item=_mbpp,
+        item=lambda _task, row: mbpp_item(row),
         runs_code=True,
         counts=_is_mbpp_test,
     ),

@@ -21,6 +21,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from edgereason.core.answer_forms import trim
 from edgereason.core.answers import Kind, canonical, extract, grade
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.evals.tasks.rows import Row
@@ -60,8 +61,8 @@ class ChoiceScore:
         """The letter of the option that the answer means, if it means one."""
         # Word for word first: to the vote "25 metres" and "25 kilometres" are one number. A letter alone is
         # the letter, even where an option's text is "B".
-        text = canonical(answer).text
-        stated = [letter for letter, option in self._lettered() if canonical(option).text == text]
+        text = trim(answer)
+        stated = [letter for letter, option in self._lettered() if trim(option) == text]
         if len(stated) == 1 and len(text) > 1:
             return stated[0]
         # The options and not the whole question, which may itself speak of a "vitamin A. Which …".

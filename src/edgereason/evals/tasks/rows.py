@@ -41,6 +41,11 @@ class Row:
     number: int
     values: Mapping[str, Any]
 
+    @property
+    def place(self) -> str:
+        """Where it stands: ``gsm8k.jsonl, line 17``."""
+        return _place(self.source, self.number)
+
     def has(self, field: str) -> bool:
         """Whether the field is there and says something: neither null, nor empty, nor only blanks."""
         value = self.values.get(field)
@@ -92,7 +97,7 @@ class Row:
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(f"{_place(self.source, self.number)}: {field} {why}")
+        raise ConfigError(f"{self.place}: {field} {why}")
 
     def _checked(self, field: str, text: str) -> str:
         if not text.strip():

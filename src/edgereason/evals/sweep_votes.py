@@ -1,0 +1,212 @@
+"""Accuracy against the number of streams, from traces that are there: nothing is generated again.
+
+::
+
+    a question's finished traces          20 times for every N              over questions
+    ● ● ● ● ● ● ● ●          ──→   N of them, not put back ─ vote ─→   mean ± std, against one trace
+
+All traces of a question, over its repetitions and streams, are one pool of draws from one distribution, and
+any N of them are what N streams might have said. Votes are settled by `reasoning.vote`, as at run time. Knows
+rows and votes; does not know runs, files or who generated the traces.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+from typing import Any, Final
+
+import numpy as np
+
+from edgereason.core.answers import Kind, canonical
+from edgereason.core.types import Stop, Vote
+from edgereason.errors import ConfigError
+from edgereason.evals.metrics import (
+    NUM_RESAMPLES,
+    Floats,
+    bootstrap_intervals,
+    finished_traces,
+    num_correct,
+    pass_at_k,
+)
+from edgereason.evals.samples import Sample, TraceRow
+from edgereason.reasoning.vote import Ballot, winner
+
+NUM_DRAWS: Final = 20
+"""As many as the paper takes (section 6)."""
+
+
+def vote_curve(
+    samples: Sequence[Sample], ns: Sequence[int] | None = None, draws: int = NUM_DRAWS, seed: int = 0
+) -> dict[str, Any]:
+    """What N streams and a vote would have come to, for every N that the pools allow.
+
+    For each draw a question's pool is shuffled and the first N of it are drawn: any N of a pool are equally
+    likely, and the N of a draw hold its smaller Ns, so that points are compared on the same traces. Shuffles
+    and ties depend on the seed and the question's id, and the same traces always end the same way. Where
+    nobody drawn has an answer the score is 0, as in an evaluation.
+
+    Answers are read again from what was recorded. That reads them as they were but for an option quoted in
+    its words ("Paris", for B), which votes for its words here and not for its letter: rows don't hold the
+    questions. `notes` counts such answers.
+
+    Args:
+        samples: of one run; several repetitions, several streams, or both.
+        ns: numbers of streams; 1, 2, 4, 6, 8, … if None. Those beyond the least pool are left out.
+        draws: how often N are drawn from every pool; at least 2.
+        seed: of shuffles, ties and the bootstrap.
+
+    Returns:
+        The curve as plain values. `points` holds for every `n`:
+
+        * `votes`: for each vote `accuracy` and its `std` over the draws, and the `difference` to a single
+          trace with `difference_ci95`, from a bootstrap over questions, paired. *weighted* and *best* are
+          there if every trace has a verifier score. At n = 1 the accuracy is that of all traces, exactly.
+        * `oracle`: unbiased pass@n.
+        * `mean_all_streams_tokens`, `mean_longest_tokens`: what n streams spend together, and the longest of
+          them, which stands for latency; expected values over all draws that there could be.
+
+    Raises:
+        ConfigError: a question has no finished trace, or a setting is out of range.
+    """
+    if draws < 2:
+        raise ConfigError(f"a vote curve needs at least 2 draws to have a spread, got {draws}")
+    pools = [_Pool(id_, traces, draws, seed) for id_, traces in sorted(finished_traces(samples).items())]
+    if not pools:
+        raise ConfigError("a vote curve needs samples and there are none: evaluate at least one question")
+    least = min(pools, key=lambda pool: len(pool.traces))
+    if not least.traces:
+        raise ConfigError(f"question {least.id!r} has no finished trace to draw: evaluate it to its end")
+    chosen = _chosen(ns, len(least.traces))
+    has_scores = all(trace.verifier_score is not None for pool in pools for trace in pool.traces)
+    votes = list(Vote) if has_scores else [Vote.MAJORITY]
+    voted = np.array([[pool.vote(vote, n) for n in chosen for vote in votes] for pool in pools])
+    figures = iter(_figures(voted, [n for n in chosen for _ in votes], pools, seed))
+    return {
+        "num_questions": len(pools),
+        "num_traces": sum(len(pool.traces) for pool in pools),
+        "least_pool": len(least.traces),
+        "draws": draws,
+        "seed": seed,
+        "num_resamples": NUM_RESAMPLES,
+        "points": [
+            {
+                "n": n,
+                "votes": {vote.value: next(figures) for vote in votes},
+                "oracle": fmean(pool.oracle(n) for pool in pools),
+                "mean_all_streams_tokens": n * fmean(fmean(pool.lengths) for pool in pools),
+                "mean_longest_tokens": fmean(_expected_longest(pool.lengths, n) for pool in pools),
+            }
+            for n in chosen
+        ],
+        "notes": [*_notes(samples, pools, has_scores=has_scores), *_beyond(ns, least)],
+    }
+
+
+class _Pool:
+    """A question's finished traces, and the orders in which they are drawn.
+
+    Every draw's ballots go through `winner` as they are. Classes made once of the whole pool would be quicker
+    and not always the same, since sameness of expressions is not transitive. What is slow, math-verify, is
+    asked once for a pair of expressions: `core.answers` remembers the last few thousand pairs, and all votes
+    of a question are settled before the next question's.
+    """
+
+    def __init__(self, id_: str, traces: list[TraceRow], draws: int, seed: int) -> None:
+        self.id = id_
+        self.traces = traces
+        self.answers = [None if trace.answer is None else canonical(trace.answer) for trace in traces]
+        self.scores = [0.0 if trace.answer is None else trace.score for trace in traces]
+        self.lengths = [trace.num_tokens for trace in traces]
+        self._seed = seed
+        shuffled = random.Random(f"{seed}/{id_}")
+        self._orders = [shuffled.sample(range(len(traces)), len(traces)) for _ in range(draws)]
+
+    def vote(self, vote: Vote, n: int) -> list[float]:
+        """Score of the winner of each draw's first n, who vote in the order of their streams."""
+        settled: dict[tuple[int, ...], float] = {}
+        scores = []
+        for order in self._orders:
+            drawn = tuple(sorted(order[:n]))
+            if drawn not in settled:
+                settled[drawn] = self._settle(vote, drawn)
+            scores.append(settled[drawn])
+        return scores
+
+    def _settle(self, vote: Vote, drawn: tuple[int, ...]) -> float:
+        ballots = [Ballot(self.answers[i], self.traces[i].verifier_score) for i in drawn]
+        tie_seed = random.Random(f"{self._seed}/{self.id}/{drawn}").getrandbits(31)
+        won = winner(ballots, vote, tie_seed)
+        return 0.0 if won is None else self.scores[drawn[won]]
+
+    def oracle(self, n: int) -> float:
+        """Unbiased pass@n."""
+        return pass_at_k(len(self.traces), num_correct(self.traces), n)
+
+
+def _figures(voted: Floats, ns: Sequence[int], pools: Sequence[_Pool], seed: int) -> list[dict[str, Any]]:
+    """Figures of every column of `voted`: (Q, C, D) scores, D draws of C combinations of N and vote."""
+    singles = np.array([fmean(pool.scores) for pool in pools])[:, None]
+    # The mean over draws of one trace is known without drawing.
+    means = np.where(np.array(ns) == 1, singles, voted.mean(axis=2))
+    intervals = bootstrap_intervals(means - singles, seed=seed).tolist()
+    return [
+        {
+            "accuracy": fmean(means[:, column]),
+            "std": stdev(voted[:, column].mean(axis=0).tolist()),
+            "difference": fmean(means[:, column] - singles[:, 0]),
+            "difference_ci95": intervals[column],
+        }
+        for column in range(len(ns))
+    ]
+
+
+def _chosen(ns: Sequence[int] | None, least: int) -> list[int]:
+    if ns is None:
+        return [1, *range(2, least + 1, 2)]
+    chosen = sorted({n for n in ns if n <= least})
+    if not chosen or chosen[0] < 1:
+        raise ConfigError(
+            f"a vote curve can't be drawn at {', '.join(map(str, ns)) or 'no N'}: "
+            f"give numbers of streams from 1 to {least}, the fewest finished traces of a question"
+        )
+    return chosen
+
+
+def _expected_longest(lengths: Sequence[int], n: int) -> float:
+    """Expected maximum of n lengths drawn without replacement: Σ x₍ᵢ₎ C(i − 1, n − 1) / C(m, n)."""
+    longest = sum(math.comb(below, n - 1) * length for below, length in enumerate(sorted(lengths)))
+    return longest / math.comb(len(lengths), n)
+
+
+def _notes(samples: Iterable[Sample], pools: Sequence[_Pool], *, has_scores: bool) -> list[str]:
+    """What a reader of the curve must know."""
+    notes = []
+    traces = [trace for sample in samples for trace in sample.traces]
+    if num_cancelled := sum(trace.stop is Stop.CANCELLED for trace in traces):
+        notes.append(
+            f"{num_cancelled} of {len(traces)} traces were cancelled and left out, which favours short ones: "
+            "evaluate with stop_early off"
+        )
+    if not has_scores:
+        notes.append("no weighted and no best vote: not every trace has a verifier score")
+    lettered = {sample.id for sample in samples if canonical(sample.reference).kind is Kind.CHOICE}
+    answers = [answer for pool in pools if pool.id in lettered for answer in pool.answers if answer]
+    if num_worded := sum(answer.kind is not Kind.CHOICE for answer in answers):
+        notes.append(
+            f"{num_worded} of {len(answers)} answers to questions after a letter are no letter: options that "
+            "were quoted in words vote for their words here"
+        )
+    return notes
+
+
+def _beyond(ns: Sequence[int] | None, least: _Pool) -> list[str]:
+    beyond = sorted({n for n in ns or () if n > len(least.traces)})
+    if not beyond:
+        return []
+    return [
+        f"nothing at N = {', '.join(map(str, beyond))}: question {least.id!r} has only "
+        f"{len(least.traces)} finished traces"
+    ]

@@ -1,0 +1,100 @@
+"""Questions of reasoning-gym, made and scored by the real package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+import pytest
+
+from edgereason.errors import ConfigError
+from edgereason.evals.tasks.base import Output
+from edgereason.evals.tasks.catalog import load_task
+
+reasoning_gym = pytest.importorskip("reasoning_gym")
+
+
+def error_of(action) -> str:
+    with pytest.raises(ConfigError) as caught:
+        action()
+    return str(caught.value)
+
+
+def test_items_are_the_generators_own_and_their_hash_is_of_questions_and_answers():
+    task = load_task("gym:leg_counting", limit=3, seed=5)
+    entries = list(reasoning_gym.create_dataset("leg_counting", size=3, seed=5))
+    assert [(item.question, item.reference) for item in task.items] == [
+        (entry["question"], entry["answer"]) for entry in entries
+    ]
+    said = json.dumps([[entry["question"], entry["answer"]] for entry in entries], ensure_ascii=False)
+    assert task.data_sha256 == hashlib.sha256(said.encode()).hexdigest()
+    assert (task.data_name, task.name) == ("reasoning-gym leg_counting", "gym:leg_counting")
+    assert task.data_revision
+    assert not task.runs_code
+
+
+def test_there_are_100_questions_and_a_limit_takes_the_first():
+    whole, few = load_task("gym:leg_counting"), load_task("gym:leg_counting", limit=2)
+    assert len({item.id for item in whole.items}) == 100
+    assert [(item.id, item.question) for item in few.items] == [
+        (item.id, item.question) for item in whole.items[:2]
+    ]
+
+
+def test_another_seed_makes_other_questions():
+    first, second = (load_task("gym:leg_counting", limit=3, seed=seed) for seed in (0, 1000))
+    assert first.data_sha256 != second.data_sha256
+
+
+def test_the_number_of_legs_is_right_with_or_without_its_unit():
+    item = load_task("gym:leg_counting", limit=1).items[0]
+    right = item.reference
+    outputs = [
+        Output(text="", answer=right),
+        Output(text="", answer=f"{right} legs"),
+        Output(text=right, answer=None),
+        Output(text="", answer=str(int(right) + 1)),
+        Output(text="", answer=None),
+    ]
+    assert [item.score(output) for output in outputs] == [1, 1, 1, 0, 0]
+
+
+def test_an_answer_that_a_scorer_cannot_read_is_wrong_and_stops_nothing():
+    # Its scorer takes int() of every factor.
+    item = load_task("gym:prime_factorization", limit=1).items[0]
+    assert item.score(Output(text="", answer="two and some")) == 0
+    assert item.score(Output(text="", answer=item.reference)) == 1
+
+
+def test_scorers_that_evaluate_an_answer_are_code_tasks():
+    names = ("countdown", "spiral_matrix", "simple_integration", "number_sorting", "chain_sum")
+    assert {name: load_task(f"gym:{name}", limit=1).runs_code for name in names} == {
+        "countdown": True,
+        "spiral_matrix": True,
+        "simple_integration": True,
+        "number_sorting": False,  # it evaluates its own answer only
+        "chain_sum": False,
+    }
+
+
+def test_a_puzzle_without_one_solution_says_so_in_its_reference():
+    item = load_task("gym:rush_hour", limit=1).items[0]
+    assert item.reference == "whatever rush_hour's scorer accepts"
+
+
+def test_names_and_data_that_do_not_fit_are_errors():
+    message = error_of(lambda: load_task("gym:leg_count"))
+    assert message.startswith("reasoning-gym has no generator 'leg_count'; the nearest are leg_counting,")
+    assert "default settings" in error_of(lambda: load_task("gym:composite"))
+
+
+def test_a_generator_takes_no_data(tmp_path):
+    message = error_of(lambda: load_task("gym:leg_counting", data=tmp_path / "a.jsonl"))
+    assert message.startswith("gym:leg_counting makes its own questions and takes no data; got a.jsonl")
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    message = error_of(lambda: load_task("gym:leg_counting"))
+    assert "package reasoning-gym, which is not installed: pip install 'edgereason[eval]'" in message
