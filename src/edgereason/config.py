@@ -71,8 +71,8 @@ def parse(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 def to_table(config: object) -> dict[str, Any]:
     """The settings of a dataclass that TOML can spell: those that are None are left out."""
     assert dataclasses.is_dataclass(config)
-    values = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values if v is not None}
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -80,6 +80,12 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, StrEnum) else value
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

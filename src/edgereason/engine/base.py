@@ -128,6 +128,19 @@ class Sampled(NamedTuple):
     logprob: float | None = None
 
 
+class Scored(NamedTuple):
+    """How likely tokens were, each given all that precedes it in its sequence.
+
+    Attributes:
+        logprobs: natural logarithms under the full softmax, (T,) float64; NaN for the first token of an empty
+            sequence, which nothing precedes.
+        is_top: whether a greedy decode would have drawn it, (T,) bool; False where `logprobs` is NaN.
+    """
+
+    logprobs: npt.NDArray[np.float64]
+    is_top: npt.NDArray[np.bool_]
+
+
 @dataclass(slots=True)
 class Feed:
     """One sequence's part of a step: tokens to encode, then a token to draw from `sampler`.
@@ -243,6 +256,19 @@ class Engine(Protocol):
 
     def states(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> States:
         """Encodes tokens and returns the final-norm output at each one's last token, (N, H)."""
+        ...
+
+    def score(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[Scored]:
+        """Encodes tokens and says how likely each of them was; at least one a feed.
+
+        A sequence that is not empty needs fresh logits, as for `sample`: they score its first token. They
+        are read before anything is encoded, so that forks of one prefix can be scored together, and must be:
+        one feed's encoding makes the others' stale. Of a single feed, the last token's logits are fresh
+        afterwards.
+
+        Returns:
+            One a feed, in the order of `feeds`.
+        """
         ...
 
     def load_adapter(self, path: Path) -> Adapter:

@@ -27,7 +27,17 @@ import numpy as np
 
 from edgereason.core.types import Sampling
 from edgereason.engine import native
-from edgereason.engine.base import Adapter, Feed, ModelInfo, Sampled, Sampler, Sequence, States, require_fresh
+from edgereason.engine.base import (
+    Adapter,
+    Feed,
+    ModelInfo,
+    Sampled,
+    Sampler,
+    Scored,
+    Sequence,
+    States,
+    require_fresh,
+)
 from edgereason.engine.cells import NO_ROOM, Ledger, Promise
 from edgereason.engine.handles import Handles
 from edgereason.engine.native import C, fail
@@ -41,11 +51,12 @@ from edgereason.engine.params import (
     usable_cores,
 )
 from edgereason.engine.sampling import NativeSampler, log_probability, logits_row
+from edgereason.engine.scoring import Sheet, score_batches
 from edgereason.engine.tap import StateTap
 from edgereason.errors import ContextOverflow, EngineError, NoRoomNow
 
-Row = tuple[Sequence, Tokens[int], bool]
-"""A sequence, the tokens to encode onto it, and whether the last one's logits are wanted."""
+Row = tuple[Sequence, Tokens[int], int]
+"""A sequence, the tokens to encode onto it, and of how many of the last ones the logits are wanted."""
 
 
 class LlamaEngine:
@@ -198,11 +209,11 @@ class LlamaEngine:
             if start and should_stop is not None and should_stop():
                 return False
             chunk = tokens[start : start + BATCH_TOKENS]
-            is_last = start + BATCH_TOKENS >= len(tokens)
+            num_outputs = int(start + BATCH_TOKENS >= len(tokens))
             if on_states is None:
-                self._decode([(sequence, chunk, is_last)])
+                self._decode([(sequence, chunk, num_outputs)])
             else:
-                on_states(self._decode_tapped([(sequence, chunk, is_last)], self._tap.every_token))
+                on_states(self._decode_tapped([(sequence, chunk, num_outputs)], self._tap.every_token))
         return True
 
     def sampler(self, sampling: Sampling, seed: int) -> NativeSampler:
@@ -229,7 +240,7 @@ class LlamaEngine:
         feeds = list(feeds)
         drawn: dict[int, Sampled] = {}
         for batch in self._packed([(feed.sequence, feed.tokens) for feed in feeds]):
-            self._decode([(feeds[i].sequence, tokens, True) for i, tokens in batch])
+            self._decode([(feeds[i].sequence, tokens, 1) for i, tokens in batch])
             for i, _ in batch:
                 feed = feeds[i]
                 drawn[i] = self.sample(
@@ -243,12 +254,28 @@ class LlamaEngine:
         feeds = list(feeds)
         heads = [(sequence, tokens[:-1]) for sequence, tokens in feeds if len(tokens) > 1]
         for batch in self._packed(heads):
-            self._decode([(heads[i][0], tokens, False) for i, tokens in batch])
+            self._decode([(heads[i][0], tokens, 0) for i, tokens in batch])
         found = np.empty((len(feeds), self._info.hidden_size), np.float32)
         for batch in self._packed([(sequence, tokens[-1:]) for sequence, tokens in feeds]):
-            rows = [(feeds[i][0], tokens, True) for i, tokens in batch]
+            rows = [(feeds[i][0], tokens, 1) for i, tokens in batch]
             found[[i for i, _ in batch]] = self._decode_tapped(rows, self._tap.outputs_only)
         return found
+
+    def score(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[Scored]:
+        feeds = list(feeds)
+        sheets = [Sheet(tokens) for _, tokens in feeds]
+        for (sequence, _), sheet in zip(feeds, sheets, strict=True):
+            if sequence.length:
+                sheet.note(0, self.logits(sequence))
+        for batch in score_batches(feeds):
+            self._decode([(feeds[i][0], feeds[i][1][start:stop], stop - start) for i, start, stop in batch])
+            row = 0
+            for i, start, stop in batch:
+                for position in range(start, stop):
+                    logits = logits_row(self._handles.context, row, self._info.vocab_size)
+                    sheets[i].note(position + 1, logits)
+                    row += 1
+        return [sheet.scored() for sheet in sheets]
 
     def logits(self, sequence: Sequence) -> States:
         """A copy of the logits after a sequence whose logits are fresh, (V,) float32."""
@@ -307,7 +334,7 @@ class LlamaEngine:
         return [batch for batches in groups.values() for batch in batches]
 
     def _decode(self, rows: list[Row]) -> None:
-        """One native batch under one adapter: each sequence's tokens, the last one's logits where wanted."""
+        """One native batch under one adapter: each sequence's tokens, the logits of as many as wanted."""
         native_batch = self._open.batch
         for sequence, tokens, _ in rows:
             length = sequence.length + len(tokens)
@@ -325,10 +352,10 @@ class LlamaEngine:
             raise fail(f"decoding {num_tokens} tokens failed with code {code}")
         self._decodes += 1
         n = 0
-        for sequence, tokens, wanted in rows:
+        for sequence, tokens, num_outputs in rows:
             n += len(tokens)
             self._ledger.grow(sequence, len(tokens))
-            sequence.logits_at = (self._decodes, n - 1) if wanted else None
+            sequence.logits_at = (self._decodes, n - 1) if num_outputs else None
 
     def _decode_tapped(self, rows: list[Row], name: bytes) -> States:
         self._tap.open(name)
@@ -357,11 +384,11 @@ def _fill(batch: Any, rows: list[Row]) -> int:
     """Writes rows into the native batch; returns how many tokens it holds."""
     token, pos, num_ids, ids, output = batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.logits
     n = 0
-    for sequence, tokens, wanted in rows:
+    for sequence, tokens, num_outputs in rows:
+        first_output = sequence.length + len(tokens) - num_outputs
         for position, one in enumerate(tokens, sequence.length):
-            token[n], pos[n], num_ids[n], output[n] = one, position, 1, 0
+            token[n], pos[n], num_ids[n], output[n] = one, position, 1, position >= first_output
             ids[n][0] = sequence.slot
             n += 1
-        output[n - 1] = wanted
     batch.n_tokens = n
     return n

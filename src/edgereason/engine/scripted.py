@@ -19,15 +19,28 @@ from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from edgereason.core.chat import CLOSING, STUB
 from edgereason.core.types import Sampling
-from edgereason.engine.base import Adapter, Feed, ModelInfo, Sampled, Sampler, Sequence, States, require_fresh
+from edgereason.engine.base import (
+    Adapter,
+    Feed,
+    ModelInfo,
+    Sampled,
+    Sampler,
+    Scored,
+    Sequence,
+    States,
+    require_fresh,
+)
 from edgereason.engine.cells import NO_ROOM, Ledger, Promise
+from edgereason.engine.scoring import Sheet
 from edgereason.errors import ContextOverflow, EngineError, NoRoomNow
 
 END: Final = 256
 _MARKERS: Final = {"<|im_start|>": 257, "<|im_end|>": END}
+_VOCAB_SIZE: Final = 258
 _HIDDEN_SIZE: Final = 16
 _SLOTS: Final = 64
 _TEMPLATE: Final = (
@@ -71,6 +84,8 @@ class ScriptedEngine:
         replies: what streams say; bytes where a reply is to break a character in two.
         context_tokens: cells of the context, fixed; None for as many as are asked for.
         train_context_tokens: longest single sequence.
+        bigram: what `score` goes by, (V, V) float32: row t are the logits after token t. By default every
+            token is as likely as any other.
     """
 
     def __init__(
@@ -79,11 +94,14 @@ class ScriptedEngine:
         *,
         context_tokens: int | None = None,
         train_context_tokens: int = 32_768,
+        bigram: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.replies = [r.encode() if isinstance(r, str) else r for r in replies]
         self._is_fixed = context_tokens is not None
         self._ledger = Ledger(cells=context_tokens or 0, slots=_SLOTS)
         self._adapters: dict[Path, Adapter] = {}
+        self._bigram = np.zeros((_VOCAB_SIZE, _VOCAB_SIZE), np.float32) if bigram is None else bigram
+        self._last: dict[Sequence, int] = {}
         self._decodes = 0
         self.samplers: list[ScriptedSampler] = []
         self.decoded: list[int] = []
@@ -95,7 +113,7 @@ class ScriptedEngine:
             size_bytes=0,
             hidden_size=_HIDDEN_SIZE,
             num_layers=2,
-            vocab_size=258,
+            vocab_size=_VOCAB_SIZE,
             train_context_tokens=train_context_tokens,
             kv_bytes_per_cell=64,
             chat_template=_TEMPLATE,
@@ -155,11 +173,15 @@ class ScriptedEngine:
         sequence.cross(adapter)
 
     def fork(self, sequence: Sequence) -> Sequence:
-        return self._ledger.fork(sequence)
+        child = self._ledger.fork(sequence)
+        if sequence.length:
+            self._last[child] = self._last[sequence]
+        return child
 
     def release(self, sequence: Sequence) -> None:
         if not sequence.released:
             self._ledger.release(sequence)
+            self._last.pop(sequence, None)
 
     def encode(
         self,
@@ -214,6 +236,19 @@ class ScriptedEngine:
         self._decode(feeds)
         return np.stack([_state(sequence.length) for sequence, _ in feeds])
 
+    def score(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[Scored]:
+        feeds = list(feeds)
+        sheets = [Sheet(tokens) for _, tokens in feeds]
+        for (sequence, _), sheet in zip(feeds, sheets, strict=True):
+            if sequence.length:
+                require_fresh(sequence, self._decodes)
+                sheet.note(0, self._bigram[self._last[sequence]])
+        self._decode(feeds)
+        for sheet in sheets:
+            for position, token in enumerate(sheet.tokens, 1):
+                sheet.note(position, self._bigram[token])
+        return [sheet.scored() for sheet in sheets]
+
     def load_adapter(self, path: Path) -> Adapter:
         adapter = self._adapters[path] = Adapter(path)
         return adapter
@@ -246,6 +281,7 @@ class ScriptedEngine:
                     sequence.length + len(tokens), self._info.train_context_tokens, "a stream"
                 )
             self._ledger.grow(sequence, len(tokens))
+            self._last[sequence] = tokens[-1]
             sequence.logits_at = (self._decodes, row)
 
 

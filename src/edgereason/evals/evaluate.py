@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -37,9 +37,10 @@ from edgereason.core.types import (
     Vote,
 )
 from edgereason.errors import ConfigError, ContextOverflow
-from edgereason.evals.samples import Sample, SampleFile, TraceRow
+from edgereason.evals.journal import Journal
+from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.speed import Speed, TimedBatch
-from edgereason.evals.tasks.base import Item, Output
+from edgereason.evals.tasks.base import Item, Output, Preset
 from edgereason.hub.catalog import DEFAULT_MODEL
 from edgereason.reasoning.events import Answered
 from edgereason.reasoning.model import Model
@@ -98,6 +99,21 @@ class EvalConfig:
             raise ConfigError(f"parallel must be at most {MAX_STREAMS}, got {self.parallel}")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed must be between 0 and 2147483647, got {self.seed}")
+
+    def resolved(self, preset: Preset) -> EvalConfig:
+        """The configuration with nothing left to the task's preset, and no local path in it.
+
+        Greedy decoding is asked once: its repetitions would say the same.
+        """
+        temperature = preset.temperature if self.temperature is None else self.temperature
+        return replace(
+            self,
+            temperature=temperature,
+            top_p=preset.top_p if self.top_p is None else self.top_p,
+            repeats=self.repeats or (preset.repeats if temperature > 0 else 1),
+            model=Path(self.model).name,
+            bundle=None if self.bundle is None else Path(self.bundle).resolve().name,
+        )
 
     def request(self, question: str, seed: int) -> Request:
         """What is asked of one question.
@@ -173,8 +189,8 @@ def evaluate(
         RequestError: a question does not fit, or a setting is out of range; nothing was generated then.
     """
     start_s, speed = clock(), Speed()
-    with SampleFile(folder) as file:
-        samples = {sample.key: sample for sample in file.found}
+    with Journal(folder, Sample) as journal:
+        samples = {sample.key: sample for sample in journal.found}
         pending = [
             (item, repeat)
             for repeat in range(config.repeats or 1)
@@ -198,7 +214,7 @@ def evaluate(
                     continue
                 item, repeat = pending[index]
                 sample = _sample(item, repeat, event.response)
-                file.append(sample)
+                journal.append(sample)
                 samples[sample.key] = sample
                 speed.add(
                     prompt_tokens=sample.prompt_tokens,

@@ -17,11 +17,10 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import tomli_w
 
@@ -30,11 +29,7 @@ from edgereason.core.bundle import Bundle, file_sha256, write_atomically
 from edgereason.engine.base import ModelInfo
 from edgereason.engine.params import usable_cores
 from edgereason.errors import ConfigError
-from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.machine import describe, versions
-from edgereason.evals.metrics import summarise
-from edgereason.evals.samples import Sample
-from edgereason.evals.tasks.catalog import Task
 
 RUN: Final = "run.toml"
 SUMMARY: Final = "summary.json"
@@ -43,7 +38,21 @@ _MAY_DIFFER: Final = frozenset({"threads", "parallel", "label"})
 """Settings that change how long a run takes, or what it is called, and none of its rows."""
 
 
-def read_config(path: Path) -> EvalConfig:
+class RunConfig(Protocol):
+    """What records ask of a configuration, which is a frozen dataclass."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def label(self) -> str | None: ...
+
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def read_config(path: Path, kind: type[C]) -> C:
     """The `[eval]` table of a TOML file; a `[record]` beside it is somebody's record and is not read.
 
     Raises:
@@ -52,28 +61,42 @@ def read_config(path: Path) -> EvalConfig:
     tables = read_toml(path)
     if unknown := set(tables) - {"eval", "record"}:
         raise ConfigError(f"{path.name} has an unknown table [{min(unknown)}]: an evaluation has [eval]")
-    return parse(EvalConfig, tables.get("eval", {}), f"{path.name} [eval]")
+    return parse(kind, tables.get("eval", {}), f"{path.name} [eval]")
 
 
-def resolve_config(config: EvalConfig, task: Task) -> EvalConfig:
-    """Fills in what the configuration leaves to the task's preset.
+def data_entry(name: str, sha256: str | None, revision: str | None) -> dict[str, Any]:
+    """What a record says of its data."""
+    return {"name": name, "sha256": sha256, "revision": revision}
 
-    Greedy decoding is asked once: its repetitions would say the same.
-    """
-    temperature = task.preset.temperature if config.temperature is None else config.temperature
-    default_repeats = task.preset.repeats if temperature > 0 else 1
-    return replace(
-        config,
-        temperature=temperature,
-        top_p=task.preset.top_p if config.top_p is None else config.top_p,
-        repeats=config.repeats or default_repeats,
-        model=Path(config.model).name,
-        bundle=None if config.bundle is None else Path(config.bundle).resolve().name,
-    )
+
+def model_entry(info: ModelInfo) -> dict[str, Any]:
+    """What a record says of its base."""
+    return {
+        "name": info.path.name if info.path else info.name,
+        "sha256": file_sha256(info.path) if info.path else None,
+        "size_bytes": info.size_bytes,
+    }
+
+
+def bundle_entry(bundle: Bundle | None) -> dict[str, Any] | None:
+    """What a record says of its bundle: what it adds to the base in bytes, and the hash of each part."""
+    if bundle is None:
+        return None
+    parts = [part for part in (bundle.adapter, bundle.heads) if part]
+    return {
+        "name": bundle.folder.resolve().name,
+        "sha256": [part.sha256 for part in parts],
+        "size_bytes": sum(bundle.verified_file(part).stat().st_size for part in parts),
+    }
 
 
 def open_folder(
-    folder: Path, config: EvalConfig, task: Task, model: ModelInfo, bundle: Bundle | None
+    folder: Path,
+    config: RunConfig,
+    *,
+    data: Mapping[str, Any],
+    model: Mapping[str, Any],
+    bundle: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Makes the folder of an evaluation, or finds that it is this evaluation's already.
 
@@ -81,43 +104,47 @@ def open_folder(
         The record that stands in its `run.toml`.
 
     Raises:
-        ConfigError: the folder holds another evaluation, or something else.
+        ConfigError: the folder holds another evaluation, or something else, or can't be written.
     """
-    record = {
-        "format": FORMAT,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": {"name": task.data_name, "sha256": task.data_sha256, "revision": task.data_revision},
-        "model": _model(model),
-        "bundle": None if bundle is None else _bundle(bundle),
-        "machine": describe(config.threads or usable_cores()),
-        "versions": versions(),
-    }
+    record: dict[str, Any] = _without_none(about(config.threads) | {"data": data, "model": model, "bundle": bundle})
     path = folder / RUN
     if path.is_file():
         found = read_toml(path)
         _require_same(folder, found, config, record)
         return dict(found["record"])
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds something else: evaluate into a new folder (--output)")
     try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} holds something else: evaluate into a new folder (--output)")
         folder.mkdir(parents=True, exist_ok=True)
-        tables = {"eval": to_table(config), "record": _without_none(record)}
-        write_atomically(path, tomli_w.dumps(tables))
+        write_atomically(path, tomli_w.dumps({"eval": to_table(config), "record": record}))
     except OSError as error:
         raise ConfigError(f"{folder} can't be written: {error.strerror}") from error
     return record
 
 
+def about(threads: int | None) -> dict[str, Any]:
+    """When, by what and on what something is measured."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe(threads or usable_cores()),
+        "versions": versions(),
+    }
+
+
 def write_summary(
     folder: Path,
-    config: EvalConfig,
+    config: RunConfig,
     record: Mapping[str, Any],
-    samples: Sequence[Sample],
+    figures: Mapping[str, Any],
     speed: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Figures of a finished evaluation, written to its folder and returned.
 
     A sitting that found every sample there leaves the speed and memory of the one before.
+
+    Args:
+        figures: what the rows come to.
+        speed: of this sitting; `timed_samples` is how many it added.
     """
     path = folder / SUMMARY
     measured = dict(speed) | {"peak_rss_bytes": peak_rss_bytes()}
@@ -128,7 +155,7 @@ def write_summary(
         "format": FORMAT,
         "task": config.task,
         "label": config.label,
-        **summarise(samples),
+        **figures,
         **measured,
         "config": to_table(config),
         "commit": record.get("versions", {}).get("commit"),
@@ -144,37 +171,22 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _model(info: ModelInfo) -> dict[str, Any]:
-    return {
-        "name": info.path.name if info.path else info.name,
-        "sha256": file_sha256(info.path) if info.path else None,
-        "size_bytes": info.size_bytes,
-    }
-
-
-def _bundle(bundle: Bundle) -> dict[str, Any]:
-    files = [bundle.verified_file(part) for part in (bundle.adapter, bundle.heads) if part]
-    return {"name": bundle.folder.resolve().name, "size_bytes": sum(f.stat().st_size for f in files)}
-
-
 def _require_same(
-    folder: Path, found: Mapping[str, Any], config: EvalConfig, record: Mapping[str, Any]
+    folder: Path, found: Mapping[str, Any], config: RunConfig, record: Mapping[str, Any]
 ) -> None:
     before, now = found.get("eval", {}), to_table(config)
+    settings = sorted({**before, **now}.keys() - _MAY_DIFFER)
     different = [
-        key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _MAY_DIFFER
+        f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in settings if before.get(k) != now.get(k)
     ]
-    for key in ("data", "model", "bundle"):
-        if found.get("record", {}).get(key) != _without_none(record).get(key):
-            different.append(key)
+    known = found.get("record", {})
+    different += [
+        f"another {key}" for key in ("data", "model", "bundle") if known.get(key) != record.get(key)
+    ]
     if different:
-        key = different[0]
-        what = (
-            f"{before.get(key)!r} there, {now.get(key)!r} now" if key in {**before, **now} else "another file"
-        )
         raise ConfigError(
-            f"{folder} holds an evaluation with other settings ({', '.join(different)}; {key}: {what}): "
-            "evaluate into a new folder (--output), or repeat its settings to go on with it"
+            f"{folder} holds another evaluation ({'; '.join(different)}): evaluate into a new folder "
+            "(--output), or repeat its settings to go on with it"
         )
 
 

@@ -1,25 +1,17 @@
 """One row of a run: what was asked, what every stream said, whether it was right, what it took.
 
-Rows are appended to `samples.jsonl` one at a time, whole lines only, and identified by (id, repeat). A last
-line that a kill left unfinished is dropped when the file is opened again. Records that are kept for good may
-be compressed (`samples.jsonl.gz`); readers take either.
-
-Knows rows and files; does not know who asked or what is made of them.
+Rows are identified by (id, repeat) and kept in a journal. Knows rows; does not know who asked, or what is
+made of them.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from edgereason.core.types import Route, Stop
-from edgereason.errors import ConfigError
-
-SAMPLES: Final = "samples.jsonl"
+from edgereason.evals.journal import read_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,54 +110,4 @@ def read_samples(folder: Path) -> list[Sample]:
     Raises:
         ConfigError: there are none, or one can't be read.
     """
-    path = next((p for p in (folder / SAMPLES, folder / f"{SAMPLES}.gz") if p.is_file()), None)
-    if path is None:
-        raise ConfigError(f"{folder} holds no {SAMPLES}: give the folder of an evaluation")
-    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text("utf-8")
-    return list(_parse(text, path))
-
-
-def _parse(text: str, path: Path) -> Iterator[Sample]:
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.endswith("\n"):  # a kill left it unfinished
-            return
-        try:
-            yield Sample.from_json(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(
-                f"{path.name}, line {number} is no sample of this version ({error}): "
-                "remove the line, or evaluate into another folder"
-            ) from error
-
-
-class SampleFile:
-    """The rows of a running evaluation, appended to; a context manager.
-
-    Args:
-        folder: of the run; an unfinished last line of an earlier run is cut off.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / SAMPLES
-        if self._path.is_file():
-            with self._path.open("rb+") as file:
-                file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
-            self.found: tuple[Sample, ...] = tuple(read_samples(folder))
-        else:
-            self.found = ()
-        self._file = self._path.open("a", encoding="utf-8")
-
-    def append(self, sample: Sample) -> None:
-        """Writes a row, and hands it to the operating system at once."""
-        self._file.write(json.dumps(sample.to_json(), ensure_ascii=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file; what was appended stays."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    return read_rows(folder, Sample)
