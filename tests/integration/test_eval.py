@@ -1,0 +1,122 @@
+"""`edgereason eval` on the real engine: killed and resumed, and no slower than the engine lets it be."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgereason.evals.samples import read_samples
+
+pytestmark = pytest.mark.model
+
+SUMS = [(17, 5), (8, 9), (31, 12), (6, 7), (45, 15), (22, 33), (12, 12), (90, 1), (3, 4), (50, 25)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "sums.jsonl"
+    rows = [{"id": f"{a}+{b}", "question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in SUMS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def command(data: Path, folder: Path, *more: str) -> list[str]:
+    options = ["--model", "smollm2-135m", "--mode", "think", "--budget", "64", "--temperature", "0"]
+    return [
+        *[sys.executable, "-m", "edgereason", "eval", "gsm8k", "--data", str(data), "-o", str(folder)],
+        *options,
+        *more,
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_has_every_row_exactly_once(
+    data: Path, tmp_path: Path, smollm2: Path
+) -> None:
+    chance, folder, kills = random.Random(1), tmp_path / "run", 0
+    while True:
+        process = subprocess.Popen(
+            command(data, folder, "--repeats", "3", "--parallel", "4"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            code = process.wait(timeout=4 + 8 * chance.random())
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            assert kills < 60
+    assert code == 0
+    assert kills > 0
+    rows = read_samples(folder)
+    assert sorted(row.key for row in rows) == sorted((f"{a}+{b}", r) for a, b in SUMS for r in range(3))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["n"] == 30
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(data: Path, tmp_path: Path, smollm2: Path) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        command(data, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    samples = folder / "samples.jsonl"
+    while process.poll() is None and not (samples.is_file() and samples.read_text().count("\n")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the run ended before it could be interrupted")
+    assert process.returncode == 130
+    assert f"-o {folder} goes on" in errors
+    done = subprocess.run(
+        command(data, folder, "--json"), capture_output=True, text=True, timeout=120, check=True
+    )
+    assert json.loads(done.stdout)["n"] == len(SUMS)
+
+
+def test_answers_of_the_same_questions_are_the_same_however_the_run_is_split(
+    data: Path, tmp_path: Path, smollm2: Path
+) -> None:
+    """One stream at a time, greedy: nothing of a batch's arithmetic is left to differ."""
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    subprocess.run(
+        command(data, whole, "--parallel", "1", "--limit", "4"), check=True, capture_output=True, timeout=200
+    )
+    process = subprocess.Popen(
+        command(data, split, "--parallel", "1", "--limit", "4"), stderr=subprocess.DEVNULL
+    )
+    samples = split / "samples.jsonl"
+    while process.poll() is None and not (samples.is_file() and samples.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    subprocess.run(
+        command(data, split, "--parallel", "1", "--limit", "4"), check=True, capture_output=True, timeout=200
+    )
+    left, right = read_samples(whole), read_samples(split)
+    assert [(row.key, row.traces) for row in left] == [(row.key, row.traces) for row in right]
+
+
+@pytest.mark.slow
+def test_an_evaluation_costs_no_more_than_a_seventh_above_prefill_and_decode(
+    data: Path, tmp_path: Path, smollm2: Path
+) -> None:
+    done = subprocess.run(
+        command(data, tmp_path / "run", "--repeats", "6", "--parallel", "8", "--json"),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=True,
+    )
+    summary = json.loads(done.stdout)
+    assert summary["mean_streams"] > 6
+    assert summary["wall_ratio"] <= 1.15

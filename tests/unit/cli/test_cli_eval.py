@@ -1,0 +1,109 @@
+"""`edgereason eval`: what is printed, what is refused, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgereason.engine.scripted import ScriptedEngine
+from edgereason.reasoning.model import Model
+
+USAGE, FAILED = 2, 1
+REPLIES = [f"I count {n}.\n</think>\n\nThe final answer is {n}." for n in range(3)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    rows = [{"id": f"q{n}", "question": f"How many is {n}?", "answer": str(n % 3)} for n in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def evaluate(cli, monkeypatch, data: Path, tmp_path: Path):
+    """Runs `edgereason eval gsm8k` on the questions, into a folder, with more arguments."""
+    monkeypatch.setattr("edgereason.evals.runs.load", lambda *_, **__: Model(ScriptedEngine(REPLIES)))
+
+    def run(*more: str, folder: str = "run"):
+        return cli("eval", "gsm8k", "--data", str(data), "-o", str(tmp_path / folder), *more)
+
+    return run
+
+
+def test_a_task_ends_in_a_sentence_on_stdout_and_nothing_else(evaluate) -> None:
+    ran = evaluate("--mode", "think", "--budget", "100")
+    assert ran.code == 0
+    assert ran.out.count("\n") == 1
+    assert ran.out.startswith("gsm8k: ")
+    assert "6 questions" in ran.out
+    assert "6 of 6 done" in ran.err
+
+
+def test_with_json_the_summary_is_all_there_is_on_stdout(evaluate, tmp_path: Path) -> None:
+    ran = evaluate("--mode", "think", "--budget", "100", "--json")
+    assert json.loads(ran.out) == json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+def test_a_run_file_can_be_run_again_and_options_go_before_it(evaluate, cli, data, tmp_path: Path) -> None:
+    evaluate("--mode", "think", "--budget", "100", "--limit", "4")
+    again = ["eval", "--config", str(tmp_path / "run" / "run.toml"), "--data", str(data), "--json"]
+    same = json.loads(cli(*again, "-o", str(tmp_path / "same")).out)
+    assert (same["config"]["budget"], same["n"]) == (100, 4)
+    other = json.loads(cli(*again, "-o", str(tmp_path / "other"), "--budget", "120", "--limit", "2").out)
+    assert (other["config"]["budget"], other["n"]) == (120, 2)
+
+
+def test_a_sweep_prints_its_record_or_writes_it(evaluate, cli, tmp_path: Path) -> None:
+    evaluate("--mode", "think", "--budget", "100", "--streams", "3", "--no-stop-early")
+    run = str(tmp_path / "run")
+    printed = json.loads(cli("eval", "sweep", run).out)
+    assert list(printed["votes"]) == ["run"]
+    target = tmp_path / "deep" / "sweep.json"
+    ran = cli("eval", "sweep", run, "-o", str(target))
+    assert (ran.code, ran.out) == (0, "")
+    assert json.loads(target.read_text())["votes"] == printed["votes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["gsm9k"], FAILED, "the nearest is 'gsm8k'"),
+        (["gsm8k", "--data", "missing.jsonl"], FAILED, "missing.jsonl"),
+        (["gsm8k", "--repeats", "0"], FAILED, "repeats must be at least 1"),
+        (["gsm8k", "--score", "loglik", "--budget", "99"], FAILED, "no setting 'budget'"),
+        (["--mode", "think"], USAGE, "say which task"),
+        (["--config", "missing.toml"], FAILED, "missing.toml"),
+        (["gsm8k", "--mode", "quick"], USAGE, "'chat', 'think', 'auto'"),
+        (["sweep", "missing"], FAILED, "samples.jsonl"),
+        (["sweep", "x", "--budgets", "64,much"], USAGE, "64,much"),
+        (["ppl", "missing.txt"], FAILED, "missing.txt"),
+    ],
+)
+def test_bad_input_gets_one_line_and_an_exit_code(cli, monkeypatch, tmp_path, arguments, code, says) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = cli("eval", *arguments)
+    assert (ran.code, ran.out) == (code, "")
+    (line,) = [line for line in ran.err.splitlines() if not line.startswith("rows go to")]
+    assert says in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_row_is_named_and_nothing_is_asked(evaluate, data: Path, tmp_path: Path) -> None:
+    with data.open("a") as file:
+        file.write('{"id": "q6", "question": "", "answer": "1"}\n')
+    ran = evaluate("--mode", "think")
+    assert ran.code == FAILED
+    assert "questions.jsonl, line 7" in ran.err
+    assert "question" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_key_in_a_run_file_is_refused(cli, tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[eval]\ntask = "gsm8k"\nbugdet = 100\n')
+    ran = cli("eval", "--config", str(path))
+    assert ran.code == FAILED
+    assert "did you mean 'budget'?" in ran.err
