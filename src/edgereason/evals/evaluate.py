@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from edgereason.core.answers import Kind, read_trace
 from edgereason.core.types import (
     MAX_STREAMS,
     Budget,
@@ -253,7 +254,7 @@ def _sample(item: Item, repeat: int, response: Response) -> Sample:
         route=response.route,
         p_think=response.p_think,
         reference=item.reference,
-        answer=response.answer,
+        answer=winning.answer or "" if winning else "",
         score=winning.score if winning else 0.0,
         stop=response.stop,
         winner=response.winner,
@@ -275,7 +276,7 @@ def _trace_row(item: Item, candidate: Candidate) -> TraceRow:
         stop=trace.stop,
         thinking_tokens=trace.thinking_tokens,
         answer_tokens=trace.answer_tokens,
-        answer=candidate.answer,
+        answer=_recorded(item, candidate),
         score=0.0
         if trace.stop is Stop.CANCELLED
         else item.score(Output(text=trace.text, answer=candidate.answer)),
@@ -285,6 +286,14 @@ def _trace_row(item: Item, candidate: Candidate) -> TraceRow:
         token_ids=trace.token_ids,
         forced=tuple(i for i, was_forced in enumerate(trace.forced) if was_forced),
     )
+
+
+def _recorded(item: Item, candidate: Candidate) -> str | None:
+    """The answer as it votes: an option quoted in its words is its letter, since rows hold no options."""
+    if candidate.answer is None:
+        return None
+    answer = read_trace(candidate.trace.text, candidate.trace.thinking, item.question)
+    return answer.key if answer is not None and answer.kind is Kind.CHOICE else candidate.answer
 
 
 def _progress(

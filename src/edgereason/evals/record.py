@@ -106,7 +106,9 @@ def open_folder(
     Raises:
         ConfigError: the folder holds another evaluation, or something else, or can't be written.
     """
-    record: dict[str, Any] = _without_none(about(config.threads) | {"data": data, "model": model, "bundle": bundle})
+    record: dict[str, Any] = _without_none(
+        about(config.threads) | {"data": data, "model": model, "bundle": bundle}
+    )
     path = folder / RUN
     if path.is_file():
         found = read_toml(path)

@@ -43,14 +43,15 @@ class Limits:
 
     Attributes:
         cpu_s: processor time; the kernel counts whole seconds, so it is rounded up.
-        wall_s: time on the clock, the start of Python included.
+        wall_s: time on the clock, the start of Python included. It is there for programs that wait; how fast
+            one runs is for `cpu_s` to limit, which does not depend on who else uses the machine.
         memory_bytes: address space, Python's own included (about 30 MB). Not enforced on macOS.
         file_bytes: size of any one file.
         num_open_files: at a time, Python's own included.
     """
 
     cpu_s: float = 10
-    wall_s: float = 15
+    wall_s: float = 120
     memory_bytes: int = 2**30
     file_bytes: int = 2**20
     num_open_files: int = 64
@@ -109,17 +110,16 @@ def run_program(source: str, limits: Limits = DEFAULT_LIMITS) -> Outcome:
         stdin.write(json.dumps(orders).encode())
         stdin.seek(0)
         is_late, code, report = _supervise(folder, stdin.fileno(), limits.wall_s)
-    if not report.startswith(_STARTED) and not is_late:
+    if report == _STARTED + nonce:
+        return Outcome(True, None)
+    if is_late or code == -signal.SIGALRM:
+        return Outcome(False, f"stopped at the limit of {limits.wall_s:g} s")
+    if not report.startswith(_STARTED):
         raise ConfigError(
             f"the process for a program did not start: {_last_line(report) or _ending(code, limits)}; "
             "raise its limits, or check that this user can run and read Python's files"
         )
-    said = report.removeprefix(_STARTED)
-    if said == nonce:
-        return Outcome(True, None)
-    if is_late or code == -signal.SIGALRM:
-        return Outcome(False, f"stopped at the limit of {limits.wall_s:g} s")
-    return Outcome(False, said or _ending(code, limits))
+    return Outcome(False, report.removeprefix(_STARTED) or _ending(code, limits))
 
 
 def _supervise(folder: str, stdin: int, wall_s: float) -> tuple[bool, int, str]:
@@ -142,7 +142,7 @@ def _supervise(folder: str, stdin: int, wall_s: float) -> tuple[bool, int, str]:
         finally:  # also when interrupted: in its own session, the child does not get the terminal's Ctrl-C
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
-        code = child.wait()
+            code = child.wait()  # here, for when interrupted Popen itself would leave it a zombie
         assert child.stderr is not None
         # A report is far smaller than a pipe's buffer, so nobody had to read along; and if anything that
         # got away still holds the other end, there is nothing to wait for.

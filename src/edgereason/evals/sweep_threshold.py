@@ -1,4 +1,4 @@
-"""Accuracy and length against the switcher's threshold, from a run that never thinks and one that always did.
+"""Accuracy and length against the switcher's threshold, from a run that never thinks and one that must.
 
 ::
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any, Final
 
 import numpy as np
 
-from edgereason.core.answers import Kind, canonical
+from edgereason.core.answers import canonical
 from edgereason.core.types import Stop, Vote
 from edgereason.errors import ConfigError
 from edgereason.evals.metrics import (
@@ -48,9 +48,8 @@ def vote_curve(
     and ties depend on the seed and the question's id, and the same traces always end the same way. Where
     nobody drawn has an answer the score is 0, as in an evaluation.
 
-    Answers are read again from what was recorded. That reads them as they were but for an option quoted in
-    its words ("Paris", for B), which votes for its words here and not for its letter: rows don't hold the
-    questions. `notes` counts such answers.
+    Answers are read again from what was recorded, which gives what they were: rows hold the letter of an
+    option that was quoted in its words.
 
     Args:
         samples: of one run; several repetitions, several streams, or both.
@@ -88,7 +87,7 @@ def vote_curve(
         "num_questions": len(pools),
         "num_traces": sum(len(pool.traces) for pool in pools),
         "least_pool": len(least.traces),
-        "draws": draws,
+        "num_draws": draws,
         "seed": seed,
         "num_resamples": NUM_RESAMPLES,
         "points": [
@@ -181,7 +180,7 @@ def _expected_longest(lengths: Sequence[int], n: int) -> float:
     return longest / math.comb(len(lengths), n)
 
 
-def _notes(samples: Iterable[Sample], pools: Sequence[_Pool], *, has_scores: bool) -> list[str]:
+def _notes(samples: Sequence[Sample], pools: Sequence[_Pool], *, has_scores: bool) -> list[str]:
     """What a reader of the curve must know."""
     notes = []
     traces = [trace for sample in samples for trace in sample.traces]
@@ -192,13 +191,6 @@ def _notes(samples: Iterable[Sample], pools: Sequence[_Pool], *, has_scores: boo
         )
     if not has_scores:
         notes.append("no weighted and no best vote: not every trace has a verifier score")
-    lettered = {sample.id for sample in samples if canonical(sample.reference).kind is Kind.CHOICE}
-    answers = [answer for pool in pools if pool.id in lettered for answer in pool.answers if answer]
-    if num_worded := sum(answer.kind is not Kind.CHOICE for answer in answers):
-        notes.append(
-            f"{num_worded} of {len(answers)} answers to questions after a letter are no letter: options that "
-            "were quoted in words vote for their words here"
-        )
     return notes
 
 

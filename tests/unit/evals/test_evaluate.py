@@ -168,6 +168,17 @@ def test_a_stream_that_was_cut_scores_by_what_it_was_made_to_answer(tmp_path: Pa
     assert bytes(rows[0].traces[0].token_ids[i] for i in forced).decode().endswith("The final answer is ")
 
 
+def test_an_option_quoted_in_its_words_is_recorded_as_its_letter(tmp_path: Path) -> None:
+    question = "Which city is the capital of France?\nA. Lyon\nB. Paris\nC. Nice"
+    engine = ScriptedEngine(["It is on the Seine.\n</think>\n\nThe final answer is Paris."])
+    choice = Item(
+        id="c", question=question, reference="B", score=lambda output: float(output.answer == "Paris")
+    )
+    rows, _ = evaluate(replace(CONFIG, streams=1, repeats=1), [choice], model(engine), tmp_path)
+    assert rows[0].traces[0].answer == "B"
+    assert rows[0].score == 1.0  # the scorer sees what was said
+
+
 def test_seeds_differ_by_question_and_repetition_and_leave_room_for_streams() -> None:
     seeds = {question_seed(0, f"q{n}", r) for n in range(500) for r in range(4)}
     assert len(seeds) == 2000

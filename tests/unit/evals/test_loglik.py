@@ -1,0 +1,284 @@
+"""Texts by the data sets' rows, letter for letter; choices by a distribution that is known by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgereason.engine.base import ModelInfo
+from edgereason.engine.llama import LlamaEngine
+from edgereason.engine.scripted import ScriptedEngine
+from edgereason.errors import ConfigError, ContextOverflow
+from edgereason.evals.loglik import ChoiceRow, run_loglik, summarise
+from edgereason.evals.loglik_tasks import (
+    LOGLIK_TASKS,
+    ChoiceItem,
+    Option,
+    load_loglik_task,
+)
+from edgereason.evals.tasks.rows import Row
+
+
+def item(task: str, **values: Any) -> ChoiceItem:
+    return LOGLIK_TASKS[task].item(task, Row("rows.jsonl", 7, values))
+
+
+def choices(context: str, *texts: str, gold: int = 0, id_: str = "q") -> ChoiceItem:
+    return ChoiceItem(id_, tuple(Option(context, text) for text in texts), gold)
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_arc_asks_for_the_options_text_in_the_official_and_in_our_schema() -> None:
+    expected = choices("Question: What falls?\nAnswer:", " an apple", " the sky", gold=1, id_="Mercury_7")
+    official = {"text": ["an apple", "the sky"], "label": ["1", "2"]}
+    question = "What falls?"
+    assert item("arc-easy", id="Mercury_7", question=question, choices=official, answerKey="2") == expected
+    ours = ["an apple", "the sky"]
+    assert item("arc-challenge", id="Mercury_7", question=question, choices=ours, answer="B") == expected
+
+
+def test_mmlu_asks_for_a_letter_after_the_lettered_options() -> None:
+    context = (
+        "The following are multiple choice questions (with answers) about abstract algebra.\n\n"
+        "What is 2 + 2?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:"
+    )
+    expected = choices(context, " A", " B", " C", " D", gold=1, id_="mmlu-0007")
+    row = {
+        "question": " What is 2 + 2?\n",
+        "subject": "abstract_algebra",
+        "choices": list("3456"),
+        "answer": 1,
+    }
+    assert item("mmlu", **row) == expected
+    assert item("mmlu", **row | {"answer": "B"}) == expected
+    del row["subject"]
+    assert (
+        item("mmlu", **row)
+        .options[0]
+        .context.startswith(
+            "The following are multiple choice questions (with answers).\n\nWhat is 2 + 2?\nA. 3\n"
+        )
+    )
+
+
+def test_hellaswag_joins_activity_and_scene_and_cleans_marks() -> None:
+    got = item(
+        "hellaswag",
+        activity_label="Making tea",
+        ctx_a="[header] How to make tea [title] Boil water [step] Fill the  pot.",
+        ctx_b="then WAIT",
+        endings=["until it [substeps] boils .", "for [title] ever"],
+        label="1",
+    )
+    # "[header]" leaves two spaces, which become one; " [title]" becomes ". " before its own space.
+    context = "Making tea: How to make tea. Boil water Fill the pot. Then wait"
+    assert got == choices(context, " until it boils .", " for. ever", gold=1, id_="hellaswag-0007")
+    start = item("hellaswag", activity_label="A", ctx_a="He", ctx_b="", endings=["runs"], label=0)
+    assert start.options[0].context == "A: He"
+
+
+def test_piqa_offers_two_ways_to_a_goal() -> None:
+    got = item("piqa", goal="Dry a shirt", sol1="Hang it up.", sol2="Bury it.", label=0)
+    assert got == choices("Question: Dry a shirt\nAnswer:", " Hang it up.", " Bury it.", id_="piqa-0007")
+
+
+def test_winogrande_scores_one_ending_after_two_fillings() -> None:
+    sentence = "The cup is not in the case because the _ was too big."
+    got = item("winogrande", sentence=sentence, option1="cup", option2="case", answer="1")
+    before = "The cup is not in the case because the "
+    ending = " was too big."
+    assert got.options == (Option(before + "cup", ending), Option(before + "case", ending))
+    assert got.gold == 0
+
+
+def test_lambada_scores_the_last_word() -> None:
+    assert item("lambada", text="She opened the door") == choices(
+        "She opened the", " door", id_="lambada-0007"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "message"),
+    [
+        ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": -1}, "label is -1; expected 0 or 1"),
+        (
+            "winogrande",
+            {"sentence": "a _ b", "option1": "x", "option2": "y", "answer": ""},
+            "answer is ''; expected 1 or 2; is it a split with answers",
+        ),
+        ("winogrande", {"sentence": "no blank"}, "sentence has no blank"),
+        ("winogrande", {"sentence": "ends in _"}, "sentence has no blank"),
+        ("lambada", {"text": "word "}, "text is one word"),
+        (
+            "hellaswag",
+            {"activity_label": "a", "ctx_a": "b", "endings": ["[x]"], "label": "0"},
+            r"endings\[0\]",
+        ),
+        ("arc-easy", {"question": "q", "choices": ["a", "b"], "answer": "C"}, "answer is 'C'"),
+    ],
+)
+def test_a_broken_row_names_file_line_and_field(task: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"rows.jsonl, line 7: {message}"):
+        item(task, **values)
+
+
+def test_a_task_is_read_from_a_file_with_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "piqa.jsonl"
+    row = {"goal": "g", "sol1": "a", "sol2": "b", "label": 1}
+    path.write_text("".join(json.dumps(row | {"goal": goal}) + "\n" for goal in "xyz"))
+    task = load_loglik_task("piqa", data=path, limit=2)
+    assert [one.id for one in task.items] == ["piqa-0001", "piqa-0002"]
+    assert (task.data_name, len(task.data_sha256 or "")) == ("piqa.jsonl", 64)
+    path.write_text("".join(json.dumps(row | {"id": "same"}) + "\n" for _ in range(2)))
+    with pytest.raises(ConfigError, match=r"line 2: id is 'same', as in 1"):
+        load_loglik_task("piqa", data=path)
+    with pytest.raises(ConfigError, match="'hellaswg' to score by likelihood; the nearest is 'hellaswag'"):
+        load_loglik_task("hellaswg", data=path)
+
+
+# ── scores ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def bigram(after: dict[str, dict[str, float]]) -> np.ndarray:
+    """An engine's logits: `after["a"]["b"]` is the probability of b behind a; the others share what is left."""
+    logits = np.zeros((258, 258), np.float32)
+    for char, followers in after.items():
+        logits[ord(char)] = np.log((1 - sum(followers.values())) / (258 - len(followers)))
+        for follower, p in followers.items():
+            logits[ord(char), ord(follower)] = np.log(p)
+    return logits
+
+
+def test_the_sum_decides_acc_and_the_sum_a_byte_decides_acc_norm() -> None:
+    engine = ScriptedEngine(bigram=bigram({":": {" ": 0.5}, " ": {"a": 0.5, "b": 0.25}, "b": {"b": 0.9}}))
+    (row,), summary = run_loglik(engine, [choices("Q:", " a", " bbbb", gold=1)], task="t")
+    # " a": 0.5 × 0.5 = 0.25; " bbbb": 0.5 × 0.25 × 0.9³ = 0.0911. Sums −1.386 and −2.396, and for the 1 and 4
+    # bytes behind the space −1.386 and −0.599.
+    assert row.logprobs == pytest.approx((np.log(0.25), np.log(0.125 * 0.9**3)), abs=1e-6)
+    assert (row.num_bytes, row.num_tokens) == ((1, 4), (2, 5))
+    assert (row.pred, row.pred_norm, row.gold) == (0, 1, 1)
+    assert row.is_greedy == (True, False)
+    assert summary is not None
+    assert (summary.acc, summary.acc_norm, summary.ppl) == (0.0, 1.0, None)
+
+
+def test_bytes_are_of_utf8_and_without_the_leading_space() -> None:
+    assert (Option("", " né").num_bytes, Option("", "  x").num_bytes, Option("", "x").num_bytes) == (3, 2, 1)
+
+
+def test_a_shared_context_is_encoded_once_and_nothing_is_left_behind() -> None:
+    engine = ScriptedEngine()
+    run_loglik(engine, [choices("context", " a", " bc", " d")], task="t")
+    assert engine.decoded == [7, 2 + 3 + 2]  # the context, then all that follows it in one batch
+    assert (engine.live_sequences, engine.used_cells) == (0, 0)
+
+
+def test_the_same_ending_is_scored_after_its_own_context() -> None:
+    engine = ScriptedEngine(bigram=bigram({"p": {" ": 0.5}, "e": {" ": 0.125}}))
+    ending = Option("the cup", " ."), Option("the case", " .")
+    (row,), _ = run_loglik(engine, [ChoiceItem("w", ending, 0)], task="t")
+    assert row.logprobs == pytest.approx((np.log(0.5 / 258), np.log(0.125 / 258)), abs=1e-6)
+    assert (row.pred, engine.decoded) == (0, [7, 2, 8, 2])
+
+
+def test_a_last_word_is_right_if_drawn_greedily_and_has_a_perplexity() -> None:
+    engine = ScriptedEngine(bigram=bigram({"e": {" ": 0.5}, " ": {"x": 0.5, "y": 0.125}}))
+    items = [choices("the", " x", id_="1"), choices("the", " y", id_="2")]
+    rows, summary = run_loglik(engine, items, task="lambada")
+    assert [row.is_right for row in rows] == [True, False]
+    assert summary is not None
+    assert (summary.acc, summary.acc_norm) == (0.5, None)
+    # Words of probability 1/4 and 1/16: their geometric mean is 1/8.
+    assert summary.ppl == pytest.approx(8.0, rel=1e-6)
+
+
+def test_a_summary_counts_items_and_has_wilsons_interval() -> None:
+    rows = [
+        ChoiceRow(
+            id=str(i),
+            gold=0,
+            logprobs=(-1.0, -2.0),
+            num_bytes=(1, 1),
+            num_tokens=(1, 1),
+            is_greedy=(True, False),
+            pred=pred,
+            pred_norm=0,
+        )
+        for i, pred in enumerate((0, 0, 1, 0))
+    ]
+    assert [ChoiceRow.from_json(json.loads(json.dumps(row.to_json()))) for row in rows] == rows
+    summary = summarise("t", rows)
+    assert (summary.n, summary.acc, summary.acc_norm) == (4, 0.75, 1.0)
+    # Wilson, z² = 3.8415: middle (0.75 + 0.48018) / 1.96036 = 0.62753, half √(3.8415 (0.046875 + 0.060023))
+    # / 1.96036 = 0.32688.
+    assert summary.acc_ci95 == pytest.approx((0.30064, 0.95441), abs=1e-4)
+    with pytest.raises(ConfigError, match="no rows"):
+        summarise("t", [])
+
+
+def test_rows_come_one_by_one_and_a_run_can_be_stopped_between_them() -> None:
+    items = [choices("c", " a", " b", id_=str(i)) for i in range(3)]
+    seen: list[str] = []
+    rows, summary = run_loglik(
+        ScriptedEngine(),
+        items,
+        task="t",
+        on_done=lambda row: seen.append(row.id),
+        should_stop=lambda: len(seen) == 2,
+    )
+    assert ([row.id for row in rows], seen, summary) == (["0", "1"], ["0", "1"], None)
+
+
+def test_an_item_that_does_not_fit_is_named_before_anything_is_scored() -> None:
+    engine = ScriptedEngine(train_context_tokens=8)
+    with pytest.raises(ContextOverflow, match="item long needs 9 tokens"):
+        run_loglik(engine, [choices("c", " a"), choices("1234567", " a", id_="long")], task="t")
+    assert engine.decoded == []
+
+
+class WithBos(ScriptedEngine):
+    """A model that wants its beginning-of-text token (id 257) in front."""
+
+    @property
+    def info(self) -> ModelInfo:
+        return replace(super().info, bos_text="<|im_start|>", add_bos=True)
+
+
+def test_the_token_that_begins_a_text_is_added_only_where_the_model_wants_it() -> None:
+    logits = np.zeros((258, 258), np.float32)
+    logits[257] = np.log(0.5 / 257)
+    logits[257, ord("x")] = np.log(0.5)
+    (row,), _ = run_loglik(engine := WithBos(bigram=logits), [choices("", "x")], task="t")
+    assert (row.logprobs[0], engine.decoded) == (pytest.approx(np.log(0.5), abs=1e-6), [1, 1])
+    with pytest.raises(ConfigError, match="empty context"):
+        run_loglik(ScriptedEngine(), [choices("", "x")], task="t")
+
+
+# ── a real model ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.model
+def test_a_real_models_choices_are_the_sums_of_one_token_at_a_time(engine: LlamaEngine) -> None:
+    context = "Question: What is the capital of France?\nAnswer:"
+    texts = (" Paris", " a large and very old stone", " Berlin")
+    rows, summary = run_loglik(engine, [choices(context, *texts)], task="t")
+    expected = []
+    with engine.reserve(cells=128, sequences=2):
+        for text in texts:
+            engine.encode(sequence := engine.new_sequence(), engine.tokenize(context))
+            total = 0.0
+            for token in engine.tokenize(text):
+                logits = engine.logits(sequence).astype(np.float64)
+                total += logits[token] - np.logaddexp.reduce(logits)
+                engine.encode(sequence, [token])
+            engine.release(sequence)
+            expected.append(total)
+    assert rows[0].logprobs == pytest.approx(expected, abs=1e-3)
+    assert (rows[0].pred, summary is not None and summary.acc) == (0, 1.0)
