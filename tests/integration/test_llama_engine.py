@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -14,6 +15,7 @@ from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Feed, Sequence
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import C
+from edgereason.engine.scoring import SCORE_TOKENS
 from edgereason.errors import (
     AdapterCrossing,
     BundleError,
@@ -299,6 +301,98 @@ def test_log_probabilities_are_of_the_full_softmax_at_the_samplers_temperature(e
             scaled = engine.logits(sequence).astype(np.float64) / stated_at
             expected = scaled[drawn.token] - np.logaddexp.reduce(scaled)
             assert drawn.logprob == pytest.approx(expected, abs=1e-4)
+
+
+def scored_one_by_one(engine: LlamaEngine, sequence: Sequence, tokens: list[int]) -> np.ndarray:
+    """Log-probabilities by feeding a token at a time and taking a log-softmax of the logits before it."""
+    found = []
+    for token in tokens:
+        logits = engine.logits(sequence).astype(np.float64)
+        found.append(logits[token] - np.logaddexp.reduce(logits))
+        engine.encode(sequence, [token])
+    return np.array(found)
+
+
+def test_scores_are_the_log_softmax_of_one_token_at_a_time(engine: LlamaEngine) -> None:
+    prefix, tail = engine.tokenize(STORY), engine.tokenize(" it said: the river is frozen, and so am I.")
+    with engine.reserve(cells=512, sequences=2):
+        engine.encode(alone := engine.new_sequence(), prefix)
+        expected = scored_one_by_one(engine, alone, tail)
+        last = engine.logits(alone)
+        engine.release(alone)
+        engine.encode(sequence := engine.new_sequence(), prefix)
+        (scored,) = engine.score([(sequence, tail)])
+        assert scored.logprobs == pytest.approx(expected, abs=1e-3)
+        assert np.abs(engine.logits(sequence) - last).max() < 1e-2  # its last token's logits are fresh
+        assert sequence.length == len(prefix) + len(tail)
+
+
+def test_scores_of_a_long_text_do_not_depend_on_where_it_is_cut(engine: LlamaEngine) -> None:
+    tokens = engine.tokenize(STORY * 20)[: 3 * SCORE_TOKENS + 10]  # four native batches
+    cuts = (0, 7, 40, 41, 2 * SCORE_TOKENS, len(tokens))
+    with engine.reserve(cells=512, sequences=2):
+        (whole,) = engine.score([(first := engine.new_sequence(), tokens)])
+        engine.release(first)
+        second = engine.new_sequence()
+        parts = [engine.score([(second, tokens[a:b])])[0].logprobs for a, b in pairwise(cuts)]
+    assert np.isnan(whole.logprobs[0])  # nothing precedes the first token
+    assert np.isfinite(whole.logprobs[1:]).all()
+    assert np.concatenate(parts)[1:] == pytest.approx(whole.logprobs[1:], abs=1e-3)
+
+
+def test_forks_are_scored_together_as_alone_and_leave_their_parent_as_it_was(engine: LlamaEngine) -> None:
+    tails = [engine.tokenize(t) for t in (" a", " nobody came by, and it thought" * 8, " it met a man")]
+    assert len(tails[1]) > SCORE_TOKENS  # batches are cut inside a tail, and one holds two tails' parts
+    with engine.reserve(cells=512, sequences=6):
+        alone = []
+        for tail in tails:
+            alone.append(engine.score([(sequence := encoded(engine, STORY), tail)])[0])
+            engine.release(sequence)
+        parent = encoded(engine, STORY)
+        length, cells = parent.length, engine.used_cells
+        forks = [engine.fork(parent) for _ in tails]
+        together = engine.score(list(zip(forks, tails, strict=True)))
+        for got, expected in zip(together, alone, strict=True):
+            assert got.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+        for fork in forks:
+            engine.release(fork)
+        assert (parent.length, engine.used_cells) == (length, cells)
+        engine.encode(parent, [30])
+        after = engine.logits(parent)
+        engine.release(parent)
+        engine.encode(fresh := encoded(engine, STORY), [30])
+        assert np.array_equal(engine.logits(fresh), after)
+
+
+def test_the_top_token_is_the_one_that_a_greedy_decode_draws(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        parent = encoded(engine, STORY)
+        fork = engine.fork(parent)
+        drawn = greedy_tokens(engine, parent, 6)
+        engine.release(parent)
+        engine.release(fork)
+        wrong = [*drawn[:3], (drawn[3] + 1) % engine.info.vocab_size, *drawn[4:]]
+        (right_scores,) = engine.score([(encoded(engine, STORY), drawn)])
+        (wrong_scores,) = engine.score([(encoded(engine, STORY), wrong)])
+    assert right_scores.is_top.all()
+    assert wrong_scores.is_top[:4].tolist() == [True, True, True, False]
+
+
+def test_sequences_of_base_and_adapter_are_scored_in_one_call(
+    engine: LlamaEngine, adapter_path: Path
+) -> None:
+    adapter = engine.load_adapter(adapter_path)
+    tail = engine.tokenize(" the cold wind sang")
+    with engine.reserve(cells=512, sequences=6):
+        prompt = encoded(engine, STORY)
+        adapted, plain = engine.fork(prompt), engine.fork(prompt)
+        engine.cross(adapted, adapter)
+        with_adapter, without = engine.score([(adapted, tail), (plain, tail)])
+        engine.release(prompt)
+        expected = engine.score([(encoded(engine, STORY), tail)])[0]
+    assert without.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+    assert with_adapter.logprobs[0] == without.logprobs[0]  # the prompt is the base's
+    assert np.abs(with_adapter.logprobs[1:] - without.logprobs[1:]).min() > 0.02
 
 
 def test_sampling_follows_the_model_and_its_seed(engine: LlamaEngine) -> None:

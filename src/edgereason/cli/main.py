@@ -25,6 +25,7 @@ from edgereason.cli.bench import bench_app
 from edgereason.cli.evaluation import eval_app
 from edgereason.cli.models import models
 from edgereason.cli.pull import pull
+from edgereason.cli.report import report
 from edgereason.errors import EdgeReasonError
 
 # typer carries click inside or depends on it, by version; of these classes only the leaf has a name that
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(models)
 app.command()(pull)
+app.command()(report)
 app.add_typer(bench_app)
 app.add_typer(eval_app)
 

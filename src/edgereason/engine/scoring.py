@@ -24,10 +24,11 @@ from edgereason.engine.base import Scored, Sequence
 from edgereason.errors import EngineError
 
 SCORE_TOKENS: Final = 32
-"""Most tokens of a scored batch. Below 64, llama.cpp's attention on a CPU computes a row as if it were alone, so
-that scores don't depend on what shares a batch nor on where a text is cut; from there on another kernel rounds
-otherwise, and 8-bit activations make ±0.06 a token of it (SmolLM2 Q4_1; either is as far from f32). The context
-keeps its largest batch's rows from then on: 19 MB at 151k entries."""
+"""Most tokens of a scored batch, whose rows the context keeps room for from then on: 19 MB at 151k entries.
+
+Below 64 tokens llama.cpp's attention on a CPU computes a row as if it were alone, so that a score depends
+neither on what shares its batch nor on where its text was cut. From there on another kernel rounds otherwise,
+and activations of 8 bits make ±0.06 a token of it (SmolLM2 Q4_1; both are as far from attention in f32)."""
 
 
 class Piece(NamedTuple):

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from edgereason.errors import ConfigError
-from edgereason.evals.tasks.questions import _options, id_field, item_id
+from edgereason.evals.tasks.questions import id_field, item_id, options_and_gold
 from edgereason.evals.tasks.rows import Row, read_file, read_hub
 
 _LETTERS: Final = "ABCDE"
@@ -132,13 +132,13 @@ def load_loglik_task(name: str, *, data: Path | None = None, limit: int | None =
 
 def arc_item(task: str, row: Row) -> ChoiceItem:
     """ARC: the options' texts after the question. ARC's schema, or {question, choices, answer}."""
-    options, gold = _options(row)
+    options, gold = options_and_gold(row)
     return _choices(item_id(task, row), f"Question: {row.text('question')}\nAnswer:", options, gold)
 
 
 def mmlu_item(task: str, row: Row) -> ChoiceItem:
     """MMLU: the letters, after the question and its lettered options; says the subject if the row does."""
-    options, gold = _options(row)
+    options, gold = options_and_gold(row)
     letters = _LETTERS[: len(options)]
     subject = f" about {row.text('subject').replace('_', ' ').strip()}" if row.has("subject") else ""
     lines = "".join(f"{letter}. {option}\n" for letter, option in zip(letters, options, strict=True))

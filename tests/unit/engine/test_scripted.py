@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgereason.core.types import Sampling
@@ -57,3 +58,45 @@ def test_an_adapter_in_use_can_not_be_unloaded() -> None:
         engine.cross(sequence, None)
     engine.release(sequence)
     engine.unload_adapter(adapter)
+
+
+def bigram(after: dict[int, dict[int, float]]) -> np.ndarray:
+    """Logits such that `after[a][b]` is the probability of b behind a, and what is left is the others'."""
+    logits = np.zeros((258, 258), np.float32)
+    for token, followers in after.items():
+        logits[token] = np.log((1 - sum(followers.values())) / (258 - len(followers)))
+        for follower, p in followers.items():
+            logits[token, follower] = np.log(p)
+    return logits
+
+
+def test_scores_are_the_logarithms_of_the_bigrams_probabilities() -> None:
+    engine = ScriptedEngine(bigram=bigram({1: {2: 0.5, 3: 0.25}, 2: {3: 0.8}}))
+    engine.reserve(cells=100, sequences=2)
+    sequence = engine.new_sequence()
+    # 1 has nothing before it; 2 behind 1 has 1/2 and is its likeliest follower; 3 behind 2 has 4/5; 3 behind
+    # 3 is one of 258 equals, of which the first, 0, counts as the top.
+    (scored,) = engine.score([(sequence, [1, 2, 3, 3])])
+    assert np.isnan(scored.logprobs[0])
+    assert scored.logprobs[1:] == pytest.approx(np.log([0.5, 0.8, 1 / 258]), abs=1e-6)
+    assert scored.is_top.tolist() == [False, True, True, False]
+    assert sequence.length == 4
+    (more,) = engine.score([(sequence, [0])])  # goes on where the last one ended
+    assert (more.logprobs[0], more.is_top[0]) == (pytest.approx(np.log(1 / 258)), True)
+
+
+def test_forks_of_one_prefix_are_scored_together_by_its_last_token() -> None:
+    engine = ScriptedEngine(bigram=bigram({1: {2: 0.5, 3: 0.25}}))
+    engine.reserve(cells=100, sequences=4)
+    prefix = engine.new_sequence()
+    engine.encode(prefix, [9, 1])
+    forks = [engine.fork(prefix) for _ in range(2)]
+    first, second = engine.score([(forks[0], [2]), (forks[1], [3])])
+    assert (first.logprobs[0], second.logprobs[0]) == (
+        pytest.approx(np.log(0.5)),
+        pytest.approx(np.log(0.25)),
+    )
+    with pytest.raises(EngineError, match="fresh"):  # the forks' batch made the prefix's logits stale
+        engine.score([(prefix, [2])])
+    with pytest.raises(EngineError, match="nothing to score"):
+        engine.score([(forks[0], [])])

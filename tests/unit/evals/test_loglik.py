@@ -147,7 +147,7 @@ def test_a_task_is_read_from_a_file_with_its_hash(tmp_path: Path) -> None:
 
 
 def bigram(after: dict[str, dict[str, float]]) -> np.ndarray:
-    """An engine's logits: `after["a"]["b"]` is the probability of b behind a; the others share what is left."""
+    """Logits: `after["a"]["b"]` is the probability of b behind a; the other tokens share what is left."""
     logits = np.zeros((258, 258), np.float32)
     for char, followers in after.items():
         logits[ord(char)] = np.log((1 - sum(followers.values())) / (258 - len(followers)))

@@ -117,7 +117,7 @@ def choice_item(task: str, row: Row) -> Item:
     if "Correct Answer" in row.values:
         question, (options, right) = row.text("Question"), _gpqa(row, id_)
     else:
-        question, (options, right) = row.text("question"), _options(row)
+        question, (options, right) = row.text("question"), options_and_gold(row)
     lined = tuple(re.sub(r"\s*\n\s*", " ", option.strip()) for option in options)
     score = ChoiceScore(_LETTERS[right], lined)
     asked = f"{question.strip()}\n\n{score.lines()}\n\nAnswer with the letter of the right option."
@@ -163,7 +163,7 @@ def _reference(row: Row, field: str) -> str:
     return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer)
 
 
-def _options(row: Row) -> tuple[list[str], int]:
+def options_and_gold(row: Row) -> tuple[list[str], int]:
     """Options and the index of the right one, of MMLU's, ARC's or our own schema."""
     choices = row.value("choices")
     if isinstance(choices, dict):  # ARC: {text: […], label: ["A", …] or ["1", …]}
