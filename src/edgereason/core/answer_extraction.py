@@ -58,7 +58,9 @@ def extract(text: str, *, question: str | None = None) -> Answer | None:
         return _read(boxed, wants, options)
     marked, text = _marked(text)
     if marked is not None:
-        read = _as_option(canonical(marked), options)
+        # An option may hold several sentences, and more than one statement gives of it.
+        line = _as_option(canonical(text.strip().partition("\n")[0]), options)
+        read = line if line.kind is Kind.CHOICE else _as_option(canonical(marked), options)
         if read.kind is not Kind.CHOICE:  # an option may itself hold a "because"
             read = _read(_reason_cut(marked), wants, options)
         # "Answer: Let's think step by step. …" opens a solution; its end is what to look at.
@@ -165,6 +167,12 @@ _MARKER = re.compile(
 )
 
 
+# "So the answer is correct." looks back at an answer and gives none.
+_VERDICT = re.compile(
+    r"(?:indeed |also |not )?(?:correct|incorrect|wrong|reasonable|verified)", re.IGNORECASE
+)
+
+
 def _marked(text: str) -> tuple[str | None, str]:
     """The last marker's statement and the text from there; or None and the text, empty markers cut off."""
     end = len(text)
@@ -176,7 +184,7 @@ def _marked(text: str) -> tuple[str | None, str]:
             if statement and canonical(statement).kind is not Kind.PROSE:
                 return statement, following
             continue
-        if statement:
+        if statement and not _VERDICT.fullmatch(statement):
             return statement, following
         end = match.start()  # an empty one, at the end of a text that was cut or before another marker
     return None, text[:end]
@@ -225,7 +233,8 @@ def _reason_cut(statement: str) -> str:
 
 _TOKEN = re.compile(
     rf"(?<![\w^.{{\\])(?<!\d:)(?:[-+]\s?)?(?:{CURRENCY}\s*)?-?"
-    rf"(?:\d+\s*\\frac\s*(?:\d\d|\{{[^{{}}]*\}}\{{[^{{}}]*\}})|\\frac\s*(?:\d\d|\{{[^{{}}]*\}}\{{[^{{}}]*\}})"
+    r"(?:(?<=[$€£])\d{1,3}(?: \d{3})+(?!\d)"
+    rf"|\d+\s*\\frac\s*(?:\d\d|\{{[^{{}}]*\}}\{{[^{{}}]*\}})|\\frac\s*(?:\d\d|\{{[^{{}}]*\}}\{{[^{{}}]*\}})"
     rf"|\d+ \d+/\d+|{DIGITS}(?:\s*/\s*{DIGITS}|[eE][-+]?\d+)?)"
     # whole, not a time, not an ordinal, not a factor: "72Mb" gives 72; "2nd" and "5x" give nothing
     r"(?!\d|[.,:]\d|\^|[a-zA-Z](?![a-zA-Z])|(?:st|nd|rd|th)\b)"
@@ -234,6 +243,8 @@ _TOKEN = re.compile(
 )
 # "Apollo 11", "World War 2": a name that ends in a number.
 _NAME = re.compile(r"(?:[A-Z][\w.'-]*\s+){1,4}\d+")
+# "2 hours and 30 minutes", "5 ft 3 in": one quantity that we can't add up; "5 to 7 days": a range.
+_COMPOUND = re.compile(r"\S*\d\S*\s+(?:[a-z]+,?\s+(?:and\s+)?\d\S*\s+[a-z]+$|to\s+\S*\d)", re.IGNORECASE)
 
 
 def _numbers(text: str) -> list[tuple[int, Answer]]:
@@ -274,8 +285,7 @@ def _read(piece: str, wants: _Wants, options: dict[str, Answer]) -> Answer:
     shown = trim(piece)
     answer = _as_option(canonical(shown), options)
     is_name = _NAME.fullmatch(shown) is not None
-    # "2 hours and 30 minutes" is one quantity that we can't add up, not 2 and not 30.
-    is_compound = re.match(r"\S*\d\S*\s+[a-z]+,?\s+and\s+\d\S*\s+[a-z]+$", shown, re.IGNORECASE)
+    is_compound = _COMPOUND.match(shown) is not None
     if answer.kind is Kind.PROSE and wants is not _Wants.OTHER and not is_name and not is_compound:
         found = _in_formula(shown) or _number_in(shown)
         if found is not None:
@@ -287,7 +297,10 @@ def _as_option(answer: Answer, options: dict[str, Answer]) -> Answer:
     """The letter of the option that the answer quotes, if it quotes exactly one."""
     if answer.kind is Kind.CHOICE:
         return answer
-    letters = [
+    # Word for word ("25 meters" beside "25 feet", "Rr" beside "rr"); else a small letter; else by meaning.
+    letters = [letter for letter, option in options.items() if option.text == answer.text]
+    letters = letters or [letter for letter in options if letter == answer.text.upper()]
+    letters = letters or [
         letter for letter, option in options.items() if (option.kind, option.key) == (answer.kind, answer.key)
     ]
     return Answer(answer.text, Kind.CHOICE, letters[0]) if len(letters) == 1 else answer

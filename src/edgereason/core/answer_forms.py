@@ -9,9 +9,12 @@ Decisions that a reader of figures should know:
 * Units and currencies are shown and never compared: ``18``, ``$18``, ``18 eggs`` and ``18 dollars`` are one
   answer, and so are ``5 km`` and ``5 miles``. Nothing is converted: ``50 cents`` is 50, not 1/2. The
   exception is one sum of money in two units, ``5 dollars and 50 cents``, which is 11/2.
-* ``thousand`` to ``trillion`` right after the number multiply it. ``dozen`` is a unit (``3 dozen`` is 3),
+* ``hundred`` to ``trillion`` right after the number multiply it. ``dozen`` is a unit (``3 dozen`` is 3),
   because questions that ask "how many dozen" expect the bare 3.
-* A number is exact: ``0.33`` is not 1/3.
+* A number is exact: ``0.33`` is not 1/3. A ratio ``3:4`` is 3/4.
+* A letter right after a number is a factor (``2s``, ``5m``); a unit stands apart (``5 m``) or is longer.
+* ``1,000`` is a thousand and ``1, 000`` a list. A bare list is a set or, against one in brackets, a tuple
+  in its order; ``(1, 2)``, ``[1, 2]`` and ``{1, 2}`` are three things.
 * A digit string with a base (``40_9``) is an expression and not the number 40.
 """
 
@@ -64,8 +67,7 @@ _UNICODE = str.maketrans(
         "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ",
         "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∈": r"\in ", "θ": r"\theta ",
         "°": r"^\circ ", "²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "⅓": " 1/3",
-        "⅔": " 2/3", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "’": "'", "‘": "'",
-        "“": '"', "”": '"',
+        "⅔": " 2/3", "\u200b": "", "’": "'", "‘": "'", "“": '"', "”": '"',
     }
 )  # fmt: skip
 
@@ -76,9 +78,9 @@ _LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\\$", "$"),
         (r"\\%", "%"),
         (r"\{,\}", ","),
-        (r"(?<=\d)\\[,;:]\s*(?=\d{3}(?!\d))", ""),
+        (r"(?<=\d)(?:\\[,;:]\s*|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))", ""),
         (r"(?<!\\)\\!\s*", ""),
-        (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~", " "),
+        (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|(?<=\S)~(?=\S)", " "),  # ~A is a negation
         (r"\\(?:left|right|displaystyle)(?![a-zA-Z])", ""),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (
@@ -143,10 +145,11 @@ _FRAC = (
     rf"(?:\{{\s*(?P<bottom>{_SIGNED})\s*\}}|(?P<bottom1>\d))"
 )
 _NUMBER = re.compile(
-    rf"(?:(?:about|approximately|around|roughly|exactly|only|just|nearly|almost|\\approx|=)\s*)*"
+    rf"(?:(?:about|approximately|around|roughly|exactly|only|just|nearly|almost|\\approx|~|=)\s*)*"
     rf"(?P<sign>[-+]?)\s*(?:{CURRENCY}\s*)?(?P<sign2>[-+]?)\s*"
     rf"(?:(?P<whole>\d+)\s*(?:{_FRAC}|(?<=\s)(?P<over>\d+)\s*/\s*(?P<under>\d+))"
     rf"|{_FRAC.replace('<top', '<a').replace('<bottom', '<b')}"
+    rf"|(?P<head>\d*\.\d*)\\overline\s*\{{(?P<period>\d+)\}}"
     rf"|(?P<power>10\s*\^\s*\{{?\s*(?P<exponent>-?\d{{1,2}})\s*\}}?)"
     rf"|(?P<number>{DIGITS})"
     rf"(?:[eE](?P<e>[-+]?\d{{1,3}})(?![\w.])"
@@ -155,7 +158,8 @@ _NUMBER = re.compile(
     r"(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SPACED_THOUSANDS = re.compile(rf"^[-+]?\s*(?:{CURRENCY}\s*)?\d{{1,3}}(?: \d{{3}})+(?!\d|\s*/)")
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _DOLLARS_AND_CENTS = re.compile(
     rf"(?:\$\s*)?(?P<dollars>{DIGITS})\s*(?:dollars?|euros?|pounds?)?,?\s+and\s+(?P<cents>\d{{1,2}})\s*"
     r"(?:cents?|pence|¢)",
@@ -168,7 +172,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _SHORT_UNITS = _words(
-    "km cm mm kg mg ml ft lb lbs oz hr hrs min mins sec mph kph kmh kph hz kb mb gb st nd rd th s"
+    "km cm mm kg mg ml ft lb lbs oz hr hrs min mins sec mph kph kmh hz kb mb gb st nd rd th"
 )
 _ONE_LETTER_UNITS = _words("m g s h L l C F K W V J N a")
 # Words after a number that make it something other than a number with its unit.
@@ -188,19 +192,23 @@ def _is_unit(rest: str, *, attached: bool) -> bool:
     """Whether what follows a number names a thing that it counts and nothing more."""
     rest = re.sub(r"\^\s*(?:\{\s*)?\\circ(?:\s*\})?|\\degree\b", " degrees ", rest)
     attached = attached and not rest.startswith(" ")
+    # "4-way" and "5 /hour" name a thing; "4 - x", "3-i" and "2/n" are formulas.
+    joined = re.match(r"\s*(?:[-/]|\\cdot)\s*([^\W\d_]*)", rest)
+    if " - " in rest or (joined and len(joined[1]) < 3 and joined[1].casefold() not in _SHORT_UNITS):
+        return False
     rest = re.sub(r"(?<=[a-zA-Z} ])\^\s*\{?[23]\}?|(?<=[a-zA-Z])[23](?![\w.])", " ", rest)
     rest = re.sub(r"[(){}]", " ", rest)
     words = re.split(r"[\s/\-]+|\\cdot\s*", rest.strip())
     if words == [""]:
         return True
     first, lowered = words[0], [word.casefold().rstrip(".") for word in words]
-    if len(words) > 8 or not all(re.fullmatch(r"[^\W\d_][^\W\d_'.]*|[¢%]|", word) for word in words):
+    if len(words) > 8 or any(word in _NOT_UNITS for word in lowered):
         return False
-    if any(word in _NOT_UNITS for word in lowered):
+    if not all(re.fullmatch(r"[^\W\d_][^\W\d_'.]*|[¢%]|", word) for word in words):
         return False
     if attached and first:
         return first.casefold() in _SHORT_UNITS or len(first) >= 3 or first in "¢%"
-    return len(first) != 1 or first in _ONE_LETTER_UNITS
+    return all(len(word) != 1 or word in _ONE_LETTER_UNITS for word in words)
 
 
 def _number(body: str) -> Fraction | None:
@@ -208,10 +216,11 @@ def _number(body: str) -> Fraction | None:
     if money := _DOLLARS_AND_CENTS.fullmatch(body):
         return _fraction(money["dollars"]) + Fraction(int(money["cents"]), 100)
     declared = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", body).strip()
+    if alone := re.fullmatch(r"\(([^(),]+)\)", declared):
+        declared = alone[1].strip()
+    declared = _SPACED_THOUSANDS.sub(lambda match: match[0].replace(" ", ""), declared)
     match = _NUMBER.fullmatch(declared)
-    if match is None or match.end() - len(match["rest"]) > _LIMIT_NUMBER_CHARS:
-        return None
-    if match["sign"] and match["sign2"]:
+    if match is None or match.start("rest") > _LIMIT_NUMBER_CHARS or (match["sign"] and match["sign2"]):
         return None
     part = match.groupdict()
     try:
@@ -223,14 +232,16 @@ def _number(body: str) -> Fraction | None:
             value = _fraction(part["a"] or part["a1"]) / _fraction(part["b"] or part["b1"])
         elif part["power"]:
             value = Fraction(10) ** int(part["exponent"])
+        elif part["period"]:
+            repeated = Fraction(int(part["period"]), 10 ** len(part["period"]) - 1)
+            value = _fraction("0" + part["head"]) + repeated / 10 ** len(part["head"].partition(".")[2])
         else:
-            value = _fraction(part["number"])
-            value *= Fraction(10) ** int(part["e"] or part["ten"] or 0)
+            value = _fraction(part["number"]) * Fraction(10) ** int(part["e"] or part["ten"] or 0)
             value /= _fraction(part["denominator"] or "1")
     except ZeroDivisionError:
         return None
     rest = match["rest"]
-    if scale := re.match(r"\s*(thousand|million|billion|trillion)\b", rest, re.IGNORECASE):
+    while scale := re.match(rf"\s*({'|'.join(_SCALES)})\b", rest, re.IGNORECASE):
         value *= _SCALES[scale[1].lower()]
         rest = rest[scale.end() :]
     rest = re.sub(r"^\s*(?:%|percent\b|per\s?cent\b|[$€£])", " ", rest, flags=re.IGNORECASE)
@@ -275,28 +286,39 @@ def _choice(body: str) -> str | None:
 
 # ── expressions and prose ────────────────────────────────────────────────────────────────────────
 
-_FUNCTIONS = _words(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi theta alpha beta "
-    "infinity infty inf max min mod gcd lcm det"
+_CONSTANTS = _words("pi theta alpha beta infinity infty")
+_FUNCTIONS = _CONSTANTS | _words(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt inf max min mod gcd lcm det"
 )
 _BARE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({'|'.join(sorted(_FUNCTIONS))})(?![a-zA-Z])")
 _APPLIED_FUNCTION = re.compile(rf"(?<![a-zA-Z])(?:{'|'.join(sorted(_FUNCTIONS))})\s*[a-zA-Z(](?![a-zA-Z])")
+# A unit at the end of a formula: any \text that follows something, or one of the common words.
+_UNIT = re.compile(
+    r"(?<=[\w})\]])(?:\s*\\text\{(?!\s*(?:and|or)\s*\})[^{}]*\}"
+    r"|\s+(?:(?:square|cubic|sq\.?)\s+)?(?:(?:unit|foot|yard|mile|(?:kilo|centi|milli)?met(?:er|re)|inche|degree"
+    r"|radian|second|minute|hour|dollar)s?|inch|feet|[kcm]m|in|ft))(?:\s*\^\s*\{?\d\}?)?\s*$"
+)
+_LETTER = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
+# Several options: "A, C", "(B) and (A)".
+_LETTERS = re.compile(r"\(?[a-z]\)?(?:(?:, (?:and )?| and | & )\(?[a-z]\)?)+")
 _TIME_OF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?m\b\.?", re.IGNORECASE)
-_SMALL_WORDS = _words("a an as at be by do he if in is it me my no of on so to up us we am")
+_SMALL_WORDS = _words("a an as at be by do he if in is it me my no of on so to up us we am ft lb oz cm km")
 _KEY_SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\text\{\s*(?:,?\s*(?:and|or)\s*)\}|(?<![a-zA-Z]),?\s*(?:and|or)(?![a-zA-Z])", ","),
-        (r"\^\s*(?:\{\s*)?\\circ(?:\s*\})?", ""),
-        (r"[$%]", ""),
+        (r"\^\s*(?:\{\s*)?\\circ(?:\s*\})?|[$%]", ""),
         (r"\*\*", "^"),
         (r"\\(?:times|cdot)(?![a-zA-Z])", "*"),
         (r"\\le(?![a-zA-Z])|<=", r"\\leq "),
         (r"\\ge(?![a-zA-Z])|>=", r"\\geq "),
         (r"\\ne(?![a-zA-Z])|!=", r"\\neq "),
         (r"\\(?:infinity|inf)(?![a-zA-Z])", r"\\infty "),
+        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
+        (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+        (r";", ","),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\\sqrt\s*([a-zA-Z0-9])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(\d+(?:\.\d+)?|[a-zA-Z])", r"\\sqrt{\1}"),
         (r"\\frac\s*([0-9a-zA-Z])\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s*([0-9a-zA-Z])\s*(?=\{)", r"\\frac{\1}"),
         (r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}"),
@@ -308,14 +330,14 @@ _KEY_SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 def _is_expression(body: str) -> bool:
     """Whether a flattened text is a formula: it has a mathematical sign and no words."""
     bare = re.sub(r"\\(?:begin|end)\s*\{[a-z*]+\}|\\text\{\s*(?:and|or)\s*\}", " \\\\ ", body)
-    bare = re.sub(r"(?<=[\d})\]])\s*\\text\{[^{}]*\}", " ", bare)  # a unit
+    bare = re.sub(r"(?<=[\w})\]])\s*\\text\{[^{}]*\}", " ", _UNIT.sub("", bare))  # units
     if "\\text" in bare or len(body) > _LIMIT_EXPRESSION_CHARS or _TIME_OF_DAY.search(body):
         return False
-    has_sign = re.search(r"\\[a-zA-Z\\]|[\d^_=<>+*/(){}\[\]]|(?<![^\W_])-|\s-\s", bare)
-    if not has_sign and not _APPLIED_FUNCTION.search(bare):
+    has_sign = re.search(r"\\[a-zA-Z\\]|[\d^_=<>+*/(){}\[\]]|(?<![^\W_])-|\s-\s|\b[a-zA-Z]-[a-zA-Z]\b", bare)
+    if not (has_sign or bare in _CONSTANTS or _APPLIED_FUNCTION.search(bare)):
         return False
     bare = re.sub(r"\\[a-zA-Z]+", " ", bare)
-    if re.search(r"[^\x00-\x7f]|[?\"&;#@]", bare.replace("&", " ") if "\\" in body else bare):
+    if re.search(r"[^\x00-\x7f]|[?\"&#@]", bare.replace("&", " ") if "\\" in body else bare):
         return False
     # "3abc" is a product, "abc" and "3 abc" are words.
     words = re.findall(r"(?<!\d)[a-zA-Z]{2,}|(?<=\d)[a-zA-Z]{4,}", bare)
@@ -328,8 +350,10 @@ def _is_expression(body: str) -> bool:
 
 
 def _expression_key(body: str) -> str:
-    """One spelling of a formula, without blanks, that is still LaTeX."""
-    key = re.sub(r"(?<=[\d})\]])\s*\\text\{(?!\s*(?:and|or)\s*\})[^{}]*\}(?:\^\{?\d\}?)?\s*$", "", body)
+    """One spelling of a formula, without blanks, that is still LaTeX; its commas separate."""
+    key = _UNIT.sub("", body)
+    if not re.search(r"[(\[]|\\\{", key):  # in (100,200) the comma is no thousands'
+        key = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), key)
     key = _BARE_FUNCTION.sub(r"\\\1 ", key)
     for pattern, replacement in _KEY_SPELLINGS:
         key = pattern.sub(replacement, key)
@@ -340,8 +364,10 @@ def _prose_key(body: str) -> str:
     words = re.sub(r"\\text\{([^{}]*)\}", r"\1", body).casefold()
     words = _TIME_OF_DAY.sub(r" \1m", words)
     words = re.sub(r"\s+", " ", words).strip(" \t.,;:!?\"'`*_()")
-    words = re.sub(r"^(?:a|an|the) (?=\S)", "", words)
-    return words or body.casefold()
+    words = re.sub(r"\s*([,;])\s*", r"\1 ", words)
+    if _LETTERS.fullmatch(words):
+        return ", ".join(sorted(re.findall(r"\b[a-z]\b", words)))
+    return re.sub(r"^(?:a|an|the) (?=\S)", "", words) or body.casefold()
 
 
 @lru_cache(maxsize=8192)
@@ -365,8 +391,10 @@ def canonical(text: str) -> Answer:
         left, equals, right = body.rpartition("=")
         is_equation = bool(equals and right.strip()) and left[-1:] not in tuple("<>!=")
         value = _number(right.strip()) if is_equation else None
-        if is_equation and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", left)):
+        if is_equation and not _LETTER.search(left):
             # "9 * 2 = 18" is a calculation whose result is the answer; "x = 18" is an equation.
-            return canonical(right)
+            if value is not None or not _LETTER.search(right):
+                return canonical(right)
+            value = _number(left.strip()) if len(right.strip()) == 1 else None  # 18 = x
         return Answer(shown, Kind.EXPRESSION, _expression_key(body), value)
     return Answer(shown, Kind.PROSE, _prose_key(body))

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import accumulate
 from math import prod
 from types import FrameType
 from typing import Any
@@ -46,7 +47,28 @@ def are_equal(left: str, right: str) -> bool:
     Returns:
         False also when either can't be parsed or would take too much work.
     """
+    left_shape, right_shape = _list_shape(left), _list_shape(right)
+    if left_shape == "," and right_shape[:1] in ("(", "["):
+        left = right_shape[0] + left + right_shape[1]
+    elif right_shape == "," and left_shape[:1] in ("(", "["):
+        right = left_shape[0] + right + left_shape[1]
+    elif left_shape and right_shape and "," not in (left_shape, right_shape) and left_shape != right_shape:
+        return False
     return _are_equal(*sorted((left, right)))
+
+
+def _list_shape(latex: str) -> str:
+    """The brackets around a whole list ("()", "[)", "{}", …), "," for a bare list, "" for no list.
+
+    math-verify takes (1, 2) for {1, 2} and for 2, 1. Here a bare list may mean either, but in its order.
+    """
+    bare = latex.replace("\\{", "{").replace("\\}", "}")
+    depths = list(accumulate((character in "([{") - (character in ")]}") for character in bare))
+    at_depth = {depth for depth, character in zip(depths, bare, strict=True) if character == ","}
+    if 0 in at_depth:
+        return ","
+    is_whole = bare[:1] in ("(", "[", "{") and bare[-1:] in (")", "]", "}") and 0 not in depths[:-1]
+    return bare[0] + bare[-1] if is_whole and 1 in at_depth else ""
 
 
 @lru_cache(maxsize=4096)
