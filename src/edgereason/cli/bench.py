@@ -7,6 +7,7 @@ progress does. Does not know how anything is measured.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +17,20 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from edgereason.evals.bench.progress import BenchProgress
 
 bench_app = typer.Typer(name="bench", no_args_is_help=True, help="Measure what this machine reaches.")
+
+
+_Model = Annotated[
+    str | None, typer.Option(help="One of `edgereason models`, or a GGUF file; by default the default.")
+]
+_Rounds = Annotated[int, typer.Option(help="Rounds of every measure; fewer than 7 are a trial.")]
+_Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all that may be used.")]
+_AsIs = Annotated[bool, typer.Option("--as-is", help="Measure the file itself, not a plain Q4_0 made of it.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the JSON record alone.")]
 
 
 @bench_app.callback()
@@ -29,20 +40,16 @@ def _bench() -> None:
 
 @bench_app.command()
 def engine(
-    model: Annotated[
-        str | None, typer.Option(help="One of `edgereason models`, or a GGUF file; by default the default.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds of every measure; fewer than 7 are a trial.")] = 7,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; by default all that may be used.")] = None,
+    model: _Model = None,
+    rounds: _Rounds = 7,
+    threads: _Threads = None,
     only: Annotated[
         list[str] | None,
         typer.Option(help="steps, prefill, switch, streams, cells or lora; may be given several times."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON record alone.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Measure the engine against bare llama.cpp: steps, prefill, switch, streams, cells, adapter."""
-    from rich.console import Console
-
     from edgereason.evals.bench.engine import EngineBenchConfig, bench_engine
     from edgereason.hub.catalog import DEFAULT_MODEL
 
@@ -51,25 +58,182 @@ def engine(
     )
     with _display() as (report, notice):
         record = bench_engine(config, report, notice)
-    _print_table(record, Console(stderr=as_json, highlight=False, markup=False))
+    _print_record(record, _engine_table, as_json)
+
+
+@bench_app.command()
+def parallel(
+    model: _Model = None,
+    rounds: _Rounds = 7,
+    streams: Annotated[str, typer.Option(help="Numbers of streams; 1 is always measured.")] = "1,2,4,8,16",
+    depths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "128,512,1024",
+    threads: _Threads = None,
+    as_is: _AsIs = False,
+    as_json: _Json = False,
+) -> None:
+    """Measure N streams over one prompt at several depths: tokens a second, step time over N = 1, KV."""
+    from edgereason.evals.bench.parallel import ParallelBenchConfig, bench_parallel
+    from edgereason.hub.catalog import DEFAULT_MODEL
+
+    config = ParallelBenchConfig(
+        model=model or DEFAULT_MODEL,
+        rounds=rounds,
+        threads=threads,
+        streams=_numbers(streams, "--streams"),
+        depths=_numbers(depths, "--depths"),
+        as_is=as_is,
+    )
+    with _display() as (report, notice):
+        record = bench_parallel(config, report, notice)
+    _print_record(record, _parallel_table, as_json)
+
+
+@bench_app.command()
+def switch(
+    model: _Model = None,
+    rounds: _Rounds = 7,
+    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "64,256,1024,4096",
+    threads: _Threads = None,
+    as_is: _AsIs = False,
+    as_json: _Json = False,
+) -> None:
+    """Measure the time to the first token: chat, think on the prompt's cells, think encoding it again."""
+    from edgereason.evals.bench.switch import SwitchBenchConfig, bench_switch
+    from edgereason.hub.catalog import DEFAULT_MODEL
+
+    config = SwitchBenchConfig(
+        model=model or DEFAULT_MODEL,
+        rounds=rounds,
+        threads=threads,
+        lengths=_numbers(lengths, "--lengths"),
+        as_is=as_is,
+    )
+    with _display() as (report, notice):
+        record = bench_switch(config, report, notice)
+    _print_record(record, _switch_table, as_json)
+
+
+@bench_app.command()
+def peers(
+    model: _Model = None,
+    rounds: _Rounds = 7,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="llama-cpp-python, xllamacpp, openvino-genai or transformers; may be given several times."
+        ),
+    ] = None,
+    peer_python: Annotated[
+        str | None,
+        typer.Option(
+            help="The interpreter for which peers (and edgereason) are installed; by default this one."
+        ),
+    ] = None,
+    threads: _Threads = None,
+    as_is: _AsIs = False,
+    as_json: _Json = False,
+) -> None:
+    """Measure ours beside other runtimes on the same file: first token, decoding, time to a voted answer."""
+    from edgereason.evals.bench.peers import PeersBenchConfig, bench_peers
+    from edgereason.hub.catalog import DEFAULT_MODEL
+
+    config = PeersBenchConfig(
+        model=model or DEFAULT_MODEL,
+        rounds=rounds,
+        threads=threads,
+        only=tuple(only or ()),
+        peer_python=peer_python or sys.executable,
+        as_is=as_is,
+    )
+    with _display() as (report, notice):
+        record = bench_peers(config, report, notice)
+    _print_record(record, _peers_table, as_json)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    """What a list such as 1,2,4 says."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} takes numbers such as 1,2,4, got {text!r}") from error
+
+
+def _print_record(record: dict[str, Any], table: Callable[[dict[str, Any]], Table], as_json: bool) -> None:
+    """The table and what was measured on, for people; then the record, alone on stdout with `as_json`."""
+    from rich.console import Console
+
+    console = Console(stderr=as_json, highlight=False, markup=False)
+    console.print(table(record))
+    _print_machine(record, console)
     typer.echo(json.dumps(record, ensure_ascii=False))
 
 
-def _print_table(record: dict[str, Any], console: Console) -> None:
-    from rich.table import Table
-
+def _engine_table(record: dict[str, Any]) -> Table:
     from edgereason.evals.bench.engine import TARGETS
 
     default = record["default_file"]
-    table = Table("figure", "Q4_0", "target", "", "default file", title=f"{record['source']['name']}")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = _table(record, "figure", "Q4_0", "target", "", "default file")
     for name in (key for key in record if key != "rounds" and _is_figure(default.get(key, ""))):
         target = TARGETS.get(name)
         verdict = "" if target is None else "✓" if target.is_met(record[name]) else "✗"
         wanted = "" if target is None else str(target)
         table.add_row(name, _format(record[name]), wanted, verdict, _format(default[name]))
-    console.print(table)
+    return table
+
+
+def _parallel_table(record: dict[str, Any]) -> Table:
+    table = _table(record, "tokens deep", "streams", "tok/s", "median tok/s", "step ÷ one stream's", "KV MB")
+    for case in record["cases"]:
+        figures = (case["tokens_per_s"], case["median_tokens_per_s"], case["latency_ratio"])
+        megabytes = case["kv_bytes"] / 1e6
+        table.add_row(str(case["depth"]), str(case["streams"]), *map(_format, figures), _format(megabytes))
+    return table
+
+
+def _switch_table(record: dict[str, Any]) -> Table:
+    cases = {
+        "chat": "chat, s",
+        "chat_with_features": "with features, s",
+        "think_shared": "think, s",
+        "think_reencoded": "encoded again, s",
+    }
+    ratios = {
+        "reencoded_over_shared": "again ÷ think",
+        "shared_over_chat": "think ÷ chat",
+        "features_over_chat": "features ÷ chat",
+    }
+    table = _table(record, "prompt", *cases.values(), *ratios.values())
+    for row in record["lengths"]:
+        figures = [row["ttft"][case]["min_s"] for case in cases] + [row[ratio] for ratio in ratios]
+        table.add_row(str(row["prompt_tokens"]), *map(_format, figures))
+    return table
+
+
+def _peers_table(record: dict[str, Any]) -> Table:
+    table = _table(record, "case", "contender", "seconds", "÷ ours", "tok/s", "answers", left=2)
+    for name, case in record["cases"].items():
+        for contender, figures in case["contenders"].items():
+            answers = figures.get("num_answers")
+            table.add_row(
+                name if contender == next(iter(case["contenders"])) else "",
+                contender,
+                *(_format(figures[key]) for key in ("min_s", "over_ours", "tokens_per_s")),
+                "" if answers is None else f"{answers} of {case['completions']}",
+            )
+        table.add_section()
+    return table
+
+
+def _table(record: dict[str, Any], *headings: str, left: int = 1) -> Table:
+    from rich.table import Table
+
+    table = Table(*headings, title=record["source"]["name"])
+    for column in table.columns[left:]:
+        column.justify = "right"
+    return table
+
+
+def _print_machine(record: dict[str, Any], console: Console) -> None:
     machine = record["machine"]
     bandwidth = f"{machine['read_bytes_per_s'] / 1e9:.1f} GB/s"
     console.print(

@@ -15,7 +15,7 @@ def report(
     records: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RECORD...",
+            metavar="RECORD",
             help="Folders of evaluations, in the order in which the system was built up, and JSON records of "
             "`eval sweep`, `eval ppl` and `bench`.",
         ),

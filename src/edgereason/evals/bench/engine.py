@@ -12,10 +12,8 @@ Owns the targets, the order of the measures and the record's shape. Does not kno
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +25,10 @@ from edgereason.evals.bench.files import Notice, plain_q4_0, random_adapter, rea
 from edgereason.evals.bench.lab import EndlessEngine, Lab, Outcome
 from edgereason.evals.bench.progress import Meter, Report
 from edgereason.evals.bench.random_adapter import import_gguf
+from edgereason.evals.bench.record import Recording, require_at_least_one, rounded, trial_note
 from edgereason.evals.bench.request_measures import cells, prefill, streams, switch
 from edgereason.evals.bench.step_measures import lora, steps
-from edgereason.evals.machine import describe, read_bandwidth, versions
+from edgereason.evals.machine import read_bandwidth
 from edgereason.evals.measure import MIN_ROUNDS, CpuWatch
 from edgereason.hub.catalog import DEFAULT_MODEL
 from edgereason.hub.pull import resolve
@@ -97,10 +96,7 @@ class EngineBenchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ConfigError(f"rounds must be at least 1, got {self.rounds}")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads must be at least 1, got {self.threads}")
+        require_at_least_one(rounds=self.rounds, threads=self.threads)
         for name in self.only:
             if name not in MEASURES:
                 near = difflib.get_close_matches(name, MEASURES, n=1)
@@ -136,8 +132,7 @@ def bench_engine(
     threads = config.threads or usable_cores()
     default_rounds = min(config.rounds, config.default_file_rounds)
 
-    started_s, watch = time.perf_counter(), CpuWatch()
-    date = datetime.now(UTC).isoformat(timespec="seconds")
+    recording = Recording()
     bandwidth = read_bandwidth(threads)
     meter = Meter(report, _expected_s(config, config.rounds, default_rounds))
     q4_0 = _measure_file(config, quantized, "Q4_0", adapter, threads, config.rounds, 1.0, meter)
@@ -150,21 +145,18 @@ def bench_engine(
             file["roofline_share_n1"] = rate * file["read_per_token_bytes"] / bandwidth
     record = (
         q4_0
-        | {
-            "default_file": default,
-            "targets": _judge(q4_0),
-            "format": FORMAT,
-            "source": {"name": source.name, "sha256": sha256},
-            "config": asdict(config) | {"model": _public(config.model), "threads": threads},
-            "machine": describe(threads) | {"read_bytes_per_s": bandwidth},
-            "versions": versions(),
-            "date": date,
-            "total_s": time.perf_counter() - started_s,
-            "notes": _notes(config, default_rounds),
-        }
-        | watch.shares()
+        | {"default_file": default, "targets": _judge(q4_0)}
+        | recording.close(
+            format=FORMAT,
+            source=source,
+            sha256=sha256,
+            config=asdict(config),
+            threads=threads,
+            bandwidth=bandwidth,
+            notes=_notes(config, default_rounds),
+        )
     )
-    return {key: _rounded(value) for key, value in record.items()}
+    return {key: rounded(value) for key, value in record.items()}
 
 
 def _measure_file(
@@ -214,23 +206,7 @@ def _judge(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _notes(config: EngineBenchConfig, default_rounds: int) -> list[str]:
-    notes = []
-    if config.rounds < MIN_ROUNDS:
-        notes.append(f"a trial: {config.rounds} rounds, figures need at least {MIN_ROUNDS}")
+    notes = trial_note(config.rounds)
     if default_rounds < config.rounds:
         notes.append(f"the default file was measured in {default_rounds} rounds, the Q4_0 in {config.rounds}")
     return notes
-
-
-def _public(model: str) -> str:
-    """A name of the catalogue as it is, of a file only its name: records hold no local paths."""
-    return Path(model).name
-
-
-def _rounded(value: Any) -> Any:
-    """Six significant digits: more would be noise."""
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(one) for one in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -14,9 +14,9 @@ from edgereason.core.types import Budget, Message, Mode, Request
 from edgereason.engine.native import C, complaints
 from edgereason.engine.params import CELL_STEP
 from edgereason.errors import ContextOverflow
+from edgereason.evals.bench.first_token import encode_s, think_s
 from edgereason.evals.bench.lab import SAMPLING, EndlessEngine, Lab, Outcome
 from edgereason.evals.measure import interleave
-from edgereason.heads.features import PromptFeatures
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Routed
 from edgereason.reasoning.pipeline import Pipeline, drive
@@ -41,11 +41,8 @@ def prefill(lab: Lab) -> Outcome:
     engine, prompt = lab.engine, lab.prompt(PREFILL_TOKENS)
 
     def case(*, with_features: bool) -> float:
-        features = PromptFeatures(engine.info.hidden_size)
         with lab.sequence() as sequence:
-            start = _clock()
-            engine.encode(sequence, prompt, on_states=features.push if with_features else None)
-            return _clock() - start
+            return encode_s(lab, sequence, prompt, with_features=with_features)
 
     with engine.reserve(cells=len(prompt), sequences=1):
         samples = interleave(
@@ -67,7 +64,7 @@ def switch(lab: Lab) -> Outcome:
     made; encoding again makes new ones. Before either, the base decodes a token, so that the adapter is off
     and turning it on counts for both.
     """
-    engine, adapter, opening = lab.engine, lab.adapter, lab.opening
+    engine, opening = lab.engine, lab.opening
     prompt = lab.prompt(SWITCH_PROMPT_TOKENS)
     with (
         engine.reserve(cells=2 * (len(prompt) + len(opening)) + 1, sequences=3),
@@ -78,15 +75,7 @@ def switch(lab: Lab) -> Outcome:
         def case(*, again: bool) -> float:
             with lab.sequence(prefix) as chat:
                 engine.encode(chat, prompt[:1])
-            sampler = engine.sampler(SAMPLING, lab.seed)
-            start = _clock()
-            with lab.sequence(None if again else prefix) as sequence:
-                engine.cross(sequence, adapter)
-                engine.encode(sequence, [*prompt, *opening] if again else opening)
-                engine.sample(sequence, sampler)
-                seconds = _clock() - start
-            sampler.close()
-            return seconds
+            return think_s(lab, prompt, None if again else prefix)
 
         samples = interleave(
             {"switch": lambda: case(again=False), "again": lambda: case(again=True)},
