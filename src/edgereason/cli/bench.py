@@ -134,7 +134,7 @@ def peers(
     as_json: _Json = False,
 ) -> None:
     """Measure ours beside other runtimes on the same file: first token, decoding, time to a voted answer."""
-    from edgereason.evals.bench.peers import PeersBenchConfig, bench_peers
+    from edgereason.evals.bench.peers.bench import PeersBenchConfig, bench_peers
     from edgereason.hub.catalog import DEFAULT_MODEL
 
     config = PeersBenchConfig(

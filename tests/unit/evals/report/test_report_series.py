@@ -10,10 +10,10 @@ from report_records import sample, trace, write_run
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
 from edgereason.evals.bench.parallel import Timing, case_entries
-from edgereason.evals.bench.peer_cases import PEERS, Case
-from edgereason.evals.bench.peer_plan import SHAPES
-from edgereason.evals.bench.peer_record import Run as PeerRun
-from edgereason.evals.bench.peer_record import Standing, case_entry, peer_entry
+from edgereason.evals.bench.peers.cases import PEERS, Case
+from edgereason.evals.bench.peers.plan import SHAPES
+from edgereason.evals.bench.peers.record import Run as PeerRun
+from edgereason.evals.bench.peers.record import Standing, case_entry, peer_entry
 from edgereason.evals.bench.switch import length_entry
 from edgereason.evals.measure import Samples
 from edgereason.evals.report.bench_parallel import Depth, parallel_depths

@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgereason.evals.bench.peer_cases import SAMPLING, Case, Completion, Outcome, Peer, Setting
+from edgereason.evals.bench.peers.cases import SAMPLING, Case, Completion, Outcome, Peer, Setting
 
 
 class Contender(Peer):
-    """A `Peer`; see `peer_cases.py`."""
+    """A `Peer`; see `cases.py`."""
 
     remarks = ("weights and KV cache in float32: transformers dequantizes a GGUF",)
 

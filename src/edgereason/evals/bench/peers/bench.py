@@ -5,7 +5,7 @@
     round 1   prefill: ours, llama-cpp-python, xllamacpp …   decode_n1: ours, …   …   vote_n8: ours, …
     round 2   prefill: ours, …
 
-Each contender is a process of its own (`peer_process.py`); one is asked at a time, the others wait. All draw
+Each contender is a process of its own (`process.py`); one is asked at a time, the others wait. All draw
 by the same filters from an f16 cache in contexts of one size, and encode a case's prompt anew.
 
 ``vote_n8`` is *time to a voted answer*: eight completions of at most 160 tokens over a question and the
@@ -13,7 +13,7 @@ majority of their answers, which peers' callers must hold themselves. ``vote_n8_
 vote stops what can't change it. Equal seeds do not draw equal texts across runtimes, so `tokens` says how
 much each one wrote.
 
-Owns cases, turns and the record's shape. Does not know the contenders (`peer_*.py`).
+Owns cases, turns and the record's shape. Does not know the contenders (their own modules).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import Any, Final
 
 from edgereason.errors import ConfigError, EngineError
 from edgereason.evals.bench.files import Notice
-from edgereason.evals.bench.peer_cases import OURS, PEERS, Case, PeerEntry
-from edgereason.evals.bench.peer_plan import SHAPES, Plan, Shape, make_plan
-from edgereason.evals.bench.peer_process import PeerProcess, command, environment
-from edgereason.evals.bench.peer_record import Run, Standing, case_entry, peer_entry, peers_notes
+from edgereason.evals.bench.peers.cases import OURS, PEERS, Case, PeerEntry
+from edgereason.evals.bench.peers.plan import SHAPES, Plan, Shape, make_plan
+from edgereason.evals.bench.peers.process import PeerProcess, command, environment
+from edgereason.evals.bench.peers.record import Run, Standing, case_entry, peer_entry, peers_notes
 from edgereason.evals.bench.progress import Meter, Report
 from edgereason.evals.bench.record import Recording, find_subject, require_at_least_one, rounded, trial_note
 from edgereason.evals.machine import read_bandwidth

@@ -1,4 +1,4 @@
-"""One contender in a process of its own: `python -m edgereason.evals.bench.peer_worker NAME`.
+"""One contender in a process of its own: `python -m edgereason.evals.bench.peers.worker NAME`.
 
 A line of JSON in, a line of JSON out::
 
@@ -28,7 +28,7 @@ from typing import Any, TextIO
 from edgereason.core.answers import read_trace
 from edgereason.core.chat import split_thinking
 from edgereason.core.types import Vote
-from edgereason.evals.bench.peer_cases import PEERS, Case, Outcome, Peer, PeerEntry, Setting
+from edgereason.evals.bench.peers.cases import PEERS, Case, Outcome, Peer, PeerEntry, Setting
 from edgereason.reasoning.vote import Ballot, winner
 
 

@@ -16,7 +16,7 @@ from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Message
 from edgereason.engine.params import CELL_STEP, round_up
 from edgereason.evals.bench.lab import EndlessEngine, Lab
-from edgereason.evals.bench.peer_cases import Case, Setting
+from edgereason.evals.bench.peers.cases import Case, Setting
 
 LONG_PROMPT_TOKENS: Final = 512
 STORY: Final = "Write a long story about a lighthouse keeper who finds an old letter on the beach."

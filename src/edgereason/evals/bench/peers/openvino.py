@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from edgereason.evals.bench.peer_cases import SAMPLING, Case, Completion, Outcome, Peer, Setting
+from edgereason.evals.bench.peers.cases import SAMPLING, Case, Completion, Outcome, Peer, Setting
 
 
 class Contender(Peer):
-    """A `Peer`; see `peer_cases.py`."""
+    """A `Peer`; see `cases.py`."""
 
     remarks = ("reads the GGUF into its own kernels; the KV cache grows as needed",)
 

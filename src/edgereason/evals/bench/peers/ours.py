@@ -7,7 +7,7 @@ from pathlib import Path
 from edgereason.core.types import Budget, Message, Mode, Request
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import C
-from edgereason.evals.bench.peer_cases import (
+from edgereason.evals.bench.peers.cases import (
     SAMPLING,
     Case,
     Completion,
@@ -20,7 +20,7 @@ from edgereason.reasoning.model import Model, last_response
 
 
 class Contender(Peer):
-    """A `Peer`; see `peer_cases.py`."""
+    """A `Peer`; see `cases.py`."""
 
     remarks = ("forces an answer within the tokens of each stream",)
 

@@ -1,6 +1,6 @@
 """A contender's process, seen from the bench: start it, ask it, end it.
 
-Knows processes and lines of JSON; does not know what a contender does (`peer_worker.py`) or what a bench
+Knows processes and lines of JSON; does not know what a contender does (`worker.py`) or what a bench
 asks.
 """
 
@@ -18,9 +18,9 @@ from contextlib import suppress
 from typing import Any, Final, Self
 
 from edgereason.errors import EngineError
-from edgereason.evals.bench.peer_cases import OURS
+from edgereason.evals.bench.peers.cases import OURS
 
-WORKER_MODULE: Final = "edgereason.evals.bench.peer_worker"
+WORKER_MODULE: Final = "edgereason.evals.bench.peers.worker"
 LIMIT_S: Final = 1200.0
 """A case or a load that takes longer is taken for hung."""
 _END_S: Final = 15.0

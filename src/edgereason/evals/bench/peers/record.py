@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from edgereason.core.answers import grade
-from edgereason.evals.bench.peer_cases import OURS, PEERS, Case, PeerEntry
-from edgereason.evals.bench.peer_plan import REFERENCE, SHAPES, Shape
+from edgereason.evals.bench.peers.cases import OURS, PEERS, Case, PeerEntry
+from edgereason.evals.bench.peers.plan import REFERENCE, SHAPES, Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

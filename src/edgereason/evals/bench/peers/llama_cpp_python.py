@@ -11,7 +11,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any, Final
 
-from edgereason.evals.bench.peer_cases import (
+from edgereason.evals.bench.peers.cases import (
     SAMPLING,
     Case,
     Completion,
@@ -25,7 +25,7 @@ _SAMPLING: Final[dict[str, Any]] = {"top_k": SAMPLING.top_k, "top_p": SAMPLING.t
 
 
 class Contender(Peer):
-    """A `Peer`; see `peer_cases.py`."""
+    """A `Peer`; see `cases.py`."""
 
     is_sequential = True
     remarks = ("fixed lengths through Llama.generate, votes through Llama.create_completion",)

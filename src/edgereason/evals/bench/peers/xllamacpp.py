@@ -11,7 +11,7 @@ import json
 import urllib.request
 from typing import Any, Final
 
-from edgereason.evals.bench.peer_cases import (
+from edgereason.evals.bench.peers.cases import (
     SAMPLING,
     Case,
     Completion,
@@ -26,7 +26,7 @@ _COUNT_LIMIT_S: Final = 30.0
 
 
 class Contender(Peer):
-    """A `Peer`; see `peer_cases.py`."""
+    """A `Peer`; see `cases.py`."""
 
     remarks = ("one request with n completions; the server's cache of earlier prompts is off",)
 

@@ -45,12 +45,12 @@ class PeerEntry:
 
 
 PEERS: Final[Mapping[str, PeerEntry]] = {
-    OURS: PeerEntry("peer_ours", ("edgereason",), ("edgereason", "llama-cpp-python")),
-    "llama-cpp-python": PeerEntry("peer_llama_cpp_python", ("llama_cpp",), ("llama-cpp-python",)),
-    "xllamacpp": PeerEntry("peer_xllamacpp", ("xllamacpp",), ("xllamacpp",), slowness=1.5),
-    "openvino-genai": PeerEntry("peer_openvino", ("openvino_genai",), ("openvino-genai",)),
+    OURS: PeerEntry("ours", ("edgereason",), ("edgereason", "llama-cpp-python")),
+    "llama-cpp-python": PeerEntry("llama_cpp_python", ("llama_cpp",), ("llama-cpp-python",)),
+    "xllamacpp": PeerEntry("xllamacpp", ("xllamacpp",), ("xllamacpp",), slowness=1.5),
+    "openvino-genai": PeerEntry("openvino", ("openvino_genai",), ("openvino-genai",)),
     "transformers": PeerEntry(
-        "peer_transformers",
+        "transformers",
         ("transformers", "torch", "gguf", "accelerate"),
         ("transformers", "torch", "gguf", "accelerate"),
         max_rounds=1,
