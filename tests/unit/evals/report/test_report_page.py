@@ -18,7 +18,8 @@ from edgereason.cli.report import report
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
 from edgereason.evals import record, runs, sweep
-from edgereason.evals.bench import engine, parallel, peers, switch
+from edgereason.evals.bench import engine, parallel, switch
+from edgereason.evals.bench.peers import bench as peers
 from edgereason.evals.loglik import ChoiceRow, summarise
 from edgereason.evals.report import records
 from edgereason.evals.report.bench_engine import engine_blocks
