@@ -25,14 +25,11 @@ def ppl(
     """Measure the perplexity of a text by sliding windows."""
     from edgereason.cli.eval_progress import progress_display, timed
     from edgereason.cli.interrupt import stop_on_interrupt
-    from edgereason.cli.pull import display
+    from edgereason.cli.pull import fetch
     from edgereason.core.bundle import write_atomically
     from edgereason.evals.runs import run_ppl
     from edgereason.hub.catalog import DEFAULT_MODEL
-    from edgereason.hub.pull import resolve
 
-    with display() as (report, notice):
-        resolve(model or DEFAULT_MODEL, progress=report, notice=notice)
     with stop_on_interrupt() as should_stop, progress_display() as show:
         counted = timed(show)
         record = run_ppl(
@@ -42,6 +39,7 @@ def ppl(
             stride_tokens=stride,
             limit_tokens=limit_tokens,
             threads=threads,
+            fetch=fetch,
             progress=lambda share: counted(round(100 * share), 100),
             should_stop=should_stop,
         )

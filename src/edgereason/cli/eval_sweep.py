@@ -25,13 +25,17 @@ def sweep(
     model: Annotated[
         str | None, typer.Option(help="With --budgets: the model file or bundle of the run, if it was one.")
     ] = None,
-    draws: Annotated[int | None, typer.Option(help="Draws of a vote curve. [20]")] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="With --budgets: let the task run what the model wrote.")
+    ] = False,
+    draws: Annotated[int, typer.Option(min=2, help="Draws of a vote curve.")] = 20,
     seed: Annotated[int, typer.Option(help="Of draws and bootstraps.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Draw curves from evaluations: votes over streams, the switcher's threshold, hard budgets."""
     from edgereason.cli.eval_progress import progress_display, timed
     from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.cli.pull import fetch
     from edgereason.core.bundle import write_atomically
     from edgereason.evals.runs import run_sweep
 
@@ -41,12 +45,16 @@ def sweep(
             limits_tokens=_numbers(budgets),
             data=data,
             model=model,
+            run_code=run_code,
             draws=draws,
             seed=seed,
+            fetch=fetch,
             progress=timed(show),
-            notice=lambda line: typer.echo(line, err=True),
             should_stop=should_stop,
         )
+    if record is None:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(130)
     text = json.dumps(record, ensure_ascii=False)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

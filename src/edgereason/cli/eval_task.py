@@ -42,8 +42,8 @@ def task(
         Path | None, typer.Option("--output", "-o", help="Folder of the record; one that is there goes on.")
     ] = None,
     score: Annotated[
-        Score, typer.Option(help="Score answers, or the likelihood of the options given.")
-    ] = Score.ANSWER,
+        Score | None, typer.Option(help="Score answers, or the likelihood of the options given. [answer]")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="chat, think or auto. [auto]")] = None,
@@ -74,10 +74,9 @@ def task(
     """Ask a task's questions and score the answers; a folder that is there goes on where it stopped."""
     from edgereason.cli.eval_progress import figures, progress_display
     from edgereason.cli.interrupt import stop_on_interrupt
-    from edgereason.cli.pull import display
+    from edgereason.cli.pull import fetch
     from edgereason.evals.evaluate import EvalConfig
     from edgereason.evals.runs import LoglikConfig, run_loglik, run_task
-    from edgereason.hub.pull import resolve
 
     options = {
         "task": name,
@@ -103,26 +102,32 @@ def task(
         "label": label,
     }
     given = {key: value for key, value in options.items() if value is not None}
+    score = score or _score_of(config)
     is_asked = score is Score.ANSWER
     settings: Any = _settings(EvalConfig if is_asked else LoglikConfig, given, config)
     folder = output or _new_folder(settings.task, score)
-    if not getattr(settings, "bundle", None):
-        with display() as (report, notice):
-            resolve(settings.model, progress=report, notice=notice)
-    typer.echo(f"rows go to {folder}", err=True)
     with stop_on_interrupt() as should_stop, progress_display() as show:
         summary = (run_task if is_asked else run_loglik)(
             settings,
             folder,
             data=data,
+            fetch=fetch,
             progress=lambda state: show(state.done, state.total, figures(state)),
-            notice=lambda line: typer.echo(line, err=True),
             should_stop=should_stop,
         )
     if summary is None:
         typer.echo(f"stopped: the same command with -o {folder} goes on", err=True)
         raise typer.Exit(130)
+    typer.echo(f"rows are in {folder}", err=True)
     typer.echo(json.dumps(summary, ensure_ascii=False) if as_json else _sentence(summary))
+
+
+def _score_of(path: Path | None) -> Score:
+    """What a run file scores."""
+    from edgereason.config import read_toml
+
+    table = {} if path is None else read_toml(path).get("eval", {})
+    return Score.LOGLIK if table.get("score") == Score.LOGLIK else Score.ANSWER
 
 
 def _settings(kind: type[C], given: dict[str, Any], path: Path | None) -> C:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,6 +44,14 @@ def pull(
             notice=notice,
         )
     typer.echo(path)
+
+
+def fetch(model: str) -> Path:
+    """The file of a model, pulled in view of the user if it is not here."""
+    from edgereason.hub.pull import resolve
+
+    with display() as (report, notice):
+        return resolve(model, progress=report, notice=notice)
 
 
 @contextmanager

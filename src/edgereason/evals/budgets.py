@@ -7,7 +7,8 @@
                          └─ at 128: …
 
 Cut by the same control that cuts a live stream, so a row here is what the run would have got with that
-budget, up to the draws of the answer. Knows rows, items and limits; does not know files.
+budget, up to the draws of the answer; but an adapter that was trained on hints thought under the hint of the
+run's own budget, and live it would get another. Knows rows, items and limits; does not know files.
 
 Source: paper section 5, figure of accuracy against hard budgets.
 """
@@ -23,7 +24,7 @@ from typing import Any, Final
 
 from edgereason.core.types import Budget, Candidate, Mode, Route, Stop, Trace
 from edgereason.errors import ConfigError
-from edgereason.evals.evaluate import EvalConfig
+from edgereason.evals.evaluate import EvalConfig, make_room
 from edgereason.evals.metrics import clustered_interval
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.tasks.base import Item, Output
@@ -56,10 +57,9 @@ def budget_curve(
     samples: Sequence[Sample],
     model: Model,
     limits_tokens: Sequence[int],
-    *,
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Truncates every finished trace of a think run at every limit.
 
     Args:
@@ -69,36 +69,56 @@ def budget_curve(
         model: the run's.
         limits_tokens: hard budgets; none above the run's own.
         progress: told how many traces are done, of how many.
-        should_stop: asked between steps; once true, nothing is returned that is not whole: it raises.
+        should_stop: asked between steps.
 
     Returns:
         `budgets`, and beside it lists in its order: `accuracy`, `ci95` (clustered by question),
-        `mean_tokens`, `share_truncated`; `untruncated` with the run's own, and every row under `rows`.
+        `mean_tokens`, `share_truncated`; `untruncated` with the run's own, `num_cancelled` traces that were
+        left out, and every row under `rows`. None if it was stopped.
 
     Raises:
-        ConfigError: the run did not think, a limit is too small or too large, or it was stopped.
+        ConfigError: see `require_cuttable`.
     """
+    require_cuttable(config, items, samples, limits_tokens)
     limits = sorted(set(limits_tokens))
-    traces = [(sample, trace) for sample in samples for trace in sample.traces]
-    traces = [(sample, trace) for sample, trace in traces if trace.stop is not Stop.CANCELLED]
-    own = config.request("?", 0).think_budget
-    if own is None or not traces or any(sample.route is not Route.THINK for sample in samples):
-        raise ConfigError("hard budgets cut thinking, and this run has rows that did not think")
-    if not limits or limits[-1] > own.limit_tokens:
-        raise ConfigError(f"budgets must be at most the run's own, {own.limit_tokens} tokens; got {limits}")
-    for limit in limits:
-        Budget(limit_tokens=limit)
-    if lacking := {sample.id for sample, _ in traces} - items.keys():
-        raise ConfigError(
-            f"{len(lacking)} questions of the run are not in the data, such as {min(lacking)!r}"
-        )
-
+    traces = _finished(samples)
     rows: list[BudgetRow] = []
     progress(0, len(traces))
     for done, of_trace in enumerate(_truncated(config, items, traces, model, limits, should_stop), 1):
         rows += of_trace
         progress(done, len(traces))
-    return _record(limits, rows, traces)
+    if len(rows) < len(traces) * len(limits):
+        return None
+    num_cancelled = sum(len(sample.traces) for sample in samples) - len(traces)
+    return _record(limits, rows, traces) | {"num_cancelled": num_cancelled}
+
+
+def require_cuttable(
+    config: EvalConfig, items: Mapping[str, Item], samples: Sequence[Sample], limits_tokens: Sequence[int]
+) -> None:
+    """Refuses what can't be cut.
+
+    Raises:
+        ConfigError: the run did not think, its questions are not those given, or a limit is too large.
+        RequestError: a limit is too small.
+    """
+    own = config.request("?", 0).think_budget
+    if own is None or not _finished(samples) or any(sample.route is not Route.THINK for sample in samples):
+        raise ConfigError("hard budgets cut thinking, and this run has rows that did not think")
+    most = min(own.limit_tokens, config.max_tokens or own.limit_tokens)
+    if not limits_tokens or max(limits_tokens) > most:
+        raise ConfigError(f"budgets must be at most the run's own, {most} tokens; got {list(limits_tokens)}")
+    for limit in limits_tokens:
+        Budget(limit_tokens=limit)
+    if lacking := {sample.id for sample in samples} - items.keys():
+        raise ConfigError(
+            f"{len(lacking)} questions of the run are not in the data, such as {min(lacking)!r}"
+        )
+
+
+def _finished(samples: Sequence[Sample]) -> list[tuple[Sample, TraceRow]]:
+    traces = [(sample, trace) for sample in samples for trace in sample.traces]
+    return [(sample, trace) for sample, trace in traces if trace.stop is not Stop.CANCELLED]
 
 
 def _truncated(
@@ -120,9 +140,7 @@ def _truncated(
         )
         for sample, trace in traces
     ]
-    rooms = sorted((model.pipeline.room(request) for request in requests), reverse=True)
-    ahead = rooms[: -(-_RUNNING // len(limits)) + 1]
-    model.engine.reserve(cells=sum(c for c, _ in ahead), sequences=sum(s for _, s in ahead)).close()
+    make_room(model, requests, most=-(-_RUNNING // len(limits)) + 1)
     starts = [
         partial(model.pipeline.truncate, request, _trace(trace, sample.seed), limits, batch)
         for request, (sample, trace) in zip(requests, traces, strict=True)
@@ -130,7 +148,7 @@ def _truncated(
     with closing(drive_many(starts, batch, max_running=_RUNNING)) as events:
         for number, event in events:
             if should_stop():
-                raise ConfigError("stopped before every trace was cut; nothing was written")
+                return
             if isinstance(event, Answered):
                 sample, trace = traces[number]
                 candidates = zip(limits, event.response.candidates, strict=True)

@@ -5,8 +5,9 @@
     items × repeats ─ not yet in samples.jsonl ─→ requests ─ drive_many, one batch ─→ rows, one by one
 
 The same pipeline as `ask`. A row is written when its request ends, so a kill loses what was running and
-nothing else, and the same call goes on behind it. A row does not depend on the order in which requests run:
-its seed comes from its question and repetition alone.
+nothing else, and the same call goes on behind it. A row's seed comes from its question and repetition alone,
+whatever runs beside it. But that changes the rounding of a native batch, so that only one stream at a time
+(`parallel` 1) gives the same tokens again; several give other draws from the same distribution.
 
 Knows tasks, requests and rows; does not know where tasks come from, what a figure means, or terminals.
 """
@@ -21,10 +22,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from edgereason.core.answers import Kind, read_trace
 from edgereason.core.types import (
+    DEFAULT_CHAT_TOKENS,
     MAX_STREAMS,
     Budget,
     Candidate,
@@ -39,6 +41,7 @@ from edgereason.core.types import (
 )
 from edgereason.errors import ConfigError, ContextOverflow
 from edgereason.evals.journal import Journal
+from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.speed import Speed, TimedBatch
 from edgereason.evals.tasks.base import Item, Output, Preset
@@ -60,7 +63,8 @@ class EvalConfig:
 
     Attributes:
         task: a name of the catalogue of tasks, or `gym:` and a generator.
-        model: a name of the catalogue or a GGUF file; `bundle` instead brings its own.
+        model: a name of the catalogue or a GGUF file, by default the default model; `bundle` instead brings
+            its own.
         repeats: how often each question is asked.
         stop_early: whether streams stop when their vote is certain; off, all of them run to their ends, so
             that votes over fewer can be drawn from the rows.
@@ -70,7 +74,8 @@ class EvalConfig:
     """
 
     task: str
-    model: str = DEFAULT_MODEL
+    score: Literal["answer"] = "answer"
+    model: str | None = None
     bundle: str | None = None
     mode: Mode = Mode.AUTO
     budget: int | None = None
@@ -92,17 +97,18 @@ class EvalConfig:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "limit", "threads", "parallel"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        require_at_least_one(
+            repeats=self.repeats, limit=self.limit, threads=self.threads, parallel=self.parallel
+        )
+        if self.model is not None and self.bundle is not None:
+            raise ConfigError("a bundle brings its model: give one of the two")
         if self.parallel > MAX_STREAMS:
             raise ConfigError(f"parallel must be at most {MAX_STREAMS}, got {self.parallel}")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed must be between 0 and 2147483647, got {self.seed}")
 
     def resolved(self, preset: Preset) -> EvalConfig:
-        """The configuration with nothing left to the task's preset, and no local path in it.
+        """The configuration with nothing left to presets and defaults, and no local path in it.
 
         Greedy decoding is asked once: its repetitions would say the same.
         """
@@ -112,7 +118,10 @@ class EvalConfig:
             temperature=temperature,
             top_p=preset.top_p if self.top_p is None else self.top_p,
             repeats=self.repeats or (preset.repeats if temperature > 0 else 1),
-            model=Path(self.model).name,
+            top_k=Sampling().top_k if self.top_k is None else self.top_k,
+            effort=self.effort or (Effort.MEDIUM if self.budget is None else None),
+            max_tokens=self.max_tokens or (DEFAULT_CHAT_TOKENS if self.mode is Mode.CHAT else None),
+            model=None if self.bundle is not None else Path(self.model or DEFAULT_MODEL).name,
             bundle=None if self.bundle is None else Path(self.bundle).resolve().name,
         )
 
@@ -204,7 +213,8 @@ def evaluate(
         total = len(samples) + len(pending)
         progress(_progress(samples, total, 0, 0.0, speed))
         if pending:
-            _make_room(model, requests, config)
+            most = config.parallel if config.streams == 1 else _AHEAD * -(-config.parallel // config.streams)
+            make_room(model, requests, most)
         batch = TimedBatch(model.engine, clock)
         starts = [partial(model.pipeline.run, request, batch) for request in requests]
         with closing(drive_many(starts, batch, max_running=config.parallel)) as events:
@@ -229,10 +239,9 @@ def evaluate(
     return rows, speed.summary(clock() - start_s)
 
 
-def _make_room(model: Model, requests: Sequence[Request], config: EvalConfig) -> None:
-    """Makes the context as large as the dearest requests need that run at a time."""
+def make_room(model: Model, requests: Sequence[Request], most: int) -> None:
+    """Makes the context as large as the `most` dearest requests need, within this machine's memory."""
     rooms = sorted((model.pipeline.room(request) for request in requests), reverse=True)
-    most = config.parallel if config.streams == 1 else _AHEAD * -(-config.parallel // config.streams)
     chosen = rooms[:most]
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     bearable = int(_MEMORY_SHARE * memory_bytes) // model.info.kv_bytes_per_cell

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, Self, TextIO, TypeVar
+
+from filelock import FileLock, Timeout
 
 from edgereason.errors import ConfigError
 
@@ -21,8 +23,10 @@ SAMPLES: Final = "samples.jsonl"
 
 
 class Row(Protocol):
-    """What a journal holds: something that has a form as plain values."""
+    """What a journal holds: something that has a key, and a form as plain values."""
 
+    @property
+    def key(self) -> Hashable: ...
     def to_json(self) -> dict[str, Any]: ...
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self: ...
@@ -45,7 +49,12 @@ def read_rows(folder: Path, kind: type[R]) -> list[R]:
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from error
-    return list(_parse(text, path, kind))
+    rows = list(_parse(text, path, kind))
+    keys = [row.key for row in rows]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ConfigError(f"{path} has two rows of {twice}: two processes wrote to it; evaluate again")
+    return rows
 
 
 def _parse(text: str, path: Path, kind: type[R]) -> Iterator[R]:
@@ -55,8 +64,9 @@ def _parse(text: str, path: Path, kind: type[R]) -> Iterator[R]:
         try:
             yield kind.from_json(json.loads(line))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
+            where = f"{path.parent.name}/{path.name}, line {number}"
             raise ConfigError(
-                f"{path.name}, line {number} is no sample of this version ({error}): "
+                f"{where} is no {kind.__name__} of this version ({error}): "
                 "remove the line, or evaluate into another folder"
             ) from error
 
@@ -72,23 +82,40 @@ class Journal(Generic[R]):
         found: rows that were there.
 
     Raises:
-        ConfigError: a row that is there can't be read.
+        ConfigError: a row that is there can't be read, or another process writes to the folder.
     """
 
     def __init__(self, folder: Path, kind: type[R]) -> None:
         path = folder / SAMPLES
         self.found: tuple[R, ...] = ()
-        if path.is_file():
-            with path.open("rb+") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
-            self.found = tuple(read_rows(folder, kind))
-        elif (folder / f"{SAMPLES}.gz").is_file():  # a record that was kept for good: nothing is added to it
-            self.found = tuple(read_rows(folder, kind))
+        self._is_kept = False
+        self._lock = FileLock(folder / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"{folder} is being evaluated by another process: wait for it") from error
         self._path = path
         self._file: TextIO | None = None
+        try:
+            if path.is_file():
+                with path.open("rb+") as file:
+                    file.truncate(file.read().rfind(b"\n") + 1)
+                self.found = tuple(read_rows(folder, kind))
+            elif (folder / f"{SAMPLES}.gz").is_file():
+                self.found = tuple(read_rows(folder, kind))
+                self._is_kept = True
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, row: R) -> None:
-        """Writes a row."""
+        """Writes a row.
+
+        Raises:
+            ConfigError: the rows are compressed: a record kept for good, to which nothing is added.
+        """
+        if self._is_kept:
+            raise ConfigError(f"{self._path}.gz is compressed: unpack it to go on with the evaluation")
         if self._file is None:
             self._file = self._path.open("a", encoding="utf-8")
         self._file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
@@ -98,6 +125,8 @@ class Journal(Generic[R]):
         """Closes the file; what was appended stays."""
         if self._file is not None:
             self._file.close()
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

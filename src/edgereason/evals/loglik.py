@@ -54,6 +54,11 @@ class ChoiceRow:
     pred_norm: int
 
     @property
+    def key(self) -> str:
+        """What identifies the row in its run."""
+        return self.id
+
+    @property
     def is_choice(self) -> bool:
         """Whether there was something to choose from."""
         return len(self.logprobs) > 1

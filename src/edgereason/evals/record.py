@@ -35,7 +35,9 @@ RUN: Final = "run.toml"
 SUMMARY: Final = "summary.json"
 FORMAT: Final = "edgereason-eval"
 _MAY_DIFFER: Final = frozenset({"threads", "parallel", "label"})
-"""Settings that change how long a run takes, or what it is called, and none of its rows."""
+"""Settings that change how long a run takes or what it is called, and not what its rows are drawn from."""
+_DECISIVE: Final = ("edgereason", "llama-cpp-python", "commit")
+"""Versions that an unfinished run must go on with: its rows would not be of one kind."""
 
 
 class RunConfig(Protocol):
@@ -115,7 +117,8 @@ def open_folder(
         _require_same(folder, found, config, record)
         return dict(found["record"])
     try:
-        if folder.is_dir() and any(folder.iterdir()):
+        # A kill may have left a temporary file of ours.
+        if folder.is_dir() and any(not path.name.startswith(f".{RUN}.") for path in folder.iterdir()):
             raise ConfigError(f"{folder} holds something else: evaluate into a new folder (--output)")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, tomli_w.dumps({"eval": to_table(config), "record": record}))
@@ -182,14 +185,30 @@ def _require_same(
         f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in settings if before.get(k) != now.get(k)
     ]
     known = found.get("record", {})
-    different += [
-        f"another {key}" for key in ("data", "model", "bundle") if known.get(key) != record.get(key)
-    ]
+    for key in ("data", "model", "bundle"):
+        there, here = (_identity(one.get(key)) for one in (known, record))
+        if there != here:
+            different.append(f"{key}: {there} there, {here} now")
+    if not (folder / SUMMARY).is_file():
+        versions_there, versions_here = known.get("versions", {}), record["versions"]
+        different += [
+            f"{key}: {versions_there.get(key)} there, {versions_here.get(key)} now"
+            for key in _DECISIVE
+            if versions_there.get(key) != versions_here.get(key)
+        ]
     if different:
         raise ConfigError(
             f"{folder} holds another evaluation ({'; '.join(different)}): evaluate into a new folder "
             "(--output), or repeat its settings to go on with it"
         )
+
+
+def _identity(entry: Mapping[str, Any] | None) -> str:
+    """What a data set, model or bundle is, whatever its file is called."""
+    if not entry:
+        return "none"
+    parts = entry.get("sha256") or entry.get("revision") or entry.get("name")
+    return ", ".join(part[:12] for part in parts) if isinstance(parts, list) else str(parts)[:40]
 
 
 def _without_none(value: Any) -> Any:

@@ -14,18 +14,19 @@ belongs together; does not know how any of them works, nor terminals.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
 
-from edgereason.config import read_toml, to_table
+from edgereason.config import read_toml
 from edgereason.core.types import Route
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import ConfigError
-from edgereason.evals.budgets import budget_curve
+from edgereason.evals.budgets import budget_curve, require_cuttable
 from edgereason.evals.evaluate import EvalConfig, Progress, evaluate
 from edgereason.evals.journal import Journal
+from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.loglik import ChoiceRow
 from edgereason.evals.loglik import run_loglik as weigh
 from edgereason.evals.loglik import summarise as summarise_choices
@@ -43,8 +44,10 @@ from edgereason.evals.record import (
     write_summary,
 )
 from edgereason.evals.samples import Sample, read_samples
-from edgereason.evals.sweep import sweep
-from edgereason.evals.tasks.catalog import load_task
+from edgereason.evals.sweep import require_names, sweep
+from edgereason.evals.sweep_votes import NUM_DRAWS
+from edgereason.evals.tasks.base import Item
+from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.hub.catalog import DEFAULT_MODEL
 from edgereason.hub.pull import resolve
 from edgereason.reasoning.model import Model, load
@@ -53,7 +56,7 @@ PPL_FORMAT: Final = "edgereason-ppl"
 
 Report = Callable[[Progress], None]
 Share = Callable[[float], None]
-Notice = Callable[[str], None]
+Fetch = Callable[[str], Path]
 ShouldStop = Callable[[], bool]
 
 
@@ -65,8 +68,9 @@ def _silent(_: object) -> None:
     pass
 
 
-def _load(config: EvalConfig, notice: Notice) -> Model:
-    return load(config.bundle or config.model, threads=config.threads, notice=notice)
+def _load(config: EvalConfig, fetch: Fetch) -> Model:
+    source = Path(config.bundle) if config.bundle else fetch(config.model or DEFAULT_MODEL)
+    return load(source, threads=config.threads)
 
 
 def run_task(
@@ -74,9 +78,9 @@ def run_task(
     folder: Path,
     *,
     data: Path | None = None,
-    load_model: Callable[[EvalConfig, Notice], Model] = _load,
+    load_model: Callable[[EvalConfig, Fetch], Model] = _load,
+    fetch: Fetch = resolve,
     progress: Report = _silent,
-    notice: Notice = _silent,
     should_stop: ShouldStop = _never,
 ) -> dict[str, Any] | None:
     """Asks a task's questions, or goes on with an evaluation that `folder` holds.
@@ -86,8 +90,8 @@ def run_task(
         folder: of the record; made if it is not there.
         data: a local file instead of the task's data set.
         load_model: loads what `config` names; by default from catalogue, file or bundle.
+        fetch: gives a model's file by its name; by default pulls it, unseen.
         progress: told after every row.
-        notice: told in a line what takes long.
         should_stop: once true, rows that are written stay, and None is returned.
 
     Returns:
@@ -96,14 +100,10 @@ def run_task(
     Raises:
         ConfigError: settings, data or folder are no good; nothing was generated.
     """
-    task = load_task(config.task, data=data, limit=config.limit, seed=config.seed)
-    if task.runs_code and not config.run_code:
-        raise ConfigError(
-            f"{config.task} runs what the model writes: allow it with --run-code (run_code = true)"
-        )
+    task = _allowed_task(config, data, run_code=config.run_code)
     resolved = config.resolved(task.preset)
     resolved.request("?", 0)  # refused now, not in the middle
-    with load_model(config, notice) as model:
+    with load_model(config, fetch) as model:
         record = open_folder(
             folder,
             resolved,
@@ -119,15 +119,26 @@ def run_task(
         return write_summary(folder, resolved, record, summarise(samples), speed)
 
 
+def _allowed_task(config: EvalConfig, data: Path | None, *, run_code: bool) -> Task:
+    task = load_task(config.task, data=data, limit=config.limit, seed=config.seed)
+    if task.runs_code and not run_code:
+        raise ConfigError(f"{config.task} runs what the model writes: allow it with --run-code")
+    return task
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoglikConfig:
     """What to weigh by likelihood: no template, no adapter, nothing drawn."""
 
     task: str
+    score: Literal["loglik"] = "loglik"
     model: str = DEFAULT_MODEL
     limit: int | None = None
     threads: int | None = None
     label: str | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least_one(limit=self.limit, threads=self.threads)
 
 
 def run_loglik(
@@ -135,14 +146,14 @@ def run_loglik(
     folder: Path,
     *,
     data: Path | None = None,
+    fetch: Fetch = resolve,
     progress: Report = _silent,
-    notice: Notice = _silent,
     should_stop: ShouldStop = _never,
 ) -> dict[str, Any] | None:
     """Weighs a task's options, or goes on with an evaluation that `folder` holds; see `run_task`."""
     task = load_loglik_task(config.task, data=data, limit=config.limit)
-    path = resolve(config.model, notice=notice)
-    resolved = LoglikConfig(**{**to_table(config), "model": Path(config.model).name})
+    path = fetch(config.model)
+    resolved = replace(config, model=Path(config.model).name)
     start_s = time.perf_counter()
     with LlamaEngine(path, threads=config.threads) as engine:
         record = open_folder(
@@ -186,8 +197,8 @@ def run_ppl(
     stride_tokens: int | None = None,
     limit_tokens: int | None = None,
     threads: int | None = None,
+    fetch: Fetch = resolve,
     progress: Share = _silent,
-    notice: Notice = _silent,
     should_stop: ShouldStop = _never,
 ) -> dict[str, Any] | None:
     """The record of a text's perplexity; None if it was stopped.
@@ -197,8 +208,9 @@ def run_ppl(
         model: a name of the catalogue or a GGUF file.
         limit_tokens: only the text's first so many.
     """
+    require_at_least_one(limit_tokens=limit_tokens, threads=threads)
     source = read_text(text)
-    path = resolve(model, notice=notice)
+    path = fetch(model)
     start_s = time.perf_counter()
     with LlamaEngine(path, threads=threads) as engine:
         result = perplexity(
@@ -228,79 +240,97 @@ def run_sweep(
     limits_tokens: Sequence[int] = (),
     data: Path | None = None,
     model: str | None = None,
-    draws: int | None = None,
+    run_code: bool = False,
+    draws: int = NUM_DRAWS,
     seed: int = 0,
+    fetch: Fetch = resolve,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    notice: Notice = _silent,
     should_stop: ShouldStop = _never,
-) -> dict[str, Any]:
-    """Every curve that recorded evaluations have rows for, as a record.
+) -> dict[str, Any] | None:
+    """Every curve that recorded evaluations have rows for, as a record; None if it was stopped.
 
     Args:
-        folders: of evaluations.
+        folders: of evaluations, their names different.
         limits_tokens: hard budgets at which traces are cut, which takes the model; none by default.
         data: of the runs that are cut, where it was a local file.
-        model: of the runs that are cut, where it was a local file or a bundle.
-        draws: of vote curves; by default the paper's 20.
+        model: of the runs that are cut, where it was a local file; a bundle's folder where it was one.
+        run_code: allows code tasks to run what the model wrote.
+        draws: of vote curves.
         seed: of draws and bootstraps.
+        fetch: as for `run_task`.
 
     Raises:
         ConfigError: a folder is no evaluation, or data or model are not those of its record.
     """
     runs = [(folder.resolve().name, read_samples(folder)) for folder in folders]
+    require_names(runs)
     budgets: dict[str, Any] = {}
     if limits_tokens:
-        thinking = [
-            (folder, name, samples)
-            for folder, (name, samples) in zip(folders, runs, strict=True)
+        cuts = [
+            _Cut.of(folder, samples, limits_tokens, data, run_code=run_code)
+            for folder, (_, samples) in zip(folders, runs, strict=True)
             if all(sample.route is Route.THINK for sample in samples)
         ]
-        if not thinking:
+        if not cuts:
             raise ConfigError("hard budgets cut thinking, and no run here thinks on every question")
-        for folder, name, samples in thinking:
-            budgets[name] = _cut(folder, samples, limits_tokens, data, model, progress, notice, should_stop)
-    options = {} if draws is None else {"draws": draws}
-    record = sweep(runs, budgets=budgets or None, seed=seed, **options)
+        for cut in cuts:
+            with cut.load(model, fetch) as loaded:
+                curve = budget_curve(
+                    cut.config, cut.items, cut.samples, loaded, limits_tokens, progress, should_stop
+                )
+            if curve is None:
+                return None
+            budgets[cut.folder.resolve().name] = curve
+    record = sweep(runs, budgets=budgets or None, draws=draws, seed=seed)
     sources = {name: _source(folder) for folder, (name, _) in zip(folders, runs, strict=True)}
     return record | {"runs": sources, "seed": seed, **about(None)}
 
 
-def _cut(
-    folder: Path,
-    samples: Sequence[Sample],
-    limits_tokens: Sequence[int],
-    data: Path | None,
-    model: str | None,
-    progress: Callable[[int, int], None],
-    notice: Notice,
-    should_stop: ShouldStop,
-) -> dict[str, Any]:
-    config = read_config(folder / RUN, EvalConfig)
-    record = _source(folder)
-    task = load_task(config.task, data=data, limit=config.limit, seed=config.seed)
-    if task.data_sha256 != record["data"].get("sha256"):
-        raise ConfigError(
-            f"{folder.name} was evaluated on {record['data']['name']}, and {task.data_name} is another file: "
-            "give the same one (--data)"
-        )
-    with load(model or config.bundle or config.model, threads=config.threads, notice=notice) as loaded:
-        if model_entry(loaded.info)["sha256"] != record["model"].get("sha256"):
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A recorded run whose traces are to be cut, checked against its record as far as that goes unloaded."""
+
+    folder: Path
+    config: EvalConfig
+    items: Mapping[str, Item]
+    samples: Sequence[Sample]
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        samples: Sequence[Sample],
+        limits_tokens: Sequence[int],
+        data: Path | None,
+        *,
+        run_code: bool,
+    ) -> Self:
+        config, found = read_config(folder / RUN, EvalConfig), _source(folder)["data"]
+        task = _allowed_task(config, data, run_code=run_code)
+        if (task.data_sha256, task.data_revision) != (found.get("sha256"), found.get("revision")):
             raise ConfigError(
-                f"{folder.name} was evaluated with {record['model']['name']}, and this is another model: "
-                "give the same one (--model)"
+                f"{folder.name} was evaluated on {found.get('name')}, and {task.data_name} is not that: "
+                "give the same file (--data)"
             )
-        return budget_curve(
-            config,
-            {item.id: item for item in task.items},
-            samples,
-            loaded,
-            limits_tokens,
-            progress=progress,
-            should_stop=should_stop,
-        )
+        items = {item.id: item for item in task.items}
+        require_cuttable(config, items, samples, limits_tokens)
+        return cls(folder, config, items, samples)
+
+    def load(self, model: str | None, fetch: Fetch) -> Model:
+        """The run's model, or its bundle."""
+        config, record = self.config, _source(self.folder)
+        source = Path(model) if model and Path(model).is_dir() else None
+        source = source or (Path(config.bundle) if config.bundle and not model else None)
+        loaded = load(source or fetch(model or config.model or DEFAULT_MODEL), threads=config.threads)
+        here = (model_entry(loaded.info)["sha256"], (bundle_entry(loaded.bundle) or {}).get("sha256"))
+        if here != (record["model"].get("sha256"), record["bundle"].get("sha256")):
+            loaded.close()
+            name = record["bundle"].get("name") or record["model"].get("name")
+            raise ConfigError(f"{self.folder.name} was evaluated with {name}: give the same (--model)")
+        return loaded
 
 
 def _source(folder: Path) -> dict[str, Any]:
     """What a folder's record says of its data, model and commit."""
     record = read_toml(folder / RUN).get("record", {})
-    return {key: record.get(key, {}) for key in ("data", "model", "versions", "date")}
+    return {key: record.get(key, {}) for key in ("data", "model", "bundle", "versions", "date")}

@@ -52,11 +52,7 @@ def sweep(
     Raises:
         ConfigError: there are no runs, or two of one name.
     """
-    names = [name for name, _ in runs]
-    if not names:
-        raise ConfigError("a sweep needs at least one evaluation")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"two evaluations are called {min(twice)!r}: a sweep tells them apart by name")
+    require_names(runs)
     notes: list[str] = []
     votes = {}
     for name, samples in runs:
@@ -70,6 +66,15 @@ def sweep(
     except ConfigError as error:
         notes.append(f"no threshold curve: {error}")
     return {"format": FORMAT, "votes": votes, "threshold": threshold, "budgets": budgets, "notes": notes}
+
+
+def require_names(runs: Sequence[Run]) -> None:
+    """Refuses no runs at all, and two of one name."""
+    names = [name for name, _ in runs]
+    if not names:
+        raise ConfigError("a sweep needs at least one evaluation")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"two evaluations are called {min(twice)!r}: a sweep tells them apart by name")
 
 
 def _lacks_traces(samples: Sequence[Sample]) -> str | None:

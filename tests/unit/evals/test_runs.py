@@ -17,6 +17,7 @@ from edgereason.evals.journal import SAMPLES
 from edgereason.evals.record import read_config
 from edgereason.evals.runs import run_sweep, run_task
 from edgereason.evals.samples import read_samples
+from edgereason.evals.tasks.base import Preset
 from edgereason.reasoning.model import Model
 
 REPLIES = [f"I count {n}.\n</think>\n\nThe final answer is {n}." for n in range(5)]
@@ -31,11 +32,11 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def scripted(config: EvalConfig, notice: object) -> Model:
+def scripted(config: EvalConfig, fetch: object) -> Model:
     return Model(ScriptedEngine(REPLIES))
 
 
-def never(config: EvalConfig, notice: object) -> Model:
+def never(config: EvalConfig, fetch: object) -> Model:
     pytest.fail("a model was loaded")
 
 
@@ -120,7 +121,7 @@ def test_a_folder_of_other_settings_is_refused_and_left_alone(
 def test_a_folder_evaluated_on_other_data_is_refused(data: Path, tmp_path: Path) -> None:
     run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
     data.write_text(data.read_text().replace("How many is 0", "How many is zero"))
-    with pytest.raises(ConfigError, match="another data"):
+    with pytest.raises(ConfigError, match=r"data: \w+ there, \w+ now"):
         run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
 
 
@@ -183,3 +184,104 @@ def test_budgets_of_runs_that_did_not_think_are_refused(data: Path, tmp_path: Pa
     run_task(chat, tmp_path / "chat", data=data, load_model=scripted)
     with pytest.raises(ConfigError, match="no run here thinks"):
         run_sweep([tmp_path / "chat"], limits_tokens=(64,))
+
+
+def test_two_processes_do_not_write_into_one_folder(data: Path, tmp_path: Path) -> None:
+    class Second(Exception):
+        pass
+
+    def start_another(_: object) -> None:
+        with pytest.raises(ConfigError, match="another process"):
+            run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+        raise Second
+
+    with pytest.raises(Second):
+        run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted, progress=start_another)
+    done = run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    assert done is not None
+    assert done["n"] == 8
+
+
+def test_rows_that_two_processes_wrote_are_refused(data: Path, tmp_path: Path) -> None:
+    run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    path = tmp_path / "a" / SAMPLES
+    path.write_text(path.read_text() + path.read_text().splitlines()[2] + "\n")
+    with pytest.raises(ConfigError, match="two rows of"):
+        read_samples(tmp_path / "a")
+
+
+def test_an_unfinished_record_that_was_compressed_is_not_split_in_two(data: Path, tmp_path: Path) -> None:
+    seen: list[object] = []
+    run_task(
+        CONFIG,
+        tmp_path / "a",
+        data=data,
+        load_model=scripted,
+        progress=seen.append,
+        should_stop=lambda: len(seen) > 3,
+    )
+    path = tmp_path / "a" / SAMPLES
+    kept = gzip.compress(path.read_bytes())
+    (tmp_path / "a" / f"{SAMPLES}.gz").write_bytes(kept)
+    path.unlink()
+    with pytest.raises(ConfigError, match="compressed: unpack it"):
+        run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    assert not path.exists()
+
+
+def test_an_unfinished_run_goes_on_with_the_versions_that_it_began_with(data: Path, tmp_path: Path) -> None:
+    run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    record = tmp_path / "a" / "run.toml"
+    record.write_text(record.read_text().replace('llama-cpp-python = "', 'llama-cpp-python = "0.'))
+    assert run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted) is not None  # finished: only read
+    (tmp_path / "a" / "summary.json").unlink()
+    with pytest.raises(ConfigError, match=r"llama-cpp-python: 0\.0\.\S+ there"):
+        run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+
+
+def test_the_same_data_under_another_name_is_the_same_data(data: Path, tmp_path: Path) -> None:
+    run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    moved = data.rename(tmp_path / "moved.jsonl")
+    assert run_task(CONFIG, tmp_path / "a", data=moved, load_model=scripted) is not None
+
+
+def test_what_a_kill_left_of_a_file_in_the_making_does_not_block_a_folder(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".run.toml.x7f3").write_text("[eval")
+    assert run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted) is not None
+
+
+def test_defaults_stand_in_the_record(data: Path, tmp_path: Path) -> None:
+    run_task(replace(CONFIG, budget=None), tmp_path / "a", data=data, load_model=scripted)
+    config = read_config(tmp_path / "a" / "run.toml", EvalConfig)
+    assert (config.top_k, config.effort, config.score) == (40, "medium", "answer")
+
+
+def test_a_model_beside_a_bundle_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one of the two"):
+        EvalConfig(task="gsm8k", model="a", bundle="b")
+    assert EvalConfig(task="gsm8k", bundle="b").resolved(Preset()).model is None
+
+
+def test_sweeps_refuse_runs_of_one_name_before_anything_is_cut(data: Path, tmp_path: Path) -> None:
+    for parent in ("x", "y"):
+        run_task(CONFIG, tmp_path / parent / "a", data=data, load_model=scripted)
+    with pytest.raises(ConfigError, match="two evaluations are called 'a'"):
+        run_sweep(
+            [tmp_path / "x" / "a", tmp_path / "y" / "a"], limits_tokens=(64,), data=data, fetch=pytest.fail
+        )
+
+
+def test_a_sweep_over_other_data_or_another_model_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    other = tmp_path / "other.jsonl"
+    other.write_text(data.read_text().replace("How many is 0", "How many is zero"))
+    with pytest.raises(ConfigError, match="give the same file"):
+        run_sweep([tmp_path / "a"], limits_tokens=(80,), data=other, fetch=pytest.fail)
+    record = tmp_path / "a" / "run.toml"
+    record.write_text(record.read_text() + '\n[record.bundle]\nname = "b"\nsha256 = ["00"]\nsize_bytes = 1\n')
+    monkeypatch.setattr("edgereason.evals.runs.load", lambda *_, **__: Model(ScriptedEngine(REPLIES)))
+    with pytest.raises(ConfigError, match="was evaluated with b"):
+        run_sweep([tmp_path / "a"], limits_tokens=(80,), data=data, fetch=Path)

@@ -25,9 +25,10 @@ from edgereason.evals.bench.files import Notice, plain_q4_0, random_adapter, rea
 from edgereason.evals.bench.lab import EndlessEngine, Lab, Outcome
 from edgereason.evals.bench.progress import Meter, Report
 from edgereason.evals.bench.random_adapter import import_gguf
-from edgereason.evals.bench.record import Recording, require_at_least_one, rounded, trial_note
+from edgereason.evals.bench.record import Recording, rounded, trial_note
 from edgereason.evals.bench.request_measures import cells, prefill, streams, switch
 from edgereason.evals.bench.step_measures import lora, steps
+from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.machine import read_bandwidth
 from edgereason.evals.measure import MIN_ROUNDS, CpuWatch
 from edgereason.hub.catalog import DEFAULT_MODEL

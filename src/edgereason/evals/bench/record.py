@@ -132,17 +132,6 @@ def trial_note(rounds: int) -> list[str]:
     return [f"a trial: {rounds} round{'' if rounds == 1 else 's'}, figures need at least {MIN_ROUNDS}"]
 
 
-def require_at_least_one(**values: int | None) -> None:
-    """Refuses a setting below 1; None is one that was left open.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-
-
 def require_distinct(name: str, values: Sequence[int], *, most: int | None = None) -> None:
     """Refuses a list of sizes that is empty, has one twice, or one out of range.
 

@@ -31,11 +31,11 @@ from edgereason.evals.bench.random_adapter import import_gguf
 from edgereason.evals.bench.record import (
     Recording,
     find_subject,
-    require_at_least_one,
     require_distinct,
     rounded,
     trial_note,
 )
+from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.machine import read_bandwidth
 from edgereason.evals.measure import MIN_ROUNDS, Samples
 from edgereason.hub.catalog import DEFAULT_MODEL

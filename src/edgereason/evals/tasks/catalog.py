@@ -103,6 +103,11 @@ def _gym_task(name: str, data: Path | None, limit: int | None, seed: int) -> Tas
     if data is not None:
         raise ConfigError(f"{name} makes its own questions and takes no data; got {data.name}: leave it out")
     generated = generate(name.removeprefix(_GYM), size=limit or NUM_ITEMS, seed=seed)
+    if generated.runs_code:
+        raise ConfigError(
+            f"the scorer of {name} evaluates what the model wrote inside this process, without limits: "
+            "choose another generator"
+        )
     return Task(
         name=name,
         items=generated.items,
@@ -110,5 +115,5 @@ def _gym_task(name: str, data: Path | None, limit: int | None, seed: int) -> Tas
         data_name=generated.name,
         data_sha256=generated.sha256,
         data_revision=generated.version,
-        runs_code=generated.runs_code,
+        runs_code=False,
     )

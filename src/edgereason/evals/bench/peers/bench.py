@@ -30,10 +30,11 @@ from edgereason.errors import ConfigError, EngineError
 from edgereason.evals.bench.files import Notice
 from edgereason.evals.bench.peers.cases import OURS, PEERS, Case, PeerEntry
 from edgereason.evals.bench.peers.plan import SHAPES, Plan, Shape, make_plan
-from edgereason.evals.bench.peers.process import PeerProcess, command, environment
+from edgereason.evals.bench.peers.process import PeerProcess, command, environment, public
 from edgereason.evals.bench.peers.record import Run, Standing, case_entry, peer_entry, peers_notes
 from edgereason.evals.bench.progress import Meter, Report
-from edgereason.evals.bench.record import Recording, find_subject, require_at_least_one, rounded, trial_note
+from edgereason.evals.bench.record import Recording, find_subject, rounded, trial_note
+from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.machine import read_bandwidth
 from edgereason.evals.measure import MIN_ROUNDS
 from edgereason.hub.catalog import DEFAULT_MODEL
@@ -212,7 +213,7 @@ def _fail(contender: _Contender, error: EngineError, notice: Notice) -> None:
     if contender.name == OURS:
         raise error
     notice(str(error))
-    contender.standing.error, contender.process = str(error), None
+    contender.standing.error, contender.process = public(str(error)), None
 
 
 def _expected_s(turns: list[tuple[_Contender, Shape]]) -> float:
