@@ -176,6 +176,17 @@ def test_the_record_is_json_with_ratios_to_ours_and_no_local_path(fake, tmp_path
     assert {"machine", "versions", "date", "steal_share", "others_share", "model"} <= record.keys()
 
 
+def test_an_interpreter_that_is_missing_is_recorded_without_its_place(fake, monkeypatch, tmp_path):
+    model, _ = fake
+    ours = bench.command
+    monkeypatch.setattr(
+        bench, "command", lambda python, name: ours(python, name) if name == OURS else [str(tmp_path / "py")]
+    )
+    record = bench_peers(PeersBenchConfig(model=str(model), rounds=1))
+    assert "can't be started" in record["peers"]["xllamacpp"]["error"]
+    assert str(tmp_path) not in json.dumps(record)
+
+
 def test_without_ours_there_is_nothing_to_compare_with(fake, monkeypatch, tmp_path):
     model, _ = fake
     monkeypatch.setattr(bench, "command", lambda _, name: [sys.executable, "-c", "raise SystemExit('no')"])

@@ -30,6 +30,7 @@ class PeerEntry:
         requirements: how pip calls them; versions of these stand in the record.
         max_rounds: where it is so slow that few must do.
         slowness: rough time of a case over ours, for the time left.
+        reads_file: weights stay as the file has them, so that its bytes are what a token must read.
     """
 
     module: str
@@ -37,6 +38,7 @@ class PeerEntry:
     requirements: tuple[str, ...]
     max_rounds: int | None = None
     slowness: float = 1.0
+    reads_file: bool = True
 
     @property
     def install(self) -> str:
@@ -55,6 +57,7 @@ PEERS: Final[Mapping[str, PeerEntry]] = {
         ("transformers", "torch", "gguf", "accelerate"),
         max_rounds=1,
         slowness=5.0,
+        reads_file=False,
     ),
 }
 

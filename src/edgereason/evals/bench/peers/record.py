@@ -90,7 +90,7 @@ def case_entry(
     for name, standing in standings.items():
         if runs := standing.runs.get(shape.name):
             entries[name] = _figures(shape, case, runs) | _ratios(shape, name, standings)
-            if shape.num_completions == 1 and shape.limit_tokens > 1:
+            if shape.num_completions == 1 and shape.limit_tokens > 1 and PEERS[name].reads_file:
                 share = entries[name]["tokens_per_s"] * read_s_per_token
                 entries[name]["roofline_share"] = share
     return {
