@@ -54,7 +54,7 @@ class Lab:
     """One model file under measurement.
 
     Attributes:
-        adapter_path: a random adapter for the file; loaded when a measure first wants it.
+        adapter_path: a random adapter for the file, where a measure turns one on; loaded when it does.
         advance: told which further share of the running measure is done.
     """
 
@@ -63,8 +63,8 @@ class Lab:
     threads: int
     rounds: int
     seed: int
-    adapter_path: Path
-    advance: Callable[[float], None]
+    adapter_path: Path | None = None
+    advance: Callable[[float], None] = lambda _share: None
     seams: Seams = field(init=False)
     _adapter: Adapter | None = None
 
@@ -74,6 +74,7 @@ class Lab:
     @property
     def adapter(self) -> Adapter:
         if self._adapter is None:
+            assert self.adapter_path is not None
             self._adapter = self.engine.load_adapter(self.adapter_path)
         return self._adapter
 

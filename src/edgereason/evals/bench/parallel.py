@@ -108,8 +108,7 @@ def bench_parallel(
     """
     subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=notice)
     with EndlessEngine(subject.path, threads=subject.threads) as engine:
-        # No adapter is ever turned on here, so nothing is read from the path given for one.
-        lab = Lab(engine, subject.path, subject.threads, config.rounds, config.seed, subject.path, _ignore)
+        lab = Lab(engine, subject.path, subject.threads, config.rounds, config.seed)
         _require_room(lab, config)
         recording, bandwidth = Recording(), read_bandwidth(subject.threads)
         meter = Meter(report, config.rounds * _round_s(config))
@@ -219,7 +218,3 @@ def _case_s(num_streams: int, steps: int) -> float:
 def _round_s(config: ParallelBenchConfig) -> float:
     stepping_s = sum(_case_s(num_streams, config.steps) for num_streams in config.all_streams)
     return sum(_TOKEN_S * depth + stepping_s for depth in config.depths)
-
-
-def _ignore(_share: float) -> None:
-    """What measures would tell a lab of their progress; here the meter is told directly."""

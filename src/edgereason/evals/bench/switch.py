@@ -97,7 +97,7 @@ def bench_switch(
     subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=notice)
     adapter = random_adapter(subject.source, subject.source_sha256, notice, seed=config.seed)
     with EndlessEngine(subject.path, threads=subject.threads) as engine:
-        lab = Lab(engine, subject.path, subject.threads, config.rounds, config.seed, adapter, _ignore)
+        lab = Lab(engine, subject.path, subject.threads, config.rounds, config.seed, adapter)
         lengths, notes = _fitting(config.lengths, engine.context_tokens - len(lab.opening) - 1)
         recording, bandwidth = Recording(), read_bandwidth(subject.threads)
         samples = _measure(lab, config, lengths, report, subject.quantization)
@@ -200,7 +200,3 @@ def _turn_adapter_off(lab: Lab, prompt: list[int]) -> None:
 
 def _length_s(length: int) -> float:
     return 3 * _TOKEN_S * length + 0.2
-
-
-def _ignore(_share: float) -> None:
-    """What measures would tell a lab of their progress; here the meter is told directly."""

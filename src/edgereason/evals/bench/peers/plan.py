@@ -83,8 +83,7 @@ def make_plan(model: Path, threads: int, seed: int) -> Plan:
         def prompt_ids(question: str) -> tuple[int, ...]:
             return template.encode([Message("user", question)], engine.tokenize)
 
-        # No adapter is ever turned on here, so nothing is read from the path given for one.
-        lab = Lab(engine, model, threads, 1, seed, model, _ignore)
+        lab = Lab(engine, model, threads, 1, seed)
         around = len(prompt_ids("x")) - 1
         filler = b"".join(map(engine.piece, lab.prompt(LONG_PROMPT_TOKENS - around))).decode()
         questions = {Prompt.LONG: filler, Prompt.STORY: STORY, Prompt.QUESTION: QUESTION}
@@ -119,7 +118,3 @@ def make_plan(model: Path, threads: int, seed: int) -> Plan:
         ),
         cases,
     )
-
-
-def _ignore(_share: float) -> None:
-    """What measures would tell a lab of their progress; there is none to tell here."""
