@@ -78,7 +78,7 @@ def to_table(config: object) -> dict[str, Any]:
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """What to say of a name that is not known: the nearest that is, and all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.5)
     return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
 
 

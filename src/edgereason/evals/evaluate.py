@@ -179,7 +179,6 @@ def evaluate(
     *,
     progress: Callable[[Progress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[Sample], dict[str, Any]]:
     """Asks what is not answered yet in `folder`, and appends each row as it comes.
 
@@ -190,7 +189,6 @@ def evaluate(
         folder: exists; holds the rows.
         progress: told after every row.
         should_stop: asked between steps; once true, what runs is dropped and what is written stays.
-        clock: seconds.
 
     Returns:
         All rows, those found included, sorted by item and repetition; and the speed of this sitting.
@@ -198,7 +196,7 @@ def evaluate(
     Raises:
         RequestError: a question does not fit, or a setting is out of range; nothing was generated then.
     """
-    start_s, speed = clock(), Speed()
+    start_s, speed = time.perf_counter(), Speed()
     with Journal(folder, Sample) as journal:
         samples = {sample.key: sample for sample in journal.found}
         pending = [
@@ -211,11 +209,11 @@ def evaluate(
             config.request(item.question, question_seed(config.seed, item.id, r)) for item, r in pending
         ]
         total = len(samples) + len(pending)
-        progress(_progress(samples, total, 0, 0.0, speed))
+        progress(_progress(samples, total, 0.0, speed))
         if pending:
             most = config.parallel if config.streams == 1 else _AHEAD * -(-config.parallel // config.streams)
             make_room(model, requests, most)
-        batch = TimedBatch(model.engine, clock)
+        batch = TimedBatch(model.engine)
         starts = [partial(model.pipeline.run, request, batch) for request in requests]
         with closing(drive_many(starts, batch, max_running=config.parallel)) as events:
             for index, event in events:
@@ -232,11 +230,11 @@ def evaluate(
                     prefill_s=sample.ttft_s,
                     generated_tokens=sample.all_streams_tokens,
                 )
-                progress(_progress(samples, total, speed.num_samples, clock() - start_s, speed))
+                progress(_progress(samples, total, time.perf_counter() - start_s, speed))
         speed.steps = batch.steps
     order = {item.id: number for number, item in enumerate(items)}
     rows = sorted(samples.values(), key=lambda sample: (order.get(sample.id, len(order)), sample.repeat))
-    return rows, speed.summary(clock() - start_s)
+    return rows, speed.summary(time.perf_counter() - start_s)
 
 
 def make_room(model: Model, requests: Sequence[Request], most: int) -> None:
@@ -305,14 +303,12 @@ def _recorded(item: Item, candidate: Candidate) -> str | None:
     return answer.key if answer is not None and answer.kind is Kind.CHOICE else candidate.answer
 
 
-def _progress(
-    samples: dict[tuple[str, int], Sample], total: int, fresh: int, spent_s: float, speed: Speed
-) -> Progress:
+def _progress(samples: dict[tuple[str, int], Sample], total: int, spent_s: float, speed: Speed) -> Progress:
     done = len(samples)
     return Progress(
         done=done,
         total=total,
         accuracy=sum(sample.score for sample in samples.values()) / done if done else None,
         tokens_per_s=speed.generated_tokens / spent_s if spent_s else None,
-        left_s=spent_s / fresh * (total - done) if fresh else None,
+        left_s=spent_s / speed.num_samples * (total - done) if speed.num_samples else None,
     )

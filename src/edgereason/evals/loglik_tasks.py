@@ -22,13 +22,13 @@ Knows fields and wordings; does not know tokens, engines or what is likely.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgereason.config import nearest
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.questions import id_field, item_id, options_and_gold
 from edgereason.evals.tasks.rows import Row, read_file, read_hub
@@ -105,11 +105,7 @@ def load_loglik_task(name: str, *, data: Path | None = None, limit: int | None =
         raise ConfigError(f"the limit is {limit} items; expected at least 1")
     task = LOGLIK_TASKS.get(name)
     if task is None:
-        near = difflib.get_close_matches(name.lower(), LOGLIK_TASKS, n=1, cutoff=0.4)
-        nearest = f"; the nearest is {near[0]!r}" if near else ""
-        raise ConfigError(
-            f"there is no task {name!r} to score by likelihood{nearest}; there are {', '.join(LOGLIK_TASKS)}"
-        )
+        raise ConfigError(f"there is no task {name!r} to score by likelihood: {nearest(name, LOGLIK_TASKS)}")
     rows = read_file(data) if data else read_hub(task.dataset, config=task.config, split=task.split)
     items: list[ChoiceItem] = []
     first_rows: dict[str, int] = {}

@@ -15,7 +15,6 @@ Knows seconds, steps and tokens; does not know questions or answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,15 +36,14 @@ class Step:
 class TimedBatch(Batch):
     """A batch that notes what each step took."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self._clock = clock
         self.steps: list[Step] = []
 
     def step(self) -> None:
-        num_streams, start_s = self.num_running, self._clock()
+        num_streams, start_s = self.num_running, time.perf_counter()
         super().step()
-        self.steps.append(Step(num_streams, self._clock() - start_s))
+        self.steps.append(Step(num_streams, time.perf_counter() - start_s))
 
 
 def full_batch_rate(steps: list[Step]) -> float | None:

@@ -166,9 +166,8 @@ class Pipeline:
         with ExitStack() as held:
             held.enter_context(engine.reserve(cells=plan.cells, sequences=plan.num_streams + 2))
             spoken = prefix = _hold(held, engine, engine.new_sequence())
-            cuts: list[
-                tuple[int, Stream]
-            ] = []  # how much of the trace a stream says, if it goes on otherwise
+            # How much of the trace each stream says that then goes on otherwise.
+            cuts: list[tuple[int, Stream]] = []
             for index, limit_tokens in enumerate(limits_tokens):
                 limited = replace(plan, limit_tokens=limit_tokens, cut=Stop.BUDGET)
                 stream = self._stream(held, request, limited, index, prefix)

@@ -70,7 +70,7 @@ def test_a_sweep_prints_its_record_or_writes_it(evaluate, cli, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["gsm9k"], FAILED, "the nearest is 'gsm8k'"),
+        (["gsm9k"], FAILED, "did you mean 'gsm8k'"),
         (["gsm8k", "--data", "missing.jsonl"], FAILED, "missing.jsonl"),
         (["gsm8k", "--repeats", "0"], FAILED, "repeats must be at least 1"),
         (["gsm8k", "--score", "loglik", "--budget", "99"], FAILED, "no setting 'budget'"),

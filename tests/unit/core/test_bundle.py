@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgereason.core.bundle import MANIFEST, Base, Bundle, Part
+from edgereason.core.bundle import MANIFEST, Base, Bundle, Part, write_atomically
 from edgereason.errors import BundleError
 
 BASE = Base(
@@ -108,3 +109,13 @@ def test_another_base_is_refused_naming_what_differs(tmp_path: Path, field: str)
     other = replace(BASE, **{field: 7 if isinstance(getattr(BASE, field), int) else "ff" * 32})
     with pytest.raises(BundleError, match=f"another base: {field}"):
         bundle.check_base(other)
+
+
+def test_a_file_written_atomically_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a.json", "{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -139,7 +139,7 @@ def test_a_task_is_read_from_a_file_with_its_hash(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row | {"id": "same"}) + "\n" for _ in range(2)))
     with pytest.raises(ConfigError, match=r"line 2: id is 'same', as in 1"):
         load_loglik_task("piqa", data=path)
-    with pytest.raises(ConfigError, match="'hellaswg' to score by likelihood; the nearest is 'hellaswag'"):
+    with pytest.raises(ConfigError, match="'hellaswg' to score by likelihood: did you mean 'hellaswag'"):
         load_loglik_task("hellaswg", data=path)
 
 

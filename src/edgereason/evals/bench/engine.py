@@ -11,12 +11,12 @@ Owns the targets, the order of the measures and the record's shape. Does not kno
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edgereason.config import nearest
 from edgereason.core.bundle import file_sha256
 from edgereason.engine.handles import check_gguf
 from edgereason.engine.params import usable_cores
@@ -100,9 +100,7 @@ class EngineBenchConfig:
         require_at_least_one(rounds=self.rounds, threads=self.threads)
         for name in self.only:
             if name not in MEASURES:
-                near = difflib.get_close_matches(name, MEASURES, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise ConfigError(f"no measure is called {name!r}; {hint}measures: {', '.join(MEASURES)}")
+                raise ConfigError(f"no measure is called {name!r}: {nearest(name, MEASURES)}")
 
 
 def bench_engine(

@@ -11,10 +11,10 @@ records or whether code may be run.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgereason.config import nearest
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Item, Preset
 from edgereason.evals.tasks.gym import NUM_ITEMS, generate
@@ -68,9 +68,7 @@ def load_task(name: str, *, data: Path | None = None, limit: int | None = None, 
         return _gym_task(name, data, limit, seed)
     known = TASKS.get(name)
     if known is None:
-        near = difflib.get_close_matches(name.lower(), TASKS, n=1, cutoff=0.4)
-        nearest = f"; the nearest is {near[0]!r}" if near else ""
-        raise ConfigError(f"there is no task {name!r}{nearest}; there are {', '.join(TASKS)} and {_GYM}NAME")
+        raise ConfigError(f"there is no task {name!r}: {nearest(name, [*TASKS, f'{_GYM}NAME'])}")
     rows = (
         read_hub(known.dataset, config=known.config, split=known.split) if data is None else read_file(data)
     )

@@ -134,7 +134,7 @@ def test_targets_hold_on_their_side():
     [
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
-        ({"only": ("step",)}, "no measure is called 'step'; did you mean steps"),
+        ({"only": ("step",)}, "no measure is called 'step': did you mean 'steps'"),
     ],
 )
 def test_a_config_out_of_range_is_refused(options, message):

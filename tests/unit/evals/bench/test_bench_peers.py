@@ -214,7 +214,7 @@ def test_the_command_shows_a_column_for_everybody_and_ends_with_the_record(fake)
     ("options", "message"),
     [
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
-        ({"only": ("xllamacp",)}, "no peer is called 'xllamacp'; did you mean xllamacpp"),
+        ({"only": ("xllamacp",)}, "no peer is called 'xllamacp': did you mean 'xllamacpp'"),
         ({"only": ("edgereason",)}, "no peer is called 'edgereason'"),
     ],
 )

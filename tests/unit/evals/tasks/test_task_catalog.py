@@ -95,8 +95,8 @@ def test_parquet_gives_the_items_that_jsonl_gives(tmp_path):
 
 def test_an_unknown_task_gets_the_nearest_name_and_the_list():
     message = error_of(lambda: load_task("GSM-8K"))
-    assert message.startswith("there is no task 'GSM-8K'; the nearest is 'gsm8k'; there are gsm8k, math500,")
-    assert message.endswith("humaneval, mbpp and gym:NAME")
+    assert message.startswith("there is no task 'GSM-8K': did you mean 'gsm8k'? known: gsm8k, math500,")
+    assert message.endswith("humaneval, mbpp, gym:NAME")
     assert "nearest" not in error_of(lambda: load_task("qqqq"))
 
 

@@ -18,7 +18,6 @@ Owns cases, turns and the record's shape. Does not know the contenders (their ow
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from edgereason.config import nearest
 from edgereason.errors import ConfigError, EngineError
 from edgereason.evals.bench.files import Notice
 from edgereason.evals.bench.peers.cases import OURS, PEERS, Case, PeerEntry
@@ -69,9 +69,7 @@ class PeersBenchConfig:
         names = [name for name in PEERS if name != OURS]
         for name in self.only:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise ConfigError(f"no peer is called {name!r}; {hint}peers: {', '.join(names)}")
+                raise ConfigError(f"no peer is called {name!r}: {nearest(name, names)}")
 
     @property
     def contenders(self) -> dict[str, PeerEntry]:
