@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 from edgereason.engine.llama import LlamaEngine
 from edgereason.hub.pull import resolve
+
+# A shell's background job starts with interrupts ignored, and hands that on to every process that a test
+# starts to interrupt it: tests should not depend on how they were started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
