@@ -25,6 +25,7 @@ from edgereason.cli.bench import bench_app
 from edgereason.cli.evaluation import eval_app
 from edgereason.cli.models import models
 from edgereason.cli.pull import pull
+from edgereason.cli.quantize import quantize
 from edgereason.cli.report import report
 from edgereason.errors import EdgeReasonError
 
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(models)
 app.command()(pull)
+app.command()(quantize)
 app.command()(report)
 app.add_typer(bench_app)
 app.add_typer(eval_app)

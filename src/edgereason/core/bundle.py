@@ -17,6 +17,8 @@ import difflib
 import hashlib
 import json
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -166,15 +168,20 @@ def file_sha256(path: Path) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
+    with temporary_beside(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; what is there in the end takes the place of `path`."""
     # Not tempfile's: its files are for their owner's eyes only, whatever the umask says.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        yield temporary
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _part(section: _Fields | None) -> Part | None:

@@ -31,7 +31,7 @@ from typing import Final
 from edgereason.config import nearest
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.questions import id_field, item_id, options_and_gold
-from edgereason.evals.tasks.rows import Row, read_file, read_hub
+from edgereason.hub.rows import Row, read_file, read_hub
 
 _LETTERS: Final = "ABCDE"
 

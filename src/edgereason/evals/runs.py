@@ -32,7 +32,7 @@ from edgereason.evals.loglik import run_loglik as weigh
 from edgereason.evals.loglik import summarise as summarise_choices
 from edgereason.evals.loglik_tasks import load_loglik_task
 from edgereason.evals.metrics import summarise
-from edgereason.evals.ppl import WINDOW_TOKENS, perplexity, read_text, text_tokens
+from edgereason.evals.ppl import WINDOW_TOKENS, perplexity, text_tokens
 from edgereason.evals.record import (
     RUN,
     about,
@@ -50,6 +50,7 @@ from edgereason.evals.tasks.base import Item
 from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.hub.catalog import DEFAULT_MODEL
 from edgereason.hub.pull import resolve
+from edgereason.hub.texts import read_text
 from edgereason.reasoning.model import Model, load
 
 PPL_FORMAT: Final = "edgereason-ppl"

@@ -21,7 +21,7 @@ from edgereason.evals.loglik_tasks import (
     Option,
     load_loglik_task,
 )
-from edgereason.evals.tasks.rows import Row
+from edgereason.hub.rows import Row
 
 
 def item(task: str, **values: Any) -> ChoiceItem:

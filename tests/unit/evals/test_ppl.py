@@ -14,7 +14,8 @@ from edgereason.engine.base import ModelInfo
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, ContextOverflow
-from edgereason.evals.ppl import Window, perplexity, read_text, text_tokens, windows
+from edgereason.evals.ppl import Window, perplexity, text_tokens, windows
+from edgereason.hub.texts import read_text
 
 TEXT = "Robert Boulter is an English film, television and theatre actor. He had a guest starring role on the"
 

@@ -20,7 +20,7 @@ from edgereason.evals.tasks.base import Item, Preset
 from edgereason.evals.tasks.gym import NUM_ITEMS, generate
 from edgereason.evals.tasks.known import TASKS, KnownTask
 from edgereason.evals.tasks.questions import id_field
-from edgereason.evals.tasks.rows import Row, Rows, read_file, read_hub
+from edgereason.hub.rows import Row, Rows, read_file, read_hub
 
 __all__ = ["TASKS", "KnownTask", "Task", "load_task"]
 

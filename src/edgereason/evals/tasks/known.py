@@ -12,7 +12,7 @@ from typing import Final
 from edgereason.evals.tasks.base import Item, Preset
 from edgereason.evals.tasks.code import humaneval_item, mbpp_item
 from edgereason.evals.tasks.questions import choice_item, numeric_item, open_item
-from edgereason.evals.tasks.rows import Row
+from edgereason.hub.rows import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

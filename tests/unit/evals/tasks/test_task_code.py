@@ -7,7 +7,7 @@ import pytest
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Output
 from edgereason.evals.tasks.code import extract_program, humaneval_item, mbpp_item
-from edgereason.evals.tasks.rows import Row
+from edgereason.hub.rows import Row
 
 PROMPT = '''from typing import List
 

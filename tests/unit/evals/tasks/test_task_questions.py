@@ -7,7 +7,7 @@ import pytest
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Output
 from edgereason.evals.tasks.questions import choice_item, item_id, numeric_item, open_item
-from edgereason.evals.tasks.rows import Row
+from edgereason.hub.rows import Row
 
 
 def row(**values) -> Row:

@@ -11,7 +11,7 @@ import types
 import pytest
 
 from edgereason.errors import ConfigError
-from edgereason.evals.tasks.rows import Row, read_file, read_hub
+from edgereason.hub.rows import Row, read_file, read_hub
 
 GOOD = b'{"question": "1 + 1?", "answer": "2"}\n'
 

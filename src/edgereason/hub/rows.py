@@ -174,12 +174,13 @@ def read_hub(dataset: str, *, config: str | None = None, split: str) -> Rows:
     return Rows(name=name, sha256=None, revision=_revision(loaded), rows=rows)
 
 
-def import_optional(module: str, why: str) -> Any:
-    """A module of the extra ``eval``.
+def import_optional(module: str, why: str, *, extra: str = "eval") -> Any:
+    """A module of an optional part of the installation.
 
     Args:
         module: its full name.
         why: what needs it, with its verb, for the message.
+        extra: the part that brings it.
 
     Raises:
         ConfigError: it is not installed.
@@ -189,7 +190,7 @@ def import_optional(module: str, why: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0].replace("_", "-")
         raise ConfigError(
-            f"{why} with the package {package}, which is not installed: pip install 'edgereason[eval]'"
+            f"{why} with the package {package}, which is not installed: pip install 'edgereason[{extra}]'"
         ) from error
 
 

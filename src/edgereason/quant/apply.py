@@ -1,0 +1,117 @@
+"""From a teacher's file and what was learned for it to the base that ships: merge, put on the grid, pack.
+
+    teacher.gguf (hash checked) + learned.gguf ─ tensor by tensor ─→ base.gguf
+
+No torch, no BLAS-dependent rounding: the same two files give the same bytes on every machine, so the base
+has one hash, wherever it was made. Code for code: nothing is quantized twice.
+
+Knows the order of work; `merge.py` knows transforms, `blocks.py` grids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgereason.core.bundle import file_sha256
+from edgereason.errors import BundleError, ModelFileError
+from edgereason.quant.blocks import BLOCK, Grid, Quantized, pack, quantize
+from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, Slot, write_model
+from edgereason.quant.learned import Learned, Storage
+from edgereason.quant.merge import Merge, is_linear, output_names
+
+Report = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+def apply(teacher: Path, learned: Learned, target: Path, *, progress: Report = _silent) -> None:
+    """Makes the base.
+
+    Args:
+        teacher: the GGUF that `learned` was learned for.
+        learned: transforms, factors, grids.
+        target: the base; appears whole or not at all.
+        progress: told (weights done, weights in all) after every tensor.
+
+    Raises:
+        BundleError: another teacher than the one learned for, or transforms that don't fit it.
+        ModelFileError: the teacher can't be read, or its shapes can't be cut into blocks.
+    """
+    got = file_sha256(teacher)
+    if got != learned.teacher_sha256:
+        raise BundleError(
+            f"{teacher.name} has SHA-256 {got}, and {learned.name} is made from {learned.teacher_sha256}: "
+            "get that file"
+        )
+    model = GgufModel(teacher)
+    require_blocks(model.dims)
+    merge = Merge(model, learned)
+    slots = [_slot(model, learned.storage, name) for name in output_names(model)]
+    total = sum(int(np.prod(slot.shape)) for slot in slots)
+
+    def tensors() -> Iterator[npt.NDArray[Any]]:
+        done = 0
+        for slot in slots:
+            weight = merge.tensor(slot.name)
+            yield weight if slot.grid is None else pack(on_grid(slot, weight, learned), slot.grid)
+            done += weight.size
+            progress(done, total)
+
+    about = {
+        "general.name": learned.name,
+        "edgereason.teacher.sha256": learned.teacher_sha256,
+        "edgereason.teacher.name": teacher.name,
+    }
+    write_model(target, model, slots, tensors(), about)
+
+
+def on_grid(slot: Slot, weight: npt.NDArray[np.float32], learned: Learned) -> Quantized:
+    """A merged matrix on the grid that it is stored on."""
+    assert slot.grid is not None
+    storage = learned.storage
+    return quantize(
+        weight,
+        slot.grid,
+        ranges=storage.ranges,
+        row_factors=learned.get(row_factors_name(slot.name)),
+        per_row=storage.per_row and slot.grid is Grid.Q4_0,
+    )
+
+
+def row_factors_name(name: str) -> str:
+    """The tensor of `Learned` with a matrix's factors by row."""
+    return f"{name}.rows"
+
+
+def require_blocks(dims: Dims) -> None:
+    """Refuses a model whose matrices can't be cut into blocks along their inputs.
+
+    Raises:
+        ModelFileError: names the size.
+    """
+    inputs = {
+        "hidden size": dims.hidden_size,
+        "width of the heads": dims.num_heads * dims.head_dim,
+        "feed-forward size": dims.ff_size,
+    }
+    for what, size in inputs.items():
+        if size % BLOCK:
+            raise ModelFileError(
+                f"its {what} is {size}, no multiple of {BLOCK}: Q4_0 stores blocks of {BLOCK} along the input"
+            )
+
+
+def _slot(model: GgufModel, storage: Storage, name: str) -> Slot:
+    shape = model.shape(EMBEDDING if name == HEAD and model.dims.tied else name)
+    if name == EMBEDDING:
+        return Slot(name, shape, storage.embedding)
+    if name == HEAD:
+        return Slot(name, shape, storage.head)
+    return Slot(name, shape, storage.linears if is_linear(name) else None)

@@ -1,0 +1,175 @@
+"""The grids that weights are stored on: which scale a block gets, which code a weight, which bytes they are.
+
+::
+
+    Q4_0   32 weights along the input axis: fp16 d, 32 × 4 bits       ŵ = d · code, code in −8 … 7
+    Q8_0                                    fp16 d, 32 × 8 bits                     code in −127 … 127
+
+The scale of a 4-bit block follows from its weights by rule, so nobody has to ship it. `d` may be negative;
+what is fixed is which code t the block's extreme (its largest weight by magnitude, signed) would get::
+
+    min-max   d = extreme / −8
+    l2        d = extreme / t, of all t in `TARGETS` the one with the least squared error of the block;
+              then the d that is best for the codes it gave, Σ w·code / Σ code², where that is better still
+
+A row's factor, learned, multiplies its scales after the rule. Then d is rounded to fp16, before any code is
+computed with it. One scale for a whole row (`per_row`) is the same with the row as its block.
+
+Everything is float32, one operation at a time, sums by `tree_sum`: equal bit for bit on every machine.
+Source: paper section 5 and FPTQuant's L2 ranges; the block layout is llama.cpp's `block_q4_0`, `block_q8_0`.
+Deviation: blocks of 32 instead of output channels by default, which cost the same bits in a GGUF.
+
+Knows arrays and bytes; does not know models. The torch half of these grids is `learn/fake_quant.py`.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgereason.errors import ConfigError
+from edgereason.quant.dyadic import tree_sum
+
+Float32 = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int8]
+Bytes = npt.NDArray[np.uint8]
+
+BLOCK: Final = 32
+_CHUNK: Final = 1 << 20
+"""Weights worked on at a time: the arrays in between stay in the cache."""
+
+
+class Grid(StrEnum):
+    """A storage type, called as GGUF calls it."""
+
+    Q4_0 = "q4_0"
+    Q8_0 = "q8_0"
+
+
+class Ranges(StrEnum):
+    """The rule by which a 4-bit block gets its scale."""
+
+    MIN_MAX = "min-max"
+    L2 = "l2"
+
+
+TARGETS: Final = tuple(np.float32(t) for t in (-8, -9, -8.5, -7.5, -7, 7, 7.5, 8, 8.5))
+"""What code the extreme of a block may get, before rounding and clipping; the first of equals wins."""
+
+_ENDS: Final = {Grid.Q4_0: (-8, 7), Grid.Q8_0: (-127, 127)}
+
+
+class Quantized(NamedTuple):
+    """A matrix on its grid.
+
+    Attributes:
+        codes: (rows, columns).
+        scales: (rows, columns / 32), fp16 values.
+    """
+
+    codes: Codes
+    scales: npt.NDArray[np.float16]
+
+    def dequantized(self) -> Float32:
+        """(rows, columns): what the codes stand for; every product is exact in float32."""
+        return self.codes.astype(np.float32) * np.repeat(self.scales.astype(np.float32), BLOCK, axis=1)
+
+
+def quantize(
+    weight: Float32,
+    grid: Grid,
+    *,
+    ranges: Ranges = Ranges.L2,
+    row_factors: Float32 | None = None,
+    per_row: bool = False,
+) -> Quantized:
+    """Puts a matrix on a grid.
+
+    Args:
+        weight: (rows, columns); columns a multiple of 32.
+        grid: Q8_0 has one rule for its scales, the largest magnitude over 127.
+        ranges: rule for the scales of Q4_0.
+        row_factors: (rows,) multiplies the scales; None for ones.
+        per_row: one scale for a row, repeated, instead of one for each block.
+
+    Raises:
+        ConfigError: the columns can't be cut into blocks.
+    """
+    rows, columns = weight.shape
+    if columns % BLOCK:
+        raise ConfigError(f"{columns} columns are no multiple of {BLOCK}, the block that {grid} stores")
+    factors = np.ones(rows, np.float32) if row_factors is None else row_factors.astype(np.float32)
+    step = max(1, _CHUNK // columns)
+
+    def part(start: int) -> Quantized:
+        chunk, factor = weight[start : start + step], factors[start : start + step, None]
+        blocks = chunk.reshape(len(chunk), 1 if per_row else columns // BLOCK, -1)
+        scales = _fp16(_scales(blocks, grid, ranges) * factor)
+        codes = _codes(blocks, scales, grid).astype(np.int8).reshape(chunk.shape)
+        repeated = np.broadcast_to(scales, (len(chunk), columns // BLOCK))
+        return Quantized(codes, repeated.astype(np.float16))
+
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(part, range(0, rows, step)))
+    return Quantized(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def pack(quantized: Quantized, grid: Grid) -> Bytes:
+    """(rows, bytes of a row): the matrix as llama.cpp reads it."""
+    rows = len(quantized.codes)
+    scales = quantized.scales.reshape(-1, 1).view(np.uint8)
+    if grid is Grid.Q8_0:
+        codes = quantized.codes.reshape(-1, BLOCK).view(np.uint8)
+    else:  # the low half-byte j is weight j, the high one weight j + 16
+        unsigned = (quantized.codes + np.int8(8)).view(np.uint8).reshape(-1, 2, BLOCK // 2)
+        codes = unsigned[:, 0] | (unsigned[:, 1] << np.uint8(4))
+    return np.concatenate([scales, codes], axis=1).reshape(rows, -1)
+
+
+def _scales(blocks: Float32, grid: Grid, ranges: Ranges) -> Float32:
+    """(rows, blocks): scales by rule, not yet rounded to fp16."""
+    at = np.argmax(np.abs(blocks), axis=-1)
+    extreme = np.take_along_axis(blocks, at[..., None], axis=-1)[..., 0]
+    if grid is Grid.Q8_0:
+        return np.divide(np.abs(extreme), np.float32(127), dtype=np.float32)
+    best = extreme / TARGETS[0]
+    if ranges is Ranges.MIN_MAX:
+        return best
+    least = _squared_error(blocks, best, grid)
+    for target in TARGETS[1:]:
+        best, least = _better(blocks, best, least, extreme / target, grid)
+    codes = _codes(blocks, _fp16(best), grid)
+    weight = tree_sum(codes * codes)
+    fitted = np.where(weight == 0, best, tree_sum(blocks * codes) / np.maximum(weight, np.float32(1)))
+    return _better(blocks, best, least, fitted, grid)[0]
+
+
+def _better(
+    blocks: Float32, best: Float32, least: Float32, scales: Float32, grid: Grid
+) -> tuple[Float32, Float32]:
+    """The better scale of two for every block, and its squared error."""
+    error = _squared_error(blocks, scales, grid)
+    better = error < least
+    return np.where(better, scales, best), np.where(better, error, least)
+
+
+def _squared_error(blocks: Float32, scales: Float32, grid: Grid) -> Float32:
+    rounded = _fp16(scales)
+    error = blocks - _codes(blocks, rounded, grid) * rounded[..., None]
+    return tree_sum(error * error)
+
+
+def _codes(blocks: Float32, scales: Float32, grid: Grid) -> Float32:
+    """Codes, still as floats; a block whose scale is 0 gets zeros."""
+    divisors = np.where(scales == 0, np.float32(np.inf), scales)[..., None]
+    low, high = _ENDS[grid]
+    codes: Float32 = np.clip(np.rint(blocks / divisors), np.float32(low), np.float32(high))
+    return codes
+
+
+def _fp16(values: Float32) -> Float32:
+    return values.astype(np.float16).astype(np.float32)

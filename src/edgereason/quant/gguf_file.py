@@ -1,0 +1,206 @@
+"""GGUF models in and out: what one says of itself, its weights as float32, a new file written bit by bit.
+
+Knows the container, through the package gguf, and the shapes of a decoder; does not know what is done with
+weights in between. One tensor at a time is held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from edgereason.core.bundle import temporary_beside
+from edgereason.errors import ModelFileError
+from edgereason.quant.blocks import Grid
+
+EMBEDDING: Final = "token_embd.weight"
+HEAD: Final = "output.weight"
+FINAL_NORM: Final = "output_norm.weight"
+ARCHITECTURES: Final = ("qwen2", "llama", "qwen3")
+_TYPES: Final = {Grid.Q4_0: gguf.GGMLQuantizationType.Q4_0, Grid.Q8_0: gguf.GGMLQuantizationType.Q8_0}
+_BLOCK_BYTES: Final = {Grid.Q4_0: 18, Grid.Q8_0: 34}
+_MOSTLY_Q4_0: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dims:
+    """The shapes of a decoder.
+
+    Attributes:
+        interleaved: whether RoPE pairs rows 2i and 2i + 1 of a head (llama) or i and i + d/2 (qwen2).
+        normalises_keys: whether queries and keys are normalised after their projection (qwen3).
+        tied: whether the embedding is the head, too.
+    """
+
+    arch: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ff_size: int
+    vocab_size: int
+    context_length: int
+    rope_base: float
+    norm_eps: float
+    interleaved: bool
+    normalises_keys: bool
+    tied: bool
+
+
+class Slot(NamedTuple):
+    """A tensor of a file that is to be written: `grid` None means float32 as it is."""
+
+    name: str
+    shape: tuple[int, ...]
+    grid: Grid | None
+
+
+class GgufModel:
+    """A model file, read.
+
+    Raises:
+        ModelFileError: it is no GGUF, or of a family that is not supported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._reader = gguf.GGUFReader(path)
+        except (OSError, ValueError, IndexError) as error:
+            raise ModelFileError(f"{path} can't be read as GGUF: {error}") from error
+        self.path = path
+        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tensors, in the order of the file."""
+        return tuple(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, rows first."""
+        return tuple(int(n) for n in reversed(self._tensors[name].shape))
+
+    def weights(self, name: str) -> npt.NDArray[np.float32]:
+        """A tensor dequantized: (rows, columns) or (n,)."""
+        tensor = self._tensors[name]
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        return np.ascontiguousarray(values, np.float32).reshape(self.shape(name))
+
+    def text(self, key: str, default: str = "") -> str:
+        """A metadata text."""
+        field = self._reader.fields.get(key)
+        return default if field is None else str(field.contents())
+
+    @cached_property
+    def dims(self) -> Dims:
+        """The decoder's shapes.
+
+        Raises:
+            ModelFileError: a family that is not supported, or metadata that is missing.
+        """
+        arch = self.text("general.architecture")
+        if arch not in ARCHITECTURES:
+            raise ModelFileError(
+                f"{self.path.name} is of the family {arch!r}; known here are {', '.join(ARCHITECTURES)}"
+            )
+        unknown = [name for name in self.names if name.startswith("rope_") or "_exps" in name]
+        if unknown:
+            raise ModelFileError(f"{self.path.name} has {unknown[0]}, which is not supported")
+        hidden, heads = self._number(arch, "embedding_length"), self._number(arch, "attention.head_count")
+        head_dim = self._number(arch, "attention.key_length", hidden // heads)
+        return Dims(
+            arch=arch,
+            num_layers=self._number(arch, "block_count"),
+            hidden_size=hidden,
+            num_heads=heads,
+            num_kv_heads=self._number(arch, "attention.head_count_kv", heads),
+            head_dim=head_dim,
+            ff_size=self._number(arch, "feed_forward_length"),
+            vocab_size=self.shape(EMBEDDING)[0],
+            context_length=self._number(arch, "context_length"),
+            rope_base=float(self._value(arch, "rope.freq_base", 10000.0)),
+            norm_eps=float(self._value(arch, "attention.layer_norm_rms_epsilon")),
+            interleaved=arch == "llama",
+            normalises_keys="blk.0.attn_k_norm.weight" in self._tensors,
+            tied=HEAD not in self._tensors,
+        )
+
+    def _number(self, arch: str, key: str, default: int | None = None) -> int:
+        return int(self._value(arch, key, default))
+
+    def _value(self, arch: str, key: str, default: Any = None) -> Any:
+        field = self._reader.fields.get(f"{arch}.{key}")
+        if field is None and default is None:
+            raise ModelFileError(f"{self.path.name} lacks {arch}.{key} in its metadata")
+        return default if field is None else field.contents()
+
+    def copy_metadata(self, writer: gguf.GGUFWriter, instead: Mapping[str, str]) -> None:
+        """Hands all metadata on, but what belongs to the file itself and what is given `instead`."""
+        own = {f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version")}
+        for field in self._reader.fields.values():
+            if field.name.startswith("GGUF.") or field.name in own or field.name in instead:
+                continue
+            kind = field.types[0]
+            items = field.types[-1] if kind is gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=items)
+        for key, value in instead.items():
+            writer.add_string(key, value)
+
+
+def write_model(
+    target: Path,
+    like: GgufModel,
+    slots: Iterable[Slot],
+    tensors: Iterable[npt.NDArray[Any]],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a model, whole or not at all.
+
+    Args:
+        target: the file.
+        like: gives family, vocabulary and all other metadata.
+        slots: what will be written, in order.
+        tensors: packed bytes (rows, bytes) or float32 values, one for each slot; taken one by one.
+        metadata: texts to add or put in the place of `like`'s.
+    """
+    slots = list(slots)
+    with temporary_beside(target) as partial:
+        writer = gguf.GGUFWriter(partial, like.dims.arch)
+        try:
+            like.copy_metadata(writer, metadata)
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            writer.add_file_type(_MOSTLY_Q4_0)
+            for slot in slots:
+                _announce(writer, slot)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for slot, tensor in zip(slots, tensors, strict=True):
+                assert tensor.shape == _stored_shape(slot), slot.name
+                writer.write_tensor_data(tensor)
+        finally:
+            writer.close()
+
+
+def _announce(writer: gguf.GGUFWriter, slot: Slot) -> None:
+    shape = _stored_shape(slot)
+    if slot.grid is None:
+        writer.add_tensor_info(slot.name, shape, np.dtype(np.float32), 4 * int(np.prod(shape)))
+    else:
+        writer.add_tensor_info(
+            slot.name, shape, np.dtype(np.uint8), int(np.prod(shape)), raw_dtype=_TYPES[slot.grid]
+        )
+
+
+def _stored_shape(slot: Slot) -> tuple[int, ...]:
+    if slot.grid is None:
+        return slot.shape
+    rows, columns = slot.shape
+    return rows, columns // 32 * _BLOCK_BYTES[slot.grid]

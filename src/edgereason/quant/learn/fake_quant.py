@@ -1,0 +1,129 @@
+"""The 4-bit and 8-bit grids in torch: the same values as `quant/blocks.py`, with gradients.
+
+::
+
+    scale   d = fp16(rule(w) · f)          the rule follows the weights; only f gets a gradient
+    weight  ŵ = d · clip(round(w / d))     ∂ŵ/∂w = 1 inside the grid, 0 where it clips
+                                           ∂ŵ/∂d = code − w/d inside, the code where it clips
+
+Written apart from the numpy half on purpose: given the same scales the two agree bit for bit, which is a test
+of both. (Which candidate the rule prefers may differ where two are equal but for the order of a sum.) The
+rule's search is dear, so its outcome is kept as each block's *ratio* of scale to extreme while weights drift.
+
+Source: the straight-through gradients of learned step sizes (LSQ, arXiv 1902.08153). Deviation: no scaling
+of the step's gradient, since AdamW doesn't see it.
+
+Knows tensors; does not know models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from edgereason.quant.blocks import BLOCK, TARGETS, Grid, Ranges
+
+_ENDS = {Grid.Q4_0: (-8.0, 7.0), Grid.Q8_0: (-127.0, 127.0)}
+
+
+class _Rounding(torch.autograd.Function):
+    """Blocks (rows, blocks, n) on their grid with scales (rows, blocks)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, blocks: torch.Tensor, scales: torch.Tensor, low: float, high: float
+    ) -> torch.Tensor:
+        ctx.save_for_backward(blocks, scales)
+        ctx.ends = low, high
+        return _codes(blocks, scales, low, high) * scales[..., None]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grads
+        blocks, scales = ctx.saved_tensors
+        low, high = ctx.ends
+        steps = blocks / _divisors(scales)
+        codes = torch.round(steps).clamp(low, high)
+        inside = (steps >= low - 0.5) & (steps <= high + 0.5)
+        for_scales = None
+        if ctx.needs_input_grad[1]:
+            for_scales = (grad * torch.where(inside, codes - steps, codes)).sum(-1)
+        return grad * inside, for_scales, None, None
+
+
+def fake_quantize(weight: torch.Tensor, grid: Grid, scales: torch.Tensor) -> torch.Tensor:
+    """`weight` as it will be stored, differentiable in both arguments.
+
+    Args:
+        weight: (rows, columns), float32.
+        grid: of the stored weight.
+        scales: (rows, blocks), rounded to fp16 here.
+    """
+    rounded = scales + (_fp16(scales) - scales).detach()
+    blocks = _blocks(weight, scales.shape[1])
+    quantized: torch.Tensor = _Rounding.apply(blocks, rounded, *_ENDS[grid])  # type: ignore[no-untyped-call]
+    return quantized.reshape(weight.shape)
+
+
+def scales_of(weight: torch.Tensor, ratios: torch.Tensor, row_factors: torch.Tensor | None) -> torch.Tensor:
+    """(rows, blocks): scales from ratios that the rule gave before, times factors (rows,) if any."""
+    scales = _extremes(_blocks(weight.detach(), ratios.shape[1])) * ratios
+    return scales if row_factors is None else scales * row_factors[:, None]
+
+
+@torch.no_grad()
+def scale_ratios(weight: torch.Tensor, grid: Grid, ranges: Ranges, *, per_row: bool = False) -> torch.Tensor:
+    """(rows, blocks): each block's scale by rule, over its extreme (the weight of largest magnitude, signed).
+
+    Args:
+        per_row: a row is one block.
+    """
+    blocks = _blocks(weight, 1 if per_row else weight.shape[1] // BLOCK)
+    extremes = _extremes(blocks)
+    if grid is Grid.Q8_0:
+        return torch.sign(extremes) / 127
+    best = extremes / float(TARGETS[0])
+    if ranges is Ranges.L2:
+        least = _squared_error(blocks, best, grid)
+        for target in TARGETS[1:]:
+            best, least = _better(blocks, best, least, extremes / float(target), grid)
+        codes = _codes(blocks, _fp16(best), *_ENDS[grid])
+        weight_of_codes = codes.square().sum(-1)
+        fitted = (blocks * codes).sum(-1) / weight_of_codes.clamp(min=1)
+        best, _ = _better(blocks, best, least, torch.where(weight_of_codes == 0, best, fitted), grid)
+    return best / torch.where(extremes == 0, 1.0, extremes)
+
+
+def _better(
+    blocks: torch.Tensor, best: torch.Tensor, least: torch.Tensor, scales: torch.Tensor, grid: Grid
+) -> tuple[torch.Tensor, torch.Tensor]:
+    error = _squared_error(blocks, scales, grid)
+    better = error < least
+    return torch.where(better, scales, best), torch.where(better, error, least)
+
+
+def _squared_error(blocks: torch.Tensor, scales: torch.Tensor, grid: Grid) -> torch.Tensor:
+    rounded = _fp16(scales)
+    return (blocks - _codes(blocks, rounded, *_ENDS[grid]) * rounded[..., None]).square().sum(-1)
+
+
+def _codes(blocks: torch.Tensor, scales: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    return torch.round(blocks / _divisors(scales)).clamp(low, high)
+
+
+def _divisors(scales: torch.Tensor) -> torch.Tensor:
+    return torch.where(scales == 0, torch.inf, scales)[..., None]
+
+
+def _extremes(blocks: torch.Tensor) -> torch.Tensor:
+    at = blocks.abs().argmax(-1, keepdim=True)
+    return blocks.gather(-1, at)[..., 0]
+
+
+def _blocks(weight: torch.Tensor, num_blocks: int) -> torch.Tensor:
+    return weight.reshape(weight.shape[0], num_blocks, -1)
+
+
+def _fp16(values: torch.Tensor) -> torch.Tensor:
+    return values.half().float()

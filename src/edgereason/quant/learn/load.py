@@ -1,0 +1,132 @@
+"""A GGUF model as a torch model: dequantized to float32, embedding and head apart, converted once and cached.
+
+::
+
+    model.gguf ─ dequantize, rename, put RoPE's pairs back ─→ <cache>/<sha256, 16 digits>/
+                                                                config.json, model.safetensors
+               ─ mapped into memory ─→ Qwen2ForCausalLM and the like, frozen
+
+The embedding and the head are two matrices even where the file has one for both: quantizing treats them
+differently. llama's GGUF interleaves the rows of queries and keys, which is undone here, so that weights are
+in transformers' order from now on.
+
+Knows names and shapes on both sides; does not know what is done with the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from edgereason.core.bundle import temporary_beside
+from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel
+
+_CONFIGS: Final[dict[str, type[PretrainedConfig]]] = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
+_WEIGHTS: Final = "model.safetensors"
+
+
+def load_torch(model: GgufModel, sha256: str, cache: Path) -> PreTrainedModel:
+    """The model in torch: float32, frozen, in evaluation mode.
+
+    Args:
+        model: the file.
+        sha256: of the file; names the conversion in the cache.
+        cache: folder of conversions; made if it is not there.
+    """
+    folder = cache / sha256[:16]
+    if not (folder / _WEIGHTS).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _config(model.dims).save_pretrained(folder)
+        with temporary_beside(folder / _WEIGHTS) as partial:
+            save_file(convert(model), partial, metadata={"format": "pt"})
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    )
+    return loaded.eval().requires_grad_(False)
+
+
+def convert(model: GgufModel) -> dict[str, torch.Tensor]:
+    """All weights by transformers' names."""
+    names = hf_names(model.dims)
+    tensors = {}
+    for name, hf_name in names.items():
+        source = EMBEDDING if name == HEAD and model.dims.tied else name
+        if source in model.names:  # families differ in biases and norms
+            tensors[hf_name] = torch.tensor(from_gguf_order(model.dims, name, model.weights(source)))
+    return tensors
+
+
+def hf_names(dims: Dims) -> dict[str, str]:
+    """Transformers' name of every tensor that a GGUF of this family may have, by the GGUF's name."""
+    table = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, dims.arch.upper()), dims.num_layers)
+    stems = ["model.embed_tokens", "lm_head", "model.norm"]
+    parts = [f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")]
+    parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]
+    stems += [f"model.layers.{n}.{part}" for n in range(dims.num_layers) for part in parts]
+    names: dict[str, str] = {}
+    for stem in stems:
+        if known := table.get_name(stem):
+            names |= {f"{known}.{kind}": f"{stem}.{kind}" for kind in ("weight", "bias")}
+    return names
+
+
+def from_gguf_order(dims: Dims, name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Rows of queries and keys in transformers' order, where the family's GGUF has another."""
+    return _reordered(dims, name, values, to_halves=True)
+
+
+def to_gguf_order(dims: Dims, name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The inverse of `from_gguf_order`."""
+    return _reordered(dims, name, values, to_halves=False)
+
+
+def _reordered(
+    dims: Dims, name: str, values: np.ndarray[Any, Any], *, to_halves: bool
+) -> np.ndarray[Any, Any]:
+    if not dims.interleaved or not any(f".{part}." in name for part in ("attn_q", "attn_k")):
+        return values
+    pairs = (dims.head_dim // 2, 2) if to_halves else (2, dims.head_dim // 2)
+    heads = values.reshape(-1, *pairs, *values.shape[1:])
+    return np.ascontiguousarray(heads.swapaxes(1, 2).reshape(values.shape))
+
+
+def _config(dims: Dims) -> PretrainedConfig:
+    return _CONFIGS[dims.arch](
+        vocab_size=dims.vocab_size,
+        hidden_size=dims.hidden_size,
+        intermediate_size=dims.ff_size,
+        num_hidden_layers=dims.num_layers,
+        num_attention_heads=dims.num_heads,
+        num_key_value_heads=dims.num_kv_heads,
+        head_dim=dims.head_dim,
+        max_position_embeddings=dims.context_length,
+        rope_parameters={"rope_type": "default", "rope_theta": dims.rope_base},
+        rms_norm_eps=dims.norm_eps,
+        tie_word_embeddings=False,
+        use_cache=False,
+        architectures=[_ARCHITECTURES[dims.arch]],
+    )
+
+
+_ARCHITECTURES: Final = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}

@@ -1,0 +1,221 @@
+"""Transforms that change every weight and no output, merged into a model's weights.
+
+For a row vector x in the residual stream (HF layout, y = x Wᵀ + b; d = head_dim, a query head h reads the
+KV head g = ⌊h/G⌋)::
+
+    T_r  Q orthogonal       x → x Q           E → E Q;   q,k,v,gate,up,head: W → W Q;   o,down: W → Qᵀ W
+                            inverse: Qᵀ       gains γ go into the linears behind them first: W → W diag(γ)
+    T_k  s > 0, θ per pair  k → s R(θ) k      q → s⁻¹ R(θ) q, so that ⟨q, k⟩ stays; commutes with RoPE
+    T_v  A invertible       v → A v           o's columns of a head: W → W A⁻¹
+    T_u  u > 0              up → diag(u) up   down → down diag(1/u)
+
+Biases of q, k and v go the way of their rows. Each is its own inverse's inverse: merging with the inverses
+gives the model back. The merge is done in float64 with exact products (`dyadic.py`), so the float32 weights
+that come out are the same on every machine.
+
+Source: paper section 5 (FPTQuant°: the four mergeable transforms). Deviation: T_v's inverse is shipped
+beside it instead of computed, since the last bits of LAPACK's differ between machines.
+
+Knows one model's names and shapes; does not know grids or bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgereason.errors import BundleError
+from edgereason.quant.dyadic import Float64, exact_product
+from edgereason.quant.gguf_file import EMBEDDING, FINAL_NORM, HEAD, Dims, GgufModel
+from edgereason.quant.learned import Learned
+
+Float32 = npt.NDArray[np.float32]
+
+_IN_LAYER: Final = re.compile(r"(blk\.\d+)\.(\w+)\.(weight|bias)")
+_NORM_BEFORE: Final = {
+    "attn_q": "attn_norm",
+    "attn_k": "attn_norm",
+    "attn_v": "attn_norm",
+    "ffn_gate": "ffn_norm",
+    "ffn_up": "ffn_norm",
+}
+_INTO_RESIDUAL: Final = ("attn_output", "ffn_down")
+_NORMS: Final = ("attn_norm", "ffn_norm")
+LINEARS: Final = (*_NORM_BEFORE, *_INTO_RESIDUAL)
+
+
+def output_names(model: GgufModel) -> tuple[str, ...]:
+    """Tensors of the merged model: the teacher's, and the head as a matrix of its own."""
+    return model.names if HEAD in model.names else (*model.names, HEAD)
+
+
+def is_linear(name: str) -> bool:
+    """Whether a tensor is one of the seven matrices of a layer."""
+    found = _IN_LAYER.fullmatch(name)
+    return bool(found and found[2] in LINEARS and found[3] == "weight")
+
+
+class Merge:
+    """A teacher's weights with transforms merged into them.
+
+    Args:
+        teacher: the model.
+        learned: transforms, and what is added to weights; `rows` are not read here.
+
+    Raises:
+        BundleError: a transform doesn't fit the model's shapes or family.
+    """
+
+    def __init__(self, teacher: GgufModel, learned: Learned) -> None:
+        self._teacher = teacher
+        self._learned = learned
+        check_fit(teacher.dims, learned)
+        self._rotation = self._factor("rotation")
+
+    def tensor(self, name: str) -> Float32:
+        """A tensor of the merged model, by the name that it has in the base."""
+        told = self._learned.get(name)
+        if told is not None:
+            return told.astype(np.float32)
+        merged, left, right = self._merged(name), self._factor(f"{name}.left"), self._factor(f"{name}.right")
+        if left is not None and right is not None:
+            merged = merged + exact_product(left, right, factor=left)
+        return merged.astype(np.float32)
+
+    def _merged(self, name: str) -> Float64:
+        if name == EMBEDDING:
+            return self._rotated(self._read(EMBEDDING))
+        if name == HEAD:
+            source = HEAD if HEAD in self._teacher.names else EMBEDDING
+            return self._rotated(self._folded(self._read(source), FINAL_NORM))
+        if name == FINAL_NORM:
+            return self._gain(name)
+        found = _IN_LAYER.fullmatch(name)
+        if not found:
+            raise BundleError(f"{self._teacher.path.name} has a tensor {name!r}, which no merge is known for")
+        layer, part, kind = found.groups()
+        values = self._read(name)
+        if part in _NORMS:
+            return self._gain(name)
+        if kind == "weight" and part in _NORM_BEFORE:
+            values = self._rotated(self._folded(values, f"{layer}.{_NORM_BEFORE[part]}.weight"))
+        return self._through_heads(layer, part, values)
+
+    def _through_heads(self, layer: str, part: str, values: Float64) -> Float64:
+        """What T_k, T_v and T_u do to a tensor of a layer, and the way back into the residual stream."""
+        match part:
+            case "attn_k":
+                return self._turned(layer, values, invert=False)
+            case "attn_q":
+                return self._turned(layer, values, invert=True)
+            case "attn_v":
+                return self._mixed(layer, values)
+            case "ffn_up":
+                up = self._factor(f"{layer}.up")
+                return values if up is None else values * up.reshape(-1, *([1] * (values.ndim - 1)))
+            case "attn_output":
+                return self._back(self._unmixed(layer, values))
+            case "ffn_down":
+                up = self._factor(f"{layer}.up")
+                return self._back(values if up is None else values / up)
+            case _:  # the gate; gains of queries and keys, where there are any
+                return values
+
+    def _read(self, name: str) -> Float64:
+        return self._teacher.weights(name).astype(np.float64)
+
+    def _factor(self, name: str) -> Float64 | None:
+        values = self._learned.get(name)
+        return None if values is None else values.astype(np.float64)
+
+    def _gain(self, name: str) -> Float64:
+        """A norm's gain: ones once it has been folded into the linears behind it."""
+        return self._read(name) if self._rotation is None else np.ones(self._teacher.shape(name))
+
+    def _folded(self, weight: Float64, norm: str) -> Float64:
+        return weight if self._rotation is None else weight * self._read(norm)
+
+    def _rotated(self, weight: Float64) -> Float64:
+        q = self._rotation
+        return weight if q is None else exact_product(weight, q, factor=q)
+
+    def _back(self, weight: Float64) -> Float64:
+        if self._rotation is None:
+            return weight
+        q_t = np.ascontiguousarray(self._rotation.T)
+        return exact_product(q_t, weight, factor=q_t)
+
+    def _turned(self, layer: str, rows: Float64, *, invert: bool) -> Float64:
+        cos, sin = self._factor(f"{layer}.keys.cos"), self._factor(f"{layer}.keys.sin")
+        if cos is None or sin is None:
+            return rows
+        dims = self._teacher.dims
+        if invert:  # the inverse transpose of s R(θ) is R(θ) / s
+            squared = cos * cos + sin * sin
+            group = dims.num_heads // dims.num_kv_heads
+            cos, sin = np.repeat(cos / squared, group, axis=0), np.repeat(sin / squared, group, axis=0)
+        heads = rows.reshape(len(cos), dims.head_dim, -1)
+        first, second = _pair(heads, interleaved=dims.interleaved)
+        c, s = cos[:, :, None], sin[:, :, None]
+        turned = np.empty_like(heads)
+        to_first, to_second = _pair(turned, interleaved=dims.interleaved)
+        to_first[:] = c * first - s * second
+        to_second[:] = c * second + s * first
+        return turned.reshape(rows.shape)
+
+    def _mixed(self, layer: str, rows: Float64) -> Float64:
+        mix = self._factor(f"{layer}.values")
+        if mix is None:
+            return rows
+        heads = rows.reshape(len(mix), mix.shape[-1], -1)
+        return exact_product(mix, heads, factor=mix).reshape(rows.shape)
+
+    def _unmixed(self, layer: str, weight: Float64) -> Float64:
+        inverse = self._factor(f"{layer}.values_inverse")
+        if inverse is None:
+            return weight
+        dims = self._teacher.dims
+        per_query = np.repeat(inverse, dims.num_heads // dims.num_kv_heads, axis=0)
+        columns = weight.reshape(len(weight), dims.num_heads, dims.head_dim).swapaxes(0, 1)
+        mixed = exact_product(np.ascontiguousarray(columns), per_query, factor=per_query)
+        return mixed.swapaxes(0, 1).reshape(weight.shape)
+
+
+def _pair(heads: Float64, *, interleaved: bool) -> tuple[Float64, Float64]:
+    """Views of the two rows of every pair that RoPE turns: (heads, d/2, columns) each."""
+    if interleaved:
+        return heads[:, 0::2], heads[:, 1::2]
+    half = heads.shape[1] // 2
+    return heads[:, :half], heads[:, half:]
+
+
+def check_fit(dims: Dims, learned: Learned) -> None:
+    """Refuses transforms of another model, and those that can't be merged into this one.
+
+    Raises:
+        BundleError: with the tensor, or the reason.
+    """
+    kv, d = dims.num_kv_heads, dims.head_dim
+    shapes: dict[str, tuple[int, ...]] = {"rotation": (dims.hidden_size,) * 2}
+    for n in range(dims.num_layers):
+        shapes |= {
+            f"blk.{n}.keys.cos": (kv, d // 2),
+            f"blk.{n}.keys.sin": (kv, d // 2),
+            f"blk.{n}.values": (kv, d, d),
+            f"blk.{n}.values_inverse": (kv, d, d),
+            f"blk.{n}.up": (dims.ff_size,),
+        }
+    for name, values in learned.tensors.items():
+        if name in shapes and values.shape != shapes[name]:
+            raise BundleError(f"{name} has the shape {values.shape}, the model needs {shapes[name]}")
+        if dims.normalises_keys and ".keys." in name:
+            raise BundleError(KEYS_REFUSED.format(dims.arch))
+
+
+KEYS_REFUSED: Final = (
+    "{} normalises queries and keys behind their projections: a transform of keys (T_k) can't be merged "
+    "through that norm; leave it out of the recipe"
+)

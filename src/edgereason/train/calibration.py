@@ -1,0 +1,66 @@
+"""Calibration text as token ids: plain texts as they stand, questions with solutions as conversations.
+
+    book.txt, rows with a `text`             → the ids of the text
+    rows with `question` and `solution`      → the model's own chat template around both
+
+Tokenized by the engine that will run the model. Knows files and templates; does not know training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgereason.core.chat import ChatTemplate
+from edgereason.core.types import Message
+from edgereason.engine.base import Engine
+from edgereason.hub.rows import Rows, read_file
+from edgereason.hub.texts import read_text
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationText:
+    """The ids of one file, and which file it is: its name, not its path."""
+
+    name: str
+    sha256: str
+    ids: npt.NDArray[np.int64]
+
+
+def read_calibration(engine: Engine, paths: Sequence[Path]) -> list[CalibrationText]:
+    """Each file's ids, one text or conversation behind the other.
+
+    Raises:
+        ConfigError: a file can't be read, or a row has neither a text nor a question with a solution.
+    """
+    return [_read(engine, path) for path in paths]
+
+
+def _read(engine: Engine, path: Path) -> CalibrationText:
+    if path.suffix in (".raw", ".txt"):
+        text = read_text(path)
+        return CalibrationText(text.name, text.sha256, np.array(engine.tokenize(text.text), np.int64))
+    rows = read_file(path)
+    assert rows.sha256 is not None
+    return CalibrationText(rows.name, rows.sha256, np.concatenate(list(_ids(engine, rows))))
+
+
+def _ids(engine: Engine, rows: Rows) -> Iterator[npt.NDArray[np.int64]]:
+    info = engine.info
+    template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
+    end = engine.tokenize(info.eos_text, special=True)
+    for row in rows.rows:
+        if row.has("text"):
+            ids = engine.tokenize(row.text("text"))
+        else:
+            question = Message(role="user", content=row.text("question"))
+            ids = [
+                *template.encode([question], engine.tokenize),
+                *engine.tokenize(row.text("solution")),
+                *end,
+            ]
+        yield np.array(ids, np.int64)
