@@ -89,6 +89,27 @@ def parallel(
 
 
 @bench_app.command()
+def compare(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL…", help="Names of `edgereason models`, or files.")
+    ],
+    rounds: _Rounds = 7,
+    streams: Annotated[str, typer.Option(help="Numbers of streams.")] = "1,4,8",
+    threads: _Threads = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure model files beside each other, as they are: tokens a second, bytes, memory."""
+    from edgereason.evals.bench.compare import CompareBenchConfig, bench_compare
+
+    config = CompareBenchConfig(
+        models=tuple(models), rounds=rounds, threads=threads, streams=_numbers(streams, "--streams")
+    )
+    with _display() as (report, notice):
+        record = bench_compare(config, report, notice)
+    _print_record(record, _compare_table, as_json)
+
+
+@bench_app.command()
 def switch(
     model: _Model = None,
     rounds: _Rounds = 7,
@@ -187,6 +208,21 @@ def _parallel_table(record: dict[str, Any]) -> Table:
         figures = (case["tokens_per_s"], case["median_tokens_per_s"], case["latency_ratio"])
         megabytes = case["kv_bytes"] / 1e6
         table.add_row(str(case["depth"]), str(case["streams"]), *map(_format, figures), _format(megabytes))
+    return table
+
+
+def _compare_table(record: dict[str, Any]) -> Table:
+    streams = record["config"]["streams"]
+    table = _table(record, "file", "MB", "peak MB", "prefill tok/s", *(f"N = {n} tok/s" for n in streams))
+    for file in record["files"]:
+        speeds = [(file["prefill_tokens_per_s"], file["prefill_over_first"])]
+        speeds += [(file[f"decode_tokens_per_s_n{n}"], file[f"decode_n{n}_over_first"]) for n in streams]
+        table.add_row(
+            file["model"]["name"],
+            _format(file["model_bytes"] / 1e6),
+            _format(file["peak_rss_bytes"] / 1e6),
+            *(f"{_format(speed)} (time × {_format(ratio)})" for speed, ratio in speeds),
+        )
     return table
 
 

@@ -37,11 +37,12 @@ def models(
     table = Table("name", "size", "licence", "from", "here")
     for model in CATALOG:
         sources = [name for name, source in (("hub", model.hub), ("mirror", model.mirror)) if source]
+        place = ", ".join(sources) if len(sources) > 1 else f"{sources[0]} only" if sources else ""
         table.add_row(
             model.name + (" *" if model.name == DEFAULT_MODEL else ""),
             f"{model.size_bytes / 1e6:,.0f} MB",
             model.licence,
-            ", ".join(sources) if len(sources) > 1 else f"{sources[0]} only",
+            f"made of {model.made.teacher}" if model.made else place,
             "yes" if is_here(model) else "no",
         )
     console = Console(highlight=False, markup=False)

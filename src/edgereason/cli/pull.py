@@ -77,7 +77,7 @@ def display() -> Iterator[tuple[Report, Notice]]:
 
     def report(state: Progress) -> None:
         if not bar.tasks:  # only now: most models are here already, and a bar would just flash up
-            bar.add_task("pulling", total=None)
+            bar.add_task("starting", total=None)
             bar.start()
         bar.update(
             bar.tasks[0].id, description=state.item, completed=state.done_bytes, total=state.total_bytes

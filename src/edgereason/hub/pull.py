@@ -4,6 +4,7 @@
 
     here? ─yes→ its path
       └no→ lock ─ .part ─ hub ─unreachable→ mirror ─ SHA-256 ─ move into place → its path
+                 └ made from another model: pull that one, make it ──────┘
 
 Owns the order of the sources and what is said when one or both fail. Does not know how either of them
 works (`huggingface.py`, `mirror.py`), nor what a model is good for.
@@ -18,6 +19,7 @@ from edgereason.errors import PullError
 from edgereason.hub import huggingface, mirror
 from edgereason.hub.catalog import CATALOG, CatalogModel, find, suggestion
 from edgereason.hub.http import UnavailableError
+from edgereason.hub.made import make
 from edgereason.hub.part import PartFile, Progress
 from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
 
@@ -72,6 +74,16 @@ def pull(
             notice(f"{target.name} is damaged (its SHA-256 is not the catalogue's): fetching it again")
         with file_errors(target):
             target.unlink(missing_ok=True)
+        if model.made is not None:
+            teacher = pull(
+                model.made.teacher,
+                allow_mirror=allow_mirror,
+                progress=progress,
+                notice=notice,
+                hub_timeout_s=hub_timeout_s,
+            )
+            make(model, model.made, teacher, target, progress or _silent, notice)
+            return target
         with PartFile(target.with_name(target.name + ".part"), model.size_bytes) as part:
             _fetch(model, part, allow_mirror, hub_timeout_s, progress or _silent, notice)
             part.finish(target, model.sha256)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edgereason.core.bundle import file_sha256
 from edgereason.errors import BundleError, ModelFileError
-from edgereason.quant.blocks import BLOCK, Grid, Quantized, pack, quantize
+from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
 from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, Slot, write_model
 from edgereason.quant.learned import Learned, Storage
 from edgereason.quant.merge import Merge, is_linear, output_names
@@ -59,10 +59,12 @@ def apply(teacher: Path, learned: Learned, target: Path, *, progress: Report = _
     def tensors() -> Iterator[npt.NDArray[Any]]:
         done = 0
         for slot in slots:
-            weight = merge.tensor(slot.name)
-            yield weight if slot.grid is None else pack(on_grid(slot, weight, learned), slot.grid)
-            done += weight.size
-            progress(done, total)
+            parts = []
+            for rows, weight in merge.chunks(slot.name):
+                parts.append(_stored(slot, rows, weight, learned))
+                done += weight.size
+                progress(done, total)
+            yield np.concatenate(parts)
 
     about = {
         "general.name": learned.name,
@@ -72,22 +74,19 @@ def apply(teacher: Path, learned: Learned, target: Path, *, progress: Report = _
     write_model(target, model, slots, tensors(), about)
 
 
-def on_grid(slot: Slot, weight: npt.NDArray[np.float32], learned: Learned) -> Quantized:
-    """A merged matrix on the grid that it is stored on."""
-    assert slot.grid is not None
-    storage = learned.storage
-    return quantize(
+def _stored(slot: Slot, rows: slice, weight: npt.NDArray[np.float32], learned: Learned) -> npt.NDArray[Any]:
+    """Merged rows of a tensor as the file holds them."""
+    if slot.grid is None:
+        return weight
+    storage, factors = learned.storage, learned.get(f"{slot.name}.rows")
+    quantized = quantize(
         weight,
         slot.grid,
         ranges=storage.ranges,
-        row_factors=learned.get(row_factors_name(slot.name)),
+        row_factors=None if factors is None else factors[rows],
         per_row=storage.per_row and slot.grid is Grid.Q4_0,
     )
-
-
-def row_factors_name(name: str) -> str:
-    """The tensor of `Learned` with a matrix's factors by row."""
-    return f"{name}.rows"
+    return pack(quantized, slot.grid)
 
 
 def require_blocks(dims: Dims) -> None:

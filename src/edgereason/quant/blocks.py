@@ -39,6 +39,8 @@ Codes = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
 
 BLOCK: Final = 32
+_LARGEST: Final = 300_000
+"""What a 4-bit block can hold with a scale below fp16's end at 65,504, and some room for its factor."""
 _CHUNK: Final = 1 << 20
 """Weights worked on at a time: the arrays in between stay in the cache."""
 
@@ -97,11 +99,13 @@ def quantize(
         per_row: one scale for a row, repeated, instead of one for each block.
 
     Raises:
-        ConfigError: the columns can't be cut into blocks.
+        ConfigError: the columns can't be cut into blocks, or a weight is too large.
     """
     rows, columns = weight.shape
     if columns % BLOCK:
         raise ConfigError(f"{columns} columns are no multiple of {BLOCK}, the block that {grid} stores")
+    if (largest := np.max(np.abs(weight), initial=0)) > _LARGEST:
+        raise ConfigError(f"a weight of {largest:.3g} is too large for {grid}, whose scales are fp16")
     factors = np.ones(rows, np.float32) if row_factors is None else row_factors.astype(np.float32)
     step = max(1, _CHUNK // columns)
 

@@ -9,14 +9,13 @@ fused operations or without. So a merge that is made of such products gives the 
     Q  →  integers below 2^b · 2^j ┘
 
 Factors that are shipped stand on their grid already (`on_grid`); weights are put on theirs here, which moves
-them by at most 2⁻²⁰ or so of the tensor's largest: a hundred-thousandth of a 4-bit step.
+them by at most 2⁻²⁰ or so of their row's largest: a hundred-thousandth of a 4-bit step.
 
 Knows arrays; does not know what they mean.
 """
 
 from __future__ import annotations
 
-from math import frexp, ldexp
 from typing import Final
 
 import numpy as np
@@ -29,20 +28,27 @@ FACTOR_BITS: Final = 20
 _EXACT_BITS: Final = 53
 
 
-def on_grid(values: npt.ArrayLike, bits: int = FACTOR_BITS) -> Float64:
-    """`values` rounded to integers of at most `bits` bits times one power of two, the finest that does."""
+def on_grid(values: npt.ArrayLike, bits: int = FACTOR_BITS, *, axis: int | None = None) -> Float64:
+    """`values` rounded to integers of at most `bits` bits times a power of two, the finest that does.
+
+    Args:
+        values: any shape.
+        bits: of the largest integer, sign aside.
+        axis: each line along it has a power of its own; by default there is one for all values.
+    """
     array = np.asarray(values, np.float64)
-    largest = float(np.max(np.abs(array), initial=0.0))
-    if not largest:
-        return array
-    exponent = frexp(largest)[1]  # largest < 2^exponent
-    if round(ldexp(largest, bits - exponent)) == 1 << bits:  # rounding carries into a bit more
-        exponent += 1
-    return np.ldexp(np.rint(np.ldexp(array, bits - exponent)), exponent - bits)
+    largest = np.max(np.abs(array), axis=axis, keepdims=True, initial=0.0)
+    exponent = np.frexp(largest)[1]  # largest < 2^exponent
+    # Where rounding carries into one bit more, the next power is the finest that does.
+    exponent = exponent + (np.rint(np.ldexp(largest, bits - exponent)) >= 2.0**bits)
+    rounded: Float64 = np.ldexp(np.rint(np.ldexp(array, bits - exponent)), exponent - bits)
+    return rounded
 
 
 def exact_product(left: Float64, right: Float64, *, factor: Float64) -> Float64:
     """`left @ right`, exactly, once what is not `factor` has been put on a grid.
+
+    Each row of a left, each column of a right gets its own: what is made of it does not depend on the others.
 
     Args:
         left: (m, n), or a stack of them.
@@ -59,7 +65,7 @@ def exact_product(left: Float64, right: Float64, *, factor: Float64) -> Float64:
         raise ValueError(f"a factor must stand on a grid of {FACTOR_BITS} bits")
     num_terms = left.shape[-1]
     bits = _EXACT_BITS - FACTOR_BITS - (num_terms - 1).bit_length()
-    pair = (left, on_grid(right, bits)) if factor is left else (on_grid(left, bits), right)
+    pair = (left, on_grid(right, bits, axis=-2)) if factor is left else (on_grid(left, bits, axis=-1), right)
     product: Float64 = np.matmul(*pair)
     return product
 

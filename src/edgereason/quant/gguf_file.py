@@ -87,11 +87,11 @@ class GgufModel:
         """A tensor's shape, rows first."""
         return tuple(int(n) for n in reversed(self._tensors[name].shape))
 
-    def weights(self, name: str) -> npt.NDArray[np.float32]:
-        """A tensor dequantized: (rows, columns) or (n,)."""
+    def weights(self, name: str, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """A tensor dequantized, or some of its rows: (rows, columns) or (n,)."""
         tensor = self._tensors[name]
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return np.ascontiguousarray(values, np.float32).reshape(self.shape(name))
+        values = gguf.quants.dequantize(tensor.data[rows], tensor.tensor_type)
+        return np.ascontiguousarray(values, np.float32)
 
     def text(self, key: str, default: str = "") -> str:
         """A metadata text."""

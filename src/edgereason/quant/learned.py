@@ -4,8 +4,8 @@
 
     rotation                   (hidden, hidden)             Q of T_r, on a dyadic grid
     blk.N.keys.cos, .sin       (kv heads, head_dim / 2)     s·cos θ and s·sin θ of T_k
-    blk.N.values, .values_inverse   (kv heads, d, d)        A of T_v and its inverse, both on a dyadic grid
-    blk.N.up                   (ff,)                        u of T_u
+    blk.N.values, .values_inverse   (kv heads, d, d)        A of T_v (fp16) and its inverse, on a dyadic grid
+    blk.N.up                   (ff,) fp16                   u of T_u
     NAME.left, NAME.right      (rows, r), (r, columns) fp16 a product added to a linear before it is rounded
     NAME.rows                  (rows,) fp16                 factors of a linear's scales, by row
     NAME                       (n,)                         a gain or a bias, in place of the merged one
@@ -110,6 +110,13 @@ class Learned:
         version = values.get(f"{_PREFIX}version")
         if version != _VERSION:
             raise BundleError(f"{path} has version {version}, this edgereason reads version {_VERSION}")
+        try:
+            return cls._of(values, reader)
+        except (KeyError, ValueError) as error:
+            raise BundleError(f"{path} lacks or garbles {error}: get the file again") from error
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any], reader: gguf.GGUFReader) -> Learned:
         said = {key: values[f"{_PREFIX}storage.{key}"] for key in Storage.__dataclass_fields__}
         return cls(
             name=values["general.name"],

@@ -22,14 +22,15 @@ Knows one model's names and shapes; does not know grids or bytes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from edgereason.errors import BundleError
-from edgereason.quant.dyadic import Float64, exact_product
-from edgereason.quant.gguf_file import EMBEDDING, FINAL_NORM, HEAD, Dims, GgufModel
+from edgereason.quant.dyadic import FACTOR_BITS, Float64, exact_product, on_grid
+from edgereason.quant.gguf_file import EMBEDDING, FINAL_NORM, HEAD, GgufModel
 from edgereason.quant.learned import Learned
 
 Float32 = npt.NDArray[np.float32]
@@ -44,12 +45,22 @@ _NORM_BEFORE: Final = {
 }
 _INTO_RESIDUAL: Final = ("attn_output", "ffn_down")
 _NORMS: Final = ("attn_norm", "ffn_norm")
+_KNOWN: Final = frozenset(
+    [(part, "weight") for part in (*_NORM_BEFORE, *_INTO_RESIDUAL, *_NORMS, "attn_q_norm", "attn_k_norm")]
+    + [(part, "bias") for part in ("attn_q", "attn_k", "attn_v")]
+)
+_CHUNK_ROWS: Final = 8192
 LINEARS: Final = (*_NORM_BEFORE, *_INTO_RESIDUAL)
 
 
 def output_names(model: GgufModel) -> tuple[str, ...]:
     """Tensors of the merged model: the teacher's, and the head as a matrix of its own."""
     return model.names if HEAD in model.names else (*model.names, HEAD)
+
+
+def _source(model: GgufModel, name: str) -> str:
+    """The teacher's tensor that one of the base comes from."""
+    return EMBEDDING if name == HEAD and HEAD not in model.names else name
 
 
 def is_linear(name: str) -> bool:
@@ -72,29 +83,39 @@ class Merge:
     def __init__(self, teacher: GgufModel, learned: Learned) -> None:
         self._teacher = teacher
         self._learned = learned
-        check_fit(teacher.dims, learned)
+        check_fit(teacher, learned)
         self._rotation = self._factor("rotation")
 
     def tensor(self, name: str) -> Float32:
         """A tensor of the merged model, by the name that it has in the base."""
+        return np.concatenate([chunk for _, chunk in self.chunks(name)])
+
+    def chunks(self, name: str) -> Iterator[tuple[slice, Float32]]:
+        """The same in runs of rows, with which rows they are: a vocabulary's matrices are large."""
         told = self._learned.get(name)
         if told is not None:
-            return told.astype(np.float32)
-        merged, left, right = self._merged(name), self._factor(f"{name}.left"), self._factor(f"{name}.right")
-        if left is not None and right is not None:
-            merged = merged + exact_product(left, right, factor=left)
-        return merged.astype(np.float32)
+            yield slice(0, len(told)), told.astype(np.float32)
+            return
+        num_rows = self._teacher.shape(_source(self._teacher, name))[0]
+        step = _CHUNK_ROWS if name in (EMBEDDING, HEAD) else num_rows
+        left, right = self._factor(f"{name}.left"), self._factor(f"{name}.right")
+        for start in range(0, num_rows, step):
+            rows = slice(start, min(start + step, num_rows))
+            merged = self._merged(name, rows)
+            if left is not None and right is not None:
+                part = left[rows]
+                merged = merged + exact_product(part, right, factor=part)
+            yield rows, merged.astype(np.float32)
 
-    def _merged(self, name: str) -> Float64:
+    def _merged(self, name: str, rows: slice) -> Float64:
         if name == EMBEDDING:
-            return self._rotated(self._read(EMBEDDING))
+            return self._rotated(self._read(name, rows))
         if name == HEAD:
-            source = HEAD if HEAD in self._teacher.names else EMBEDDING
-            return self._rotated(self._folded(self._read(source), FINAL_NORM))
+            return self._rotated(self._folded(self._read(_source(self._teacher, name), rows), FINAL_NORM))
         if name == FINAL_NORM:
             return self._gain(name)
         found = _IN_LAYER.fullmatch(name)
-        if not found:
+        if not found or (found[2], found[3]) not in _KNOWN:
             raise BundleError(f"{self._teacher.path.name} has a tensor {name!r}, which no merge is known for")
         layer, part, kind = found.groups()
         values = self._read(name)
@@ -124,8 +145,8 @@ class Merge:
             case _:  # the gate; gains of queries and keys, where there are any
                 return values
 
-    def _read(self, name: str) -> Float64:
-        return self._teacher.weights(name).astype(np.float64)
+    def _read(self, name: str, rows: slice = slice(None)) -> Float64:
+        return self._teacher.weights(name, rows).astype(np.float64)
 
     def _factor(self, name: str) -> Float64 | None:
         values = self._learned.get(name)
@@ -192,14 +213,52 @@ def _pair(heads: Float64, *, interleaved: bool) -> tuple[Float64, Float64]:
     return heads[:, :half], heads[:, half:]
 
 
-def check_fit(dims: Dims, learned: Learned) -> None:
-    """Refuses transforms of another model, and those that can't be merged into this one.
+def check_fit(model: GgufModel, learned: Learned) -> None:
+    """Refuses what was learned for another model, and what can't be merged into this one.
 
     Raises:
         BundleError: with the tensor, or the reason.
     """
+    shapes = _shapes(model)
+    for name, values in learned.tensors.items():
+        if name not in shapes:
+            raise BundleError(f"{learned.name} has a tensor {name!r}, which means nothing to this model")
+        expected = shapes[name]
+        if len(expected) != values.ndim or any(
+            n != m and m is not None for n, m in zip(values.shape, expected, strict=True)
+        ):
+            raise BundleError(f"{name} has the shape {values.shape}, the model needs {expected}")
+        if model.dims.normalises_keys and ".keys." in name:
+            raise BundleError(KEYS_REFUSED.format(model.dims.arch))
+        if name.endswith(_FACTORS) and not np.array_equal(on_grid(values), values):
+            raise BundleError(
+                f"{name} does not stand on a grid of {FACTOR_BITS} bits, so its products can't be exact"
+            )
+        for one, other in (*_PAIRS, *(pair[::-1] for pair in _PAIRS)):
+            if name.endswith(one) and name.removesuffix(one) + other not in learned.tensors:
+                raise BundleError(f"{learned.name} has {name!r} without its {other.lstrip('._')!r}")
+        if name.endswith(".left"):
+            right = learned.tensors[name.removesuffix(".left") + ".right"]
+            if values.shape[1] != right.shape[0]:
+                raise BundleError(
+                    f"{name} and its right differ in rank: {values.shape[1]} and {right.shape[0]}"
+                )
+
+
+_FACTORS: Final = ("rotation", ".values", ".values_inverse", ".left")
+_PAIRS: Final = ((".keys.cos", ".keys.sin"), (".values", ".values_inverse"), (".left", ".right"))
+
+KEYS_REFUSED: Final = (
+    "{} normalises queries and keys behind their projections: a transform of keys (T_k) can't be merged "
+    "through that norm; leave it out of the recipe"
+)
+
+
+def _shapes(model: GgufModel) -> dict[str, tuple[int | None, ...]]:
+    """The shape of everything that can be learned for a model, None for a rank."""
+    dims = model.dims
     kv, d = dims.num_kv_heads, dims.head_dim
-    shapes: dict[str, tuple[int, ...]] = {"rotation": (dims.hidden_size,) * 2}
+    shapes: dict[str, tuple[int | None, ...]] = {"rotation": (dims.hidden_size,) * 2}
     for n in range(dims.num_layers):
         shapes |= {
             f"blk.{n}.keys.cos": (kv, d // 2),
@@ -208,14 +267,15 @@ def check_fit(dims: Dims, learned: Learned) -> None:
             f"blk.{n}.values_inverse": (kv, d, d),
             f"blk.{n}.up": (dims.ff_size,),
         }
-    for name, values in learned.tensors.items():
-        if name in shapes and values.shape != shapes[name]:
-            raise BundleError(f"{name} has the shape {values.shape}, the model needs {shapes[name]}")
-        if dims.normalises_keys and ".keys." in name:
-            raise BundleError(KEYS_REFUSED.format(dims.arch))
-
-
-KEYS_REFUSED: Final = (
-    "{} normalises queries and keys behind their projections: a transform of keys (T_k) can't be merged "
-    "through that norm; leave it out of the recipe"
-)
+    for name in output_names(model):
+        shape = model.shape(_source(model, name))
+        if len(shape) == 1:
+            shapes[name] = shape
+        else:
+            rows, columns = shape
+            shapes |= {
+                f"{name}.rows": (rows,),
+                f"{name}.left": (rows, None),
+                f"{name}.right": (None, columns),
+            }
+    return shapes

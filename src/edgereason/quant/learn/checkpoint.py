@@ -1,4 +1,4 @@
-"""Where an interrupted training stands: parameters, AdamW's moments and the step, in one safetensors file.
+"""Where an interrupted training stands: parameters, buffers, AdamW's moments and the step, in one file.
 
 Nothing random needs to be kept: what a step draws follows from the seed and the step. A checkpoint of another
 recipe or text is refused. Written whole or not at all, every ten minutes and when a run is stopped.
@@ -44,6 +44,14 @@ class Checkpoint:
         """Whether there is one to go on from."""
         return self._path.is_file()
 
+    @property
+    def step(self) -> int:
+        """Steps that were made when it was saved; 0 if there is none."""
+        if not self.exists:
+            return 0
+        with safe_open(self._path, framework="pt") as file:
+            return int((file.metadata() or {})["step"])
+
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Puts everything back and says how many steps were made; 0 if there is no file.
 
@@ -68,6 +76,11 @@ class Checkpoint:
                         "step": torch.tensor(float(step)),
                         **{moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS},
                     }
+        for name, values in tensors.items():
+            kind, _, path = name.partition("/")
+            if kind == "buffer":  # such as a search's outcome, which a new model doesn't have yet
+                owner, _, leaf = path.rpartition(".")
+                model.get_submodule(owner).register_buffer(leaf, values)
         return step
 
     def save_if_due(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -83,6 +96,8 @@ class Checkpoint:
             for moment in _MOMENTS:
                 if moment in (state := optimizer.state.get(parameter, {})):
                     tensors[f"{moment}/{name}"] = state[moment].contiguous()
+        for name, values in model.named_buffers():
+            tensors[f"buffer/{name}"] = values.contiguous()
         with temporary_beside(self._path) as partial:
             save_file(tensors, partial, metadata={"identity": self._identity, "step": str(step)})
         self._saved_s = time.monotonic()

@@ -51,7 +51,7 @@ class EndToEndConfig:
         rotation_rate: of T_r's parameters; 0 leaves it.
         corrections_rate: of factors by row, gains and biases.
         warmup: share of the steps in which the rates rise; then they fall as a cosine.
-        refresh_steps: steps between searches for scales, while transforms are trained.
+        refresh_steps: steps between searches for scales.
         dtype: of matrix products; bfloat16 is quick where the processor has it, and slow elsewhere.
     """
 
@@ -163,18 +163,18 @@ def train(
         ConfigError: a loss that is no number.
     """
     optimizer = torch.optim.AdamW(_groups(student, config), weight_decay=0.0, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    full_rates = [group["lr"] for group in optimizer.param_groups]
     start = checkpoint.load(student, optimizer)
-    for _ in range(start):
-        schedule.step()
-    moves = config.transforms_rate > 0 or config.rotation_rate > 0
-    student.refresh()
+    if not start:
+        student.refresh()
     for step in range(start, config.steps):
         if should_stop():
             checkpoint.save(student, optimizer, step)
             return False
-        if moves and step > start and step % config.refresh_steps == 0:
+        if step and step % config.refresh_steps == 0:
             student.refresh()
+        for group, rate in zip(optimizer.param_groups, full_rates, strict=True):
+            group["lr"] = rate * _rate(step, config)
         batch = torch.from_numpy(windows[step * config.windows : (step + 1) * config.windows])
         optimizer.zero_grad()
         loss = backward(student, teacher, batch, config.dtype)
@@ -182,7 +182,6 @@ def train(
             raise ConfigError(f"the loss of step {step + 1} is {loss}: lower the rates and run it again")
         norm = nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         report(StepReport(step + 1, config.steps, loss, float(norm)))
         checkpoint.save_if_due(student, optimizer, step + 1)
     return True

@@ -2,7 +2,7 @@
 
 ::
 
-    scale   d = fp16(rule(w) · f)          the rule follows the weights; only f gets a gradient
+    scale   d = fp16(rule(w) · f)          follows its block's extreme, and so do its gradients
     weight  ŵ = d · clip(round(w / d))     ∂ŵ/∂w = 1 inside the grid, 0 where it clips
                                            ∂ŵ/∂d = code − w/d inside, the code where it clips
 
@@ -60,15 +60,19 @@ def fake_quantize(weight: torch.Tensor, grid: Grid, scales: torch.Tensor) -> tor
         grid: of the stored weight.
         scales: (rows, blocks), rounded to fp16 here.
     """
-    rounded = scales + (_fp16(scales) - scales).detach()
+    rounded = shipped_fp16(scales)
     blocks = _blocks(weight, scales.shape[1])
     quantized: torch.Tensor = _Rounding.apply(blocks, rounded, *_ENDS[grid])  # type: ignore[no-untyped-call]
     return quantized.reshape(weight.shape)
 
 
 def scales_of(weight: torch.Tensor, ratios: torch.Tensor, row_factors: torch.Tensor | None) -> torch.Tensor:
-    """(rows, blocks): scales from ratios that the rule gave before, times factors (rows,) if any."""
-    scales = _extremes(_blocks(weight.detach(), ratios.shape[1])) * ratios
+    """(rows, blocks): scales from ratios that the rule gave before, times factors (rows,) if any.
+
+    Differentiable in the weights, too: a row times u has its scales times u. Held fixed, they would bias the
+    gradients of every transform that scales rows.
+    """
+    scales = _extremes(_blocks(weight, ratios.shape[1])) * ratios
     return scales if row_factors is None else scales * row_factors[:, None]
 
 
@@ -123,6 +127,11 @@ def _extremes(blocks: torch.Tensor) -> torch.Tensor:
 
 def _blocks(weight: torch.Tensor, num_blocks: int) -> torch.Tensor:
     return weight.reshape(weight.shape[0], num_blocks, -1)
+
+
+def shipped_fp16(values: torch.Tensor) -> torch.Tensor:
+    """`values` as fp16 will hold them, with the gradient of the values themselves."""
+    return values + (_fp16(values.detach()) - values.detach())
 
 
 def _fp16(values: torch.Tensor) -> torch.Tensor:

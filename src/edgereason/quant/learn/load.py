@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from edgereason.core.bundle import temporary_beside
+from edgereason.errors import ModelFileError
 from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel
 
 _CONFIGS: Final[dict[str, type[PretrainedConfig]]] = {
@@ -49,6 +50,9 @@ def load_torch(model: GgufModel, sha256: str, cache: Path) -> PreTrainedModel:
         model: the file.
         sha256: of the file; names the conversion in the cache.
         cache: folder of conversions; made if it is not there.
+
+    Raises:
+        ModelFileError: it has weights that transformers' model of its family has no place for.
     """
     folder = cache / sha256[:16]
     if not (folder / _WEIGHTS).is_file():
@@ -56,9 +60,18 @@ def load_torch(model: GgufModel, sha256: str, cache: Path) -> PreTrainedModel:
         _config(model.dims).save_pretrained(folder)
         with temporary_beside(folder / _WEIGHTS) as partial:
             save_file(convert(model), partial, metadata={"format": "pt"})
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    loaded, about = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        local_files_only=True,
+        output_loading_info=True,
     )
+    if odd := sorted({*about["missing_keys"], *about["unexpected_keys"]}):
+        raise ModelFileError(
+            f"{model.path.name} and transformers' {type(loaded).__name__} differ in {odd[0]}: "
+            "such a model can't be trained against"
+        )
     return loaded.eval().requires_grad_(False)
 
 

@@ -4,7 +4,7 @@
 
     DIR/
       recipe.toml              the resolved recipe
-      progress.jsonl           a line for every step of training
+      progress.jsonl           what it diverged before, then a line for every step of training
       checkpoint.safetensors   while it is not finished
       learned.gguf             what was learned: with the teacher it gives the base again, anywhere
       base.gguf
@@ -185,17 +185,18 @@ def _learn(
     windows = draw_windows(texts, config.window_tokens, config.steps * config.windows + _HELD_OUT, seed)
     held_out = windows[-_HELD_OUT:]
 
-    def measured(when: str) -> None:
-        student.refresh()
-        figures[f"jsd_{when}"] = divergence(student, teacher, held_out, config.dtype)
-
     def on_step(step: StepReport) -> None:
-        with (folder / PROGRESS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(step)) + "\n")
+        _append(folder / PROGRESS, asdict(step))
         report(Progress("training", step.step, step.steps, f"JSD {step.loss:.5f}"))
 
-    if not checkpoint.exists:
-        measured("before")
+    if checkpoint.exists:
+        _keep(folder / PROGRESS, checkpoint.step)
+    else:
+        student.refresh()
+        report(Progress("measuring", 0, 1))
+        before = divergence(student, teacher, held_out, config.dtype)
+        write_atomically(folder / PROGRESS, "")
+        _append(folder / PROGRESS, {"step": 0, "held_out_jsd": before})
     finished = train(
         student,
         teacher,
@@ -207,8 +208,25 @@ def _learn(
     )
     if not finished:
         return None
-    measured("after")
+    student.refresh()
+    figures["jsd_before"] = _lines(folder / PROGRESS)[0].get("held_out_jsd")
+    figures["jsd_after"] = divergence(student, teacher, held_out, config.dtype)
     return student.learned(), figures
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _keep(path: Path, step: int) -> None:
+    """Drops the lines of steps that will be made again."""
+    kept = [line for line in _lines(path) if line["step"] <= step]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _open_folder(folder: Path, recipe: Recipe) -> None:

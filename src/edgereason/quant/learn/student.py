@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ from edgereason.errors import ConfigError
 from edgereason.quant.blocks import Grid
 from edgereason.quant.dyadic import on_grid
 from edgereason.quant.gguf_file import FINAL_NORM, HEAD, Dims
-from edgereason.quant.learn.fake_quant import fake_quantize, scale_ratios, scales_of
+from edgereason.quant.learn.fake_quant import fake_quantize, scale_ratios, scales_of, shipped_fp16
 from edgereason.quant.learn.kv import SimulatedKV
 from edgereason.quant.learn.load import hf_names, to_gguf_order
 from edgereason.quant.learn.transforms import LayerTransforms, TransformConfig, Transforms
@@ -57,16 +58,18 @@ class CorrectionConfig:
         norms: the norms' gains.
         biases: the biases of queries, keys and values, where the family has them.
         rank: of a product that is added to each linear before it is rounded; 0 for none.
+        head_rank: the same for the head.
     """
 
     rows: bool = True
     norms: bool = True
     biases: bool = True
     rank: int = 0
+    head_rank: int = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ConfigError(f"[corrections]: rank must be 0 or more, got {self.rank}")
+        if min(self.rank, self.head_rank) < 0:
+            raise ConfigError(f"[corrections]: ranks must be 0 or more, got {self.rank} and {self.head_rank}")
 
 
 class Corrected(nn.Module):
@@ -97,15 +100,28 @@ class Corrected(nn.Module):
 
     def moved(self, name: str, weight: Tensor) -> Tensor:
         """A matrix with its product, if it has one."""
-        return weight + self.left[_key(name)] @ self.right[_key(name)] if _key(name) in self.left else weight
+        if _key(name) not in self.left:
+            return weight
+        return weight + shipped_fp16(self.left[_key(name)]) @ shipped_fp16(self.right[_key(name)])
 
     def row_factors(self, name: str) -> Tensor | None:
         """(rows,) factors of a matrix's scales, if they are learned."""
-        return self.log_rows[_key(name)].exp() if _key(name) in self.log_rows else None
+        return shipped_fp16(self.log_rows[_key(name)].exp()) if _key(name) in self.log_rows else None
 
     def sum(self, name: str, values: Tensor) -> Tensor:
         """A gain or bias with its correction, if it has one."""
         return values + self.added[_key(name)] if _key(name) in self.added else values
+
+
+class Ratios(nn.Module):
+    """What the search for scales came to, by matrix: state that a checkpoint keeps, and nothing to train."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        """(rows, blocks) of a matrix; `refresh` makes them."""
+        return self.get_buffer(_key(name))
+
+    def __setitem__(self, name: str, ratios: Tensor) -> None:
+        self.register_buffer(_key(name), ratios)
 
 
 class StudentLayer(nn.Module):
@@ -125,7 +141,7 @@ class StudentLayer(nn.Module):
         self._transforms = [transforms]
         self._storage = storage
         self._kv8 = kv8
-        self._ratios: dict[str, Tensor] = {}
+        self.ratios = Ratios()
         self.q: Tensor | None = None
         weights = self.teacher_weights()
         kinds = ["norm"] * config.norms + [".bias"] * config.biases
@@ -151,20 +167,19 @@ class StudentLayer(nn.Module):
         weights, storage = self.merged(), self._storage
         for part in _LINEARS:
             name = f"{part}.weight"
-            self._ratios[part] = scale_ratios(
-                self.corrected.moved(name, weights[name]),
-                storage.linears,
-                storage.ranges,
-                per_row=storage.per_row and storage.linears is Grid.Q4_0,
-            )
+            self.ratios[name] = _search(self.corrected.moved(name, weights[name]), storage.linears, storage)
 
     def stored(self) -> dict[str, Tensor]:
-        """As they will be stored."""
+        """As they will be stored, in float32 whatever the products of the forward pass are in."""
+        with _exact_products():
+            return self._stored()
+
+    def _stored(self) -> dict[str, Tensor]:
         weights = self.merged()
         for part in _LINEARS:
             name = f"{part}.weight"
             moved = self.corrected.moved(name, weights[name])
-            scales = scales_of(moved, self._ratios[part], self.corrected.row_factors(name))
+            scales = scales_of(moved, self.ratios[name], self.corrected.row_factors(name))
             weights[name] = fake_quantize(moved, self._storage.linears, scales)
         return {name: self.corrected.sum(name, values) for name, values in weights.items()}
 
@@ -190,8 +205,8 @@ class Student(nn.Module):
         teacher: frozen; its weights are shared, not copied.
         dims: its shapes.
         storage: grids and rules.
-        transforms: which to use; None for none.
-        corrections: what else is learned; None for nothing.
+        transforms: which to use.
+        corrections: what else is learned.
         kv8: whether keys and values are simulated as Q8_0.
     """
 
@@ -212,7 +227,7 @@ class Student(nn.Module):
         self._head: Tensor = teacher.get_output_embeddings().weight.detach()
         self._gain: Tensor = teacher.model.norm.weight.detach()
         self._eps = dims.norm_eps
-        self._head_ratios: Tensor | None = None
+        self.ratios = Ratios()
         self.transforms = Transforms(dims, transforms)
         self.layers = nn.ModuleList(
             StudentLayer(layer, part, storage, corrections, kv8=kv8)
@@ -221,6 +236,8 @@ class Student(nn.Module):
         self.corrected = Corrected(
             {"lm_head.weight": dims.vocab_size} if corrections.rows else {},
             {"model.norm.weight": dims.hidden_size} if corrections.norms else {},
+            {"lm_head.weight": self._head.shape} if corrections.head_rank else {},
+            corrections.head_rank,
         )
         # transformers' loop over layers, its masks and positions, with layers of ours.
         self._decoder = [copy.copy(teacher.model)]
@@ -231,41 +248,44 @@ class Student(nn.Module):
 
     def hidden(self, ids: Tensor) -> Tensor:
         """(batch, tokens, hidden): final hidden states, normalised, for ids (batch, tokens)."""
-        q = self.transforms.q()
+        with _exact_products():
+            q = self.transforms.q()
+            embedded = self._embedded(ids, q)
         for layer in self._each():
             layer.q = q
-        rows = functional.embedding(ids, self._embedding).reshape(-1, self._dims.hidden_size)
-        rows = rows if q is None else rows @ q
-        scales = scales_of(rows, scale_ratios(rows, Grid.Q8_0, self._storage.ranges), None)
-        embedded = fake_quantize(rows, Grid.Q8_0, scales).reshape(*ids.shape, -1)
         hidden: Tensor = self._decoder[0](inputs_embeds=embedded, use_cache=False).last_hidden_state
         gain = self._gain if q is None else torch.ones_like(self._gain)
         gain = self.corrected.sum("model.norm.weight", gain)
         normalised: Tensor = functional.rms_norm(hidden.float(), (self._dims.hidden_size,), gain, self._eps)
         return normalised
 
-    def head(self) -> Tensor:
-        """(vocabulary, hidden): the head as it will be stored."""
-        merged, storage = self._merged_head(), self._storage
-        if self._head_ratios is None:
-            self.refresh()
-        assert self._head_ratios is not None
-        factors = self.corrected.row_factors("lm_head.weight")
-        return fake_quantize(merged, storage.head, scales_of(merged, self._head_ratios, factors))
+    def _embedded(self, ids: Tensor, q: Tensor | None) -> Tensor:
+        storage = self._storage
+        rows = functional.embedding(ids, self._embedding).reshape(-1, self._dims.hidden_size)
+        rows = rows if q is None else rows @ q
+        scales = scales_of(rows, _search(rows, storage.embedding, storage), None)
+        return fake_quantize(rows, storage.embedding, scales).reshape(*ids.shape, -1)
 
-    def _merged_head(self) -> Tensor:
+    def head(self) -> Tensor:
+        """(vocabulary, hidden): the head as it will be stored, in float32 like the layers' weights."""
+        with _exact_products():
+            moved, factors = self._moved_head(), self.corrected.row_factors("lm_head.weight")
+            scales = scales_of(moved, self.ratios["lm_head.weight"], factors)
+            return fake_quantize(moved, self._storage.head, scales)
+
+    def _moved_head(self) -> Tensor:
         q = self.transforms.q()
-        return self._head if q is None else (self._head * self._gain) @ q
+        merged = self._head if q is None else (self._head * self._gain) @ q
+        return self.corrected.moved("lm_head.weight", merged)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Searches all scales anew; dear, and due whenever the transforms have moved."""
-        q, storage = self.transforms.q(), self._storage
+        q = self.transforms.q()
         for layer in self._each():
             layer.q = q
             layer.refresh()
-        per_row = storage.per_row and storage.head is Grid.Q4_0
-        self._head_ratios = scale_ratios(self._merged_head(), storage.head, storage.ranges, per_row=per_row)
+        self.ratios["lm_head.weight"] = _search(self._moved_head(), self._storage.head, self._storage)
 
     def unevenness(
         self, measure: Callable[[Tensor], Tensor], num_layers: int, num_rows: int, random: torch.Generator
@@ -322,10 +342,23 @@ class Student(nn.Module):
         rows = self.corrected.row_factors("lm_head.weight")
         if rows is not None:
             shipped[f"{HEAD}.rows"] = rows.half().numpy()
+        if (key := _key("lm_head.weight")) in self.corrected.left:
+            shipped[f"{HEAD}.left"] = _half_on_grid(self.corrected.left[key])
+            shipped[f"{HEAD}.right"] = _half_on_grid(self.corrected.right[key])
         if self.corrected.added:
             gain = self._gain if q is None else torch.ones_like(self._gain)
             shipped[FINAL_NORM] = self.corrected.sum("model.norm.weight", gain).numpy()
         return shipped
+
+
+def _exact_products() -> AbstractContextManager[Any]:
+    """Products in float32, even where the forward pass around them has bfloat16's."""
+    return torch.autocast("cpu", enabled=False)
+
+
+def _search(weight: Tensor, grid: Grid, storage: Storage) -> Tensor:
+    per_row = storage.per_row and grid is Grid.Q4_0
+    return scale_ratios(weight, grid, storage.ranges, per_row=per_row)
 
 
 def _half_on_grid(values: Tensor) -> np.ndarray[Any, Any]:

@@ -26,6 +26,7 @@ from torch.nn.utils import parametrizations
 from edgereason.errors import ConfigError
 from edgereason.quant.dyadic import on_grid
 from edgereason.quant.gguf_file import Dims
+from edgereason.quant.learn.fake_quant import shipped_fp16
 from edgereason.quant.learn.hadamard import hadamard
 from edgereason.quant.merge import KEYS_REFUSED
 
@@ -83,7 +84,7 @@ class LayerTransforms(nn.Module):
         self._turn(out)
         self._mix(out)
         if self.log_up is not None:
-            up = self.log_up.exp()
+            up = shipped_fp16(self.log_up.exp())
             out["mlp.up_proj.weight"] = out["mlp.up_proj.weight"] * up[:, None]
             out["mlp.down_proj.weight"] = out["mlp.down_proj.weight"] / up
         if q is not None:
@@ -110,11 +111,12 @@ class LayerTransforms(nn.Module):
     def _mix(self, out: Weights) -> None:
         if self.mix is None:
             return
-        kv, d, _ = self.mix.shape
+        mix = shipped_fp16(self.mix)
+        kv, d, _ = mix.shape
         for kind in ("weight", "bias"):
             if (rows := out.get(f"self_attn.v_proj.{kind}")) is not None:
-                out[f"self_attn.v_proj.{kind}"] = (self.mix @ rows.reshape(kv, d, -1)).reshape(rows.shape)
-        inverse = torch.linalg.inv(self.mix).repeat_interleave(self._group, 0)
+                out[f"self_attn.v_proj.{kind}"] = (mix @ rows.reshape(kv, d, -1)).reshape(rows.shape)
+        inverse = torch.linalg.inv(mix).repeat_interleave(self._group, 0)
         o = out["self_attn.o_proj.weight"]
         heads = o.reshape(len(o), -1, d).swapaxes(0, 1)
         out["self_attn.o_proj.weight"] = (heads @ inverse).swapaxes(0, 1).reshape(o.shape)
@@ -127,11 +129,11 @@ class LayerTransforms(nn.Module):
             shipped["keys.cos"] = (scale * angle.cos()).float().numpy()
             shipped["keys.sin"] = (scale * angle.sin()).float().numpy()
         if self.mix is not None:
-            mix = torch.from_numpy(on_grid(self.mix.detach().numpy()))
-            shipped["values"] = mix.float().numpy()
-            shipped["values_inverse"] = on_grid(torch.linalg.inv(mix).numpy()).astype(np.float32)
+            mix = on_grid(self.mix.detach().half().double().numpy())
+            shipped["values"] = mix.astype(np.float16)
+            shipped["values_inverse"] = on_grid(np.linalg.inv(mix)).astype(np.float32)
         if self.log_up is not None:
-            shipped["up"] = self.log_up.detach().double().exp().float().numpy()
+            shipped["up"] = self.log_up.detach().exp().half().numpy()
         return shipped
 
 

@@ -1,0 +1,121 @@
+"""`edgereason quantize` on a real model: a base that answers, a record, bad input that changes nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgereason.core.bundle import file_sha256
+from edgereason.engine.llama import LlamaEngine
+
+pytestmark = pytest.mark.model
+
+PLAIN = """
+[base]
+name = "smollm2-w4"
+{more}
+[storage]
+ranges = "min-max"
+[transforms]
+residual = false
+keys = false
+values = false
+up = false
+"""
+TRAINED = """
+[base]
+name = "smollm2-w4"
+[transforms]
+keys = false
+[corrections]
+rank = 1
+[local]
+steps = 2
+layers = 1
+[end_to_end]
+steps = {steps}
+windows = 1
+window_tokens = 32
+"""
+
+
+def run(
+    recipe: Path, folder: Path, *more: str, model: str = "smollm2-135m"
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(sys.executable, "-m", "edgereason", "quantize", model), "--recipe", recipe, "-o", folder, *more],
+        capture_output=True,
+        text=True,
+    )
+
+
+def recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_rule_alone_makes_a_base_that_the_engine_runs(tmp_path, smollm2):
+    done = run(recipe(tmp_path, PLAIN.format(more="")), tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    base = tmp_path / "out" / "base.gguf"
+    assert record == json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["base"]["sha256"] == file_sha256(base)
+    assert record["teacher"]["sha256"] == file_sha256(smollm2)
+    assert str(tmp_path) not in done.stdout
+    with LlamaEngine(base) as engine, LlamaEngine(smollm2) as teacher:
+        assert engine.vocab_sha256() == teacher.vocab_sha256()
+        assert engine.info.chat_template == teacher.info.chat_template
+        ids = engine.tokenize("The capital of France is Paris. The capital of Italy is Rome.")
+        sequence = engine.new_sequence()
+        engine.encode(sequence, ids[:1])
+        (scored,) = engine.score([(sequence, ids[1:])])
+        # A broken merge gives the logarithm of one in 49,152: −10.8.
+        assert sum(scored.logprobs) / len(scored.logprobs) > -4
+
+
+@pytest.mark.slow
+def test_training_goes_from_recipe_to_base_and_its_learned_file_makes_it_again(tmp_path, smollm2):
+    from edgereason.quant.apply import apply
+    from edgereason.quant.learned import Learned
+
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a bakery that sold forty rolls a day. " * 40)
+    done = run(recipe(tmp_path, TRAINED.format(steps=3)), tmp_path / "out", "--text", str(text), "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["text"] == [{"name": "text.txt", "sha256": file_sha256(text)}]
+    assert 0 < record["jsd_after"] < 0.5
+    assert len((tmp_path / "out" / "progress.jsonl").read_text().splitlines()) == 3
+    assert not list((tmp_path / "out").glob("checkpoint*"))
+    apply(smollm2, Learned.read(tmp_path / "out" / "learned.gguf"), tmp_path / "again.gguf")
+    assert file_sha256(tmp_path / "again.gguf") == record["base"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (PLAIN.format(more='teacher_sha256 = "00"'), "the recipe is for 00"),
+        (TRAINED.format(steps=3), "the calibration text has 0 tokens"),
+        (PLAIN.format(more="") + "[qualms]\n", "unknown table [qualms]"),
+        (PLAIN.format(more="") + "[corrections]\nrnak = 2\n", "did you mean 'rank'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, text, says):
+    done = run(recipe(tmp_path, text), tmp_path / "out")
+    assert done.returncode == 1
+    assert says in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_recipe_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.toml").write_text("[base]\nname = 'other'\n")
+    done = run(recipe(tmp_path, PLAIN.format(more="")), tmp_path / "out")
+    assert done.returncode == 1
+    assert "another recipe" in done.stderr
