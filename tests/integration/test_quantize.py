@@ -72,9 +72,10 @@ def test_a_rule_alone_makes_a_base_that_the_engine_runs(tmp_path, smollm2):
         assert engine.vocab_sha256() == teacher.vocab_sha256()
         assert engine.info.chat_template == teacher.info.chat_template
         ids = engine.tokenize("The capital of France is Paris. The capital of Italy is Rome.")
-        sequence = engine.new_sequence()
-        engine.encode(sequence, ids[:1])
-        (scored,) = engine.score([(sequence, ids[1:])])
+        with engine.reserve(cells=len(ids), sequences=1):
+            sequence = engine.new_sequence()
+            engine.encode(sequence, ids[:1])
+            (scored,) = engine.score([(sequence, ids[1:])])
         # A broken merge gives the logarithm of one in 49,152: −10.8.
         assert sum(scored.logprobs) / len(scored.logprobs) > -4
 

@@ -108,9 +108,10 @@ def test_the_engine_gives_the_log_probabilities_of_the_simulation(name, request,
     student.refresh()
     with LlamaEngine(tmp_path / "base.gguf") as engine:
         ids = engine.tokenize(TEXT)
-        sequence = engine.new_sequence()
-        engine.encode(sequence, ids[:1])
-        (scored,) = engine.score([(sequence, ids[1:])])
+        with engine.reserve(cells=len(ids), sequences=1):
+            sequence = engine.new_sequence()
+            engine.encode(sequence, ids[:1])
+            (scored,) = engine.score([(sequence, ids[1:])])
     with torch.no_grad():
         logits = student.hidden(torch.tensor([ids]))[0] @ student.head().T
     simulated = torch.log_softmax(logits.double(), -1)[torch.arange(len(ids) - 1), ids[1:]].numpy()
