@@ -15,6 +15,7 @@ Knows files and figures; does not know how samples come about.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import sys
 from collections.abc import Mapping
@@ -171,7 +172,14 @@ def write_summary(
 
 
 def peak_rss_bytes() -> int:
-    """Most memory that this process has had resident so far."""
+    """Most memory that this process has had resident so far.
+
+    Linux's getrusage answers with the parent's peak where that was higher: it survives fork and exec.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE) if status.is_file() else None
+    if found:
+        return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -22,7 +22,7 @@ from edgereason.errors import BundleError, ModelFileError
 from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
 from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, Slot, write_model
 from edgereason.quant.learned import Learned, Storage
-from edgereason.quant.merge import Merge, is_linear, output_names
+from edgereason.quant.merge import Merge, is_linear, output_names, source_of
 
 Report = Callable[[int, int], None]
 
@@ -53,7 +53,7 @@ def apply(teacher: Path, learned: Learned, target: Path, *, progress: Report = _
     model = GgufModel(teacher)
     require_blocks(model.dims)
     merge = Merge(model, learned)
-    slots = [_slot(model, learned.storage, name) for name in output_names(model)]
+    slots = [_slot(model, learned.storage, name) for name in output_names(model, tied=learned.storage.tied)]
     total = sum(int(np.prod(slot.shape)) for slot in slots)
 
     def tensors() -> Iterator[npt.NDArray[Any]]:
@@ -108,7 +108,7 @@ def require_blocks(dims: Dims) -> None:
 
 
 def _slot(model: GgufModel, storage: Storage, name: str) -> Slot:
-    shape = model.shape(EMBEDDING if name == HEAD and model.dims.tied else name)
+    shape = model.shape(source_of(model, name, tied=storage.tied))
     if name == EMBEDDING:
         return Slot(name, shape, storage.embedding)
     if name == HEAD:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.core.bundle import temporary_beside
-from edgereason.errors import BundleError
+from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.blocks import Grid, Ranges
 
 _TYPE: Final = "learned"
@@ -46,6 +46,11 @@ class Storage:
         linears: the seven linears of each layer.
         ranges: rule for 4-bit scales.
         per_row: one scale for an output channel instead of one for each block of 32.
+        tied: the head is the embedding, too: the file is smaller by one of them. For models that were trained
+            so; a teacher's file may hold both, rounded apart.
+
+    Raises:
+        ConfigError: tied, and of two types.
     """
 
     linears: Grid = Grid.Q4_0
@@ -53,6 +58,14 @@ class Storage:
     embedding: Grid = Grid.Q8_0
     ranges: Ranges = Ranges.L2
     per_row: bool = False
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tied and self.head is not self.embedding:
+            raise ConfigError(
+                "[storage]: an embedding that is the head, too, has one type, "
+                f"got {self.embedding} and {self.head}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +98,8 @@ class Learned:
             writer.add_string(f"{_PREFIX}teacher.sha256", self.teacher_sha256)
             for key in ("linears", "head", "embedding", "ranges"):
                 writer.add_string(f"{_PREFIX}storage.{key}", str(getattr(self.storage, key)))
-            writer.add_bool(f"{_PREFIX}storage.per_row", self.storage.per_row)
+            for key in ("per_row", "tied"):
+                writer.add_bool(f"{_PREFIX}storage.{key}", getattr(self.storage, key))
             for name in sorted(self.tensors):
                 writer.add_tensor(name, np.ascontiguousarray(self.tensors[name]))
             writer.write_header_to_file()
@@ -127,6 +141,7 @@ class Learned:
                 embedding=Grid(said["embedding"]),
                 ranges=Ranges(said["ranges"]),
                 per_row=said["per_row"],
+                tied=said["tied"],
             ),
             tensors={
                 tensor.name: np.array(tensor.data).reshape([int(n) for n in reversed(tensor.shape)])

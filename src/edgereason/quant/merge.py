@@ -53,14 +53,18 @@ _CHUNK_ROWS: Final = 8192
 LINEARS: Final = (*_NORM_BEFORE, *_INTO_RESIDUAL)
 
 
-def output_names(model: GgufModel) -> tuple[str, ...]:
-    """Tensors of the merged model: the teacher's, and the head as a matrix of its own."""
-    return model.names if HEAD in model.names else (*model.names, HEAD)
+def output_names(model: GgufModel, *, tied: bool) -> tuple[str, ...]:
+    """Tensors of the merged model: the teacher's, and the head as a matrix of its own unless it is tied."""
+    if tied:
+        return tuple(name for name in model.names if name != HEAD)
+    return (*model.names, HEAD) if model.dims.tied else model.names
 
 
-def _source(model: GgufModel, name: str) -> str:
-    """The teacher's tensor that one of the base comes from."""
-    return EMBEDDING if name == HEAD and HEAD not in model.names else name
+def source_of(model: GgufModel, name: str, *, tied: bool) -> str:
+    """The teacher's tensor that one of the base comes from; of two that are one, the head is rounded less."""
+    if name not in (EMBEDDING, HEAD) or (name == EMBEDDING and not tied):
+        return name
+    return EMBEDDING if model.dims.tied else HEAD
 
 
 def is_linear(name: str) -> bool:
@@ -96,7 +100,7 @@ class Merge:
         if told is not None:
             yield slice(0, len(told)), told.astype(np.float32)
             return
-        num_rows = self._teacher.shape(_source(self._teacher, name))[0]
+        num_rows = self._teacher.shape(self._source(name))[0]
         step = _CHUNK_ROWS if name in (EMBEDDING, HEAD) else num_rows
         left, right = self._factor(f"{name}.left"), self._factor(f"{name}.right")
         for start in range(0, num_rows, step):
@@ -109,9 +113,9 @@ class Merge:
 
     def _merged(self, name: str, rows: slice) -> Float64:
         if name == EMBEDDING:
-            return self._rotated(self._read(name, rows))
+            return self._rotated(self._read(self._source(name), rows))
         if name == HEAD:
-            return self._rotated(self._folded(self._read(_source(self._teacher, name), rows), FINAL_NORM))
+            return self._rotated(self._folded(self._read(self._source(name), rows), FINAL_NORM))
         if name == FINAL_NORM:
             return self._gain(name)
         found = _IN_LAYER.fullmatch(name)
@@ -144,6 +148,9 @@ class Merge:
                 return self._back(values if up is None else values / up)
             case _:  # the gate; gains of queries and keys, where there are any
                 return values
+
+    def _source(self, name: str) -> str:
+        return source_of(self._teacher, name, tied=self._learned.storage.tied)
 
     def _read(self, name: str, rows: slice = slice(None)) -> Float64:
         return self._teacher.weights(name, rows).astype(np.float64)
@@ -219,7 +226,9 @@ def check_fit(model: GgufModel, learned: Learned) -> None:
     Raises:
         BundleError: with the tensor, or the reason.
     """
-    shapes = _shapes(model)
+    if learned.storage.tied:
+        _require_tied(model, learned)
+    shapes = _shapes(model, tied=learned.storage.tied)
     for name, values in learned.tensors.items():
         if name not in shapes:
             raise BundleError(f"{learned.name} has a tensor {name!r}, which means nothing to this model")
@@ -248,13 +257,35 @@ def check_fit(model: GgufModel, learned: Learned) -> None:
 _FACTORS: Final = ("rotation", ".values", ".values_inverse", ".left")
 _PAIRS: Final = ((".keys.cos", ".keys.sin"), (".values", ".values_inverse"), (".left", ".right"))
 
+TIED_REFUSED: Final = (
+    "a rotation of the residual stream (T_r) moves the last gain into the head, which then differs from the "
+    "embedding: leave the rotation out, or don't tie them"
+)
+_SAMPLED_ROWS: Final = 1024
+_ROUNDED_APART: Final = 0.1
+"""Root mean square, relative: 4 bits come to about 0.08."""
 KEYS_REFUSED: Final = (
     "{} normalises queries and keys behind their projections: a transform of keys (T_k) can't be merged "
     "through that norm; leave it out of the recipe"
 )
 
 
-def _shapes(model: GgufModel) -> dict[str, tuple[int | None, ...]]:
+def _require_tied(model: GgufModel, learned: Learned) -> None:
+    if learned.get("rotation") is not None:
+        raise BundleError(TIED_REFUSED)
+    if model.dims.tied:
+        return
+    rows = slice(0, _SAMPLED_ROWS)
+    head = model.weights(HEAD, rows)
+    apart = np.linalg.norm(model.weights(EMBEDDING, rows) - head) / np.linalg.norm(head)
+    if apart > _ROUNDED_APART:
+        raise BundleError(
+            f"{model.path.name} has a head of its own (it is {apart:.0%} from the embedding, and more than "
+            f"{_ROUNDED_APART:.0%} is no rounding): it can't be tied"
+        )
+
+
+def _shapes(model: GgufModel, *, tied: bool) -> dict[str, tuple[int | None, ...]]:
     """The shape of everything that can be learned for a model, None for a rank."""
     dims = model.dims
     kv, d = dims.num_kv_heads, dims.head_dim
@@ -267,8 +298,8 @@ def _shapes(model: GgufModel) -> dict[str, tuple[int | None, ...]]:
             f"blk.{n}.values_inverse": (kv, d, d),
             f"blk.{n}.up": (dims.ff_size,),
         }
-    for name in output_names(model):
-        shape = model.shape(_source(model, name))
+    for name in output_names(model, tied=tied):
+        shape = model.shape(source_of(model, name, tied=tied))
         if len(shape) == 1:
             shapes[name] = shape
         else:

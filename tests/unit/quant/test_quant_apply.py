@@ -99,6 +99,41 @@ def test_every_tensor_is_the_merged_one_on_its_grid(shape, teacher, tmp_path, st
         assert got.tobytes() == np.ascontiguousarray(expected).tobytes(), name
 
 
+TIED = Storage(head=Grid.Q8_0, tied=True)
+
+
+def test_a_tied_base_holds_one_matrix_the_one_that_its_teacher_rounded_less(tmp_path):
+    # GIVEN a teacher whose embedding is its head, rounded coarser
+    weights = random_weights(QWEN2, 7)
+    noise = np.random.default_rng(0).standard_normal(weights["output.weight"].shape).astype(np.float32)
+    for spread, name in ((0.05, "rounded.gguf"), (0.15, "own.gguf")):
+        weights["token_embd.weight"] = weights["output.weight"] * (1 + spread * noise)
+        write_gguf(tmp_path / name, QWEN2, weights)
+    learned = learned_for(tmp_path / "rounded.gguf", random_transforms(QWEN2, 1, ["values", "up"]), TIED)
+    # WHEN
+    apply(tmp_path / "rounded.gguf", learned, tmp_path / "base.gguf")
+    # THEN
+    base = GgufModel(tmp_path / "base.gguf")
+    assert base.dims.tied
+    expected = quantize(weights["output.weight"], Grid.Q8_0, ranges=Ranges.L2).dequantized()
+    assert np.array_equal(base.weights("token_embd.weight"), expected)
+    # AND one that differs by more than rounding is refused
+    with pytest.raises(BundleError, match=r"own\.gguf has a head of its own \(it is 1\d%"):
+        apply(tmp_path / "own.gguf", learned_for(tmp_path / "own.gguf", {}, TIED), tmp_path / "no.gguf")
+
+
+def test_a_tied_base_has_no_rotation_and_no_corrections_of_a_head(teachers, tmp_path):
+    refused = {
+        "T_r": random_transforms(LLAMA, 1, ["rotation"]),
+        "means nothing": {"output.weight.rows": np.ones(LLAMA.vocab, np.float16)},
+    }
+    for reason, tensors in refused.items():
+        with pytest.raises(BundleError, match=reason):
+            apply(teachers["llama"], learned_for(teachers["llama"], tensors, TIED), tmp_path / "base.gguf")
+    with pytest.raises(ConfigError, match="one type"):
+        Storage(tied=True)
+
+
 def test_gains_and_biases_that_were_learned_stand_in_the_base(teachers, tmp_path):
     learned = everything(QWEN2, teachers["qwen2"])
     apply(teachers["qwen2"], learned, tmp_path / "base.gguf")

@@ -13,7 +13,9 @@ from edgereason.errors import BundleError
 from edgereason.quant.blocks import Grid, Ranges
 from edgereason.quant.learned import Learned, Storage
 
-STORAGE = Storage(linears=Grid.Q8_0, head=Grid.Q8_0, embedding=Grid.Q4_0, ranges=Ranges.MIN_MAX, per_row=True)
+STORAGE = Storage(
+    linears=Grid.Q8_0, head=Grid.Q4_0, embedding=Grid.Q4_0, ranges=Ranges.MIN_MAX, per_row=True, tied=True
+)
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ from edgereason.quant.learn.memory import keep_freed_memory
 from edgereason.quant.learn.recipe import Recipe
 from edgereason.quant.learn.student import Student
 from edgereason.quant.learned import Learned
+from edgereason.quant.merge import check_fit
 
 FORMAT: Final = "edgereason-quantize"
 RECIPE: Final = "recipe.toml"
@@ -118,6 +119,7 @@ def quantize(
 
     record: dict[str, Any] = {"format": FORMAT, "name": recipe.base.name, "recipe_sha256": recipe.sha256}
     learned = Learned(name=recipe.base.name, teacher_sha256=teacher_sha256, storage=recipe.storage)
+    check_fit(model, learned)
     if recipe.learns:
         report(Progress("loading the teacher", 0, 1))
         with_torch = load_torch(model, teacher_sha256, cache)

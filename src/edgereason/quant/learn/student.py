@@ -42,6 +42,7 @@ from edgereason.quant.learn.kv import SimulatedKV
 from edgereason.quant.learn.load import hf_names, to_gguf_order
 from edgereason.quant.learn.transforms import LayerTransforms, TransformConfig, Transforms
 from edgereason.quant.learned import Storage
+from edgereason.quant.merge import TIED_REFUSED
 
 _LINEARS: Final = (
     *(f"self_attn.{part}_proj" for part in "qkvo"),
@@ -208,6 +209,9 @@ class Student(nn.Module):
         transforms: which to use.
         corrections: what else is learned.
         kv8: whether keys and values are simulated as Q8_0.
+
+    Raises:
+        ConfigError: head and embedding are to stay tied, and can't.
     """
 
     def __init__(
@@ -221,10 +225,12 @@ class Student(nn.Module):
         kv8: bool = False,
     ) -> None:
         super().__init__()
+        if storage.tied:
+            _require_tied(transforms, corrections)
         self._dims = dims
         self._storage = storage
-        self._embedding: Tensor = teacher.get_input_embeddings().weight.detach()
         self._head: Tensor = teacher.get_output_embeddings().weight.detach()
+        self._embedding = self._head if storage.tied else teacher.get_input_embeddings().weight.detach()
         self._gain: Tensor = teacher.model.norm.weight.detach()
         self._eps = dims.norm_eps
         self.ratios = Ratios()
@@ -234,7 +240,7 @@ class Student(nn.Module):
             for layer, part in zip(teacher.model.layers, self.transforms.each(), strict=True)
         )
         self.corrected = Corrected(
-            {"lm_head.weight": dims.vocab_size} if corrections.rows else {},
+            {"lm_head.weight": dims.vocab_size} if corrections.rows and not storage.tied else {},
             {"model.norm.weight": dims.hidden_size} if corrections.norms else {},
             {"lm_head.weight": self._head.shape} if corrections.head_rank else {},
             corrections.head_rank,
@@ -349,6 +355,13 @@ class Student(nn.Module):
             gain = self._gain if q is None else torch.ones_like(self._gain)
             shipped[FINAL_NORM] = self.corrected.sum("model.norm.weight", gain).numpy()
         return shipped
+
+
+def _require_tied(transforms: TransformConfig, corrections: CorrectionConfig) -> None:
+    if transforms.residual:
+        raise ConfigError(f"[storage] tied: {TIED_REFUSED}")
+    if corrections.head_rank:
+        raise ConfigError("[storage] tied: a head_rank would move the embedding, too, set it to 0")
 
 
 def _exact_products() -> AbstractContextManager[Any]:

@@ -42,7 +42,7 @@ def merged_weights(folder, shape, weights, tensors):
     path = write_gguf(folder / "model.gguf", shape, weights)
     model = GgufModel(path)
     merge = Merge(model, learned_for(path, tensors))
-    return {name: merge.tensor(name) for name in output_names(model)}
+    return {name: merge.tensor(name) for name in output_names(model, tied=False)}
 
 
 def moved(before, after):
