@@ -24,7 +24,6 @@ from edgereason.errors import ConfigError
 from edgereason.evals.bench.files import Notice, plain_q4_0, random_adapter, read_per_token_bytes
 from edgereason.evals.bench.lab import EndlessEngine, Lab, Outcome
 from edgereason.evals.bench.progress import Meter, Report
-from edgereason.evals.bench.random_adapter import import_gguf
 from edgereason.evals.bench.record import Recording, rounded, trial_note
 from edgereason.evals.bench.request_measures import cells, prefill, streams, switch
 from edgereason.evals.bench.step_measures import lora, steps
@@ -119,10 +118,8 @@ def bench_engine(
         The record: figures of the Q4_0 at its top level, the file's own under `default_file`.
 
     Raises:
-        ConfigError: the package gguf is missing.
         PullError, ModelFileError: the model can't be had, read or quantized.
     """
-    import_gguf()
     source = resolve(config.model, notice=notice)
     check_gguf(source, "model")
     sha256 = file_sha256(source)

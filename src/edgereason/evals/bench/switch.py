@@ -27,7 +27,6 @@ from edgereason.evals.bench.files import Notice, random_adapter
 from edgereason.evals.bench.first_token import draw_s, encode_s, think_s
 from edgereason.evals.bench.lab import EndlessEngine, Lab
 from edgereason.evals.bench.progress import Meter, Report
-from edgereason.evals.bench.random_adapter import import_gguf
 from edgereason.evals.bench.record import (
     Recording,
     find_subject,
@@ -90,10 +89,9 @@ def bench_switch(
         notice: told in a line what is made or fetched first.
 
     Raises:
-        ConfigError: the package gguf is missing, or no length fits into the model's context.
+        ConfigError: no length fits into the model's context.
         PullError, ModelFileError: the model can't be had, read or quantized.
     """
-    import_gguf()
     subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=notice)
     adapter = random_adapter(subject.source, subject.source_sha256, notice, seed=config.seed)
     with EndlessEngine(subject.path, threads=subject.threads) as engine:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import gguf
 import numpy as np
 import pytest
@@ -77,15 +75,8 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(base, tmp_path):
 
 
 def test_a_rank_that_q8_0_cannot_hold_is_refused(base, tmp_path):
-    with pytest.raises(ConfigError, match="multiple of 32, got 24"):
+    with pytest.raises(ConfigError, match=r"rank 24 .* multiple"):
         write_random_adapter(base, tmp_path / "adapter.gguf", rank=24)
-
-
-def test_a_missing_gguf_package_is_said_in_one_line(base, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ConfigError, match=r"gguf, which is not installed: pip install 'edgereason\[eval\]'"):
-        write_random_adapter(base, tmp_path / "adapter.gguf")
-    assert not list(tmp_path.glob("adapter*"))
 
 
 @pytest.mark.model

@@ -1,0 +1,231 @@
+"""Masked LoRA: the adapter is off on the prompt and on behind it, at the cost of the response alone.
+
+::
+
+    prompt ─ base alone, no gradient, once ─→ keys and values (read only)
+                                                   │ G responses share them
+    opening … end of turn ─ adapter on ────────────┴─→ hidden states ─ head ─→ log-probabilities
+
+No gradient can reach the prompt, since nothing that is trained has touched it: leaving it out of the backward
+pass changes no gradient, and its keys and values serve every response, epoch and process that has the prompt.
+
+Source: paper section 4 (masked LoRA). Deviation: none in what is computed; the paper doesn't say how.
+
+Knows ids, models and adapters; does not know traces, losses or trainers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+_CHUNK_TOKENS: Final = 256
+"""Tokens whose logits are held at a time: 156 MB at 151,936 entries."""
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Responses, and the prompts that they share.
+
+    Attributes:
+        prompts: distinct ones, none of them empty.
+        owner: (rows,) which prompt each response has.
+        ids: (rows, tokens) responses from the opening on, padded on the right.
+        trained: (rows, tokens) whose log-probabilities are wanted; the first token's is not to be had, since
+            its logits are the base's own.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    owner: Tensor
+    ids: Tensor
+    trained: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Ids, Ids, Sequence[bool]]]) -> Batch:
+        """Collates (prompt, response, trained) rows."""
+        numbers: dict[tuple[int, ...], int] = {}
+        owner = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt, _, _ in rows]
+        longest = max(len(response) for _, response, _ in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        trained = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for n, (_, response, wanted) in enumerate(rows):
+            ids[n, : len(response)] = torch.tensor(response)
+            trained[n, 1 : len(response)] = torch.tensor(wanted[1:], dtype=torch.bool)
+        return cls(tuple(numbers), torch.tensor(owner), ids, trained)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same, its tensors on a device."""
+        return Batch(self.prompts, self.owner.to(device), self.ids.to(device), self.trained.to(device))
+
+
+class MaskedLora(nn.Module):
+    """A model with a plain LoRA whose prompts belong to the base.
+
+    Args:
+        model: PEFT's; the key that makes an aLoRA of it is not set, or PEFT would scan for the invocation.
+        cached_bytes: most that prompts' keys and values may take between batches.
+    """
+
+    def __init__(self, model: PeftModel, *, cached_bytes: int = 0) -> None:
+        super().__init__()
+        self.model = model
+        self._decoder: nn.Module = model.get_base_model().model
+        self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
+        self._free_bytes = cached_bytes
+        for module in self._decoder.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module._can_checkpoint_with_cache = True  # ours is only read
+
+    @property
+    def head(self) -> Tensor:
+        """(vocabulary, hidden)."""
+        weight: Tensor = self.model.get_base_model().get_output_embeddings().weight
+        return weight
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(rows, tokens) natural log-probabilities where `trained`, 0 elsewhere."""
+        batch = batch.to(self.head.device)
+        hidden, wanted = self.hidden(batch), batch.trained
+        # A token's logits lie one before it.
+        before = torch.cat([wanted[:, 1:], torch.zeros_like(wanted[:, :1])], 1)
+        found = token_logprobs(hidden[before], self.head, batch.ids[wanted])
+        return found.new_zeros(wanted.shape).masked_scatter(wanted, found)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(rows, tokens, hidden) final hidden states of the responses."""
+        prefix = Prefix([self._encoded(prompt) for prompt in batch.prompts], batch.owner)
+        tokens = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+        # Padding lies behind every token of its row, so that causality alone keeps it out.
+        causal = (tokens[None] <= tokens[:, None])[None].expand(len(batch.ids), -1, -1)
+        mask = torch.cat([prefix.present[:, None].expand(-1, len(tokens), -1), causal], 2)[:, None]
+        hidden: Tensor = self._decoder(
+            input_ids=batch.ids,
+            attention_mask={"full_attention": mask},
+            position_ids=prefix.lengths[:, None] + tokens,
+            past_key_values=prefix,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden
+
+    def _encoded(self, ids: tuple[int, ...]) -> _Prompt:
+        if ids in self._prompts:
+            self._prompts.move_to_end(ids)
+            return self._prompts[ids]
+        prompt = self._prompts[ids] = self._encode(ids)
+        self._free_bytes -= prompt.num_bytes
+        while self._free_bytes < 0:
+            _, longest_unused = self._prompts.popitem(last=False)
+            self._free_bytes += longest_unused.num_bytes
+        return prompt
+
+    @torch.no_grad()
+    def _encode(self, ids: tuple[int, ...]) -> _Prompt:
+        cache = DynamicCache()
+        at = torch.tensor([ids], device=self.head.device)
+        training = self._decoder.training
+        self._decoder.eval()  # gradient checkpointing, which only training has, would drop the cache
+        try:
+            with adapter_off(self.model):
+                self._decoder(input_ids=at, past_key_values=cache, use_cache=True)
+        finally:
+            self._decoder.train(training)
+        return _Prompt([(layer.keys[0], layer.values[0]) for layer in cache.layers])
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """The base alone.
+
+    PEFT's own switch sets `requires_grad` at each call, which confuses optimizers and wrappers.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer._disable_adapters = was
+
+
+def token_logprobs(hidden: Tensor, head: Tensor, ids: Tensor) -> Tensor:
+    """(n,) natural log-probabilities of ids (n,) after hidden states (n, hidden), in float32.
+
+    The logits are held for a few tokens at a time and computed again for the gradient.
+    """
+
+    def some(states: Tensor, wanted: Tensor) -> Tensor:
+        logits = nn.functional.linear(states.to(head.dtype), head).float()
+        return logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1)
+
+    parts = [
+        checkpoint(some, *part, use_reentrant=False) if torch.is_grad_enabled() else some(*part)
+        for part in zip(torch.split(hidden, _CHUNK_TOKENS), torch.split(ids, _CHUNK_TOKENS), strict=True)
+    ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+class Prefix(Cache):  # type: ignore[misc]
+    """Prompts' keys and values in front of responses'; read only, so that a layer may be computed twice.
+
+    Attributes:
+        lengths: (rows,) tokens of each row's prompt.
+        present: (rows, longest prompt) which of its positions a row's prompt fills: the last ones.
+    """
+
+    def __init__(self, prompts: Sequence[_Prompt], owner: Tensor) -> None:
+        super().__init__(layers=[])
+        longest = max(prompt.num_tokens for prompt in prompts)
+        lengths = torch.tensor([prompt.num_tokens for prompt in prompts], device=owner.device)
+        self.lengths = lengths[owner]
+        self.present = torch.arange(longest, device=owner.device) >= longest - self.lengths[:, None]
+        self._owner = owner
+        self._longest = longest
+        self._prompts = prompts
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions in front of the responses."""
+        return self._longest
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values (rows, KV heads, prompt + response, head_dim) of a layer."""
+        return self._joined(key_states, layer_idx, 0), self._joined(value_states, layer_idx, 1)
+
+    def _joined(self, states: Tensor, layer: int, which: int) -> Tensor:
+        padded = [
+            nn.functional.pad(part, (0, 0, self._longest - part.shape[1], 0))
+            for part in (prompt.layers[layer][which] for prompt in self._prompts)
+        ]
+        return torch.cat([torch.stack(padded)[self._owner].to(states.dtype), states], 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Keys and values (KV heads, tokens, head_dim) of every layer."""
+
+    layers: list[tuple[Tensor, Tensor]]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.layers[0][0].shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.nbytes for layer in self.layers for part in layer)
