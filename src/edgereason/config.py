@@ -68,6 +68,23 @@ def parse(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in table.items()})
 
 
+def read_tables(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """A TOML file whose every table is a dataclass; a table that is left out has its defaults.
+
+    Args:
+        path: the file.
+        kinds: dataclasses by the names of their tables.
+
+    Raises:
+        ConfigError: it can't be read, a table or setting is unknown, or a value is wrong.
+    """
+    tables = read_toml(path)
+    for name in tables:
+        if name not in kinds:
+            raise ConfigError(f"{path.name} has an unknown table [{name}]: {nearest(name, kinds)}")
+    return {name: parse(kind, tables.get(name, {}), f"{path.name} [{name}]") for name, kind in kinds.items()}
+
+
 def to_table(config: object) -> dict[str, Any]:
     """The settings of a dataclass that TOML can spell: those that are None are left out."""
     assert dataclasses.is_dataclass(config)

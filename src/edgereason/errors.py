@@ -10,6 +10,7 @@
     ├─ RequestError           the caller's fault: an empty question, a budget out of range
     │  ├─ ContextOverflow     more tokens than the context holds; carries both numbers
     │  └─ NoRoomNow           it would fit, but not beside the requests that still run
+    ├─ TrainingError          training can't go on; its last checkpoint is whole
     └─ EngineError            a native call failed
        └─ AdapterCrossing     KV of one adapter would be continued under another
 
@@ -64,6 +65,10 @@ class ContextOverflow(RequestError):
 
 class NoRoomNow(RequestError):
     """A request has to wait until others have given back their cells and sequences."""
+
+
+class TrainingError(EdgeReasonError):
+    """Training can't go on; its last checkpoint is whole."""
 
 
 class EngineError(EdgeReasonError):

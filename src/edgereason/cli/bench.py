@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.bench_train import train
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from edgereason.evals.bench.progress import BenchProgress
 
 bench_app = typer.Typer(name="bench", no_args_is_help=True, help="Measure what this machine reaches.")
+bench_app.command()(train)
 
 
 _Model = Annotated[
@@ -221,7 +224,7 @@ def _compare_table(record: dict[str, Any]) -> Table:
             file["model"]["name"],
             _format(file["model_bytes"] / 1e6),
             _format(file["peak_rss_bytes"] / 1e6),
-            *(f"{_format(speed)} (time × {_format(ratio)})" for speed, ratio in speeds),
+            *(f"{_format(speed)} (× {1 / ratio:.2f})" for speed, ratio in speeds),
         )
     return table
 

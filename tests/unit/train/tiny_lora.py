@@ -11,10 +11,10 @@ OPENING = (60, 61)
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def base_model(seed=0, **changes):
+def base_model(seed=0, vocab_size=64):
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=64,
+        vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -23,7 +23,6 @@ def base_model(seed=0, **changes):
         max_position_embeddings=256,
         tie_word_embeddings=False,
         attn_implementation="sdpa",
-        **changes,
     )
     model = Qwen2ForCausalLM(config).requires_grad_(False)
     for parameter in model.parameters():  # weights of a size that makes every piece matter

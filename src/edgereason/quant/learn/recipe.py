@@ -20,8 +20,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from edgereason.config import nearest, parse, read_toml, to_table
-from edgereason.errors import ConfigError
+from edgereason.config import read_tables, to_table
 from edgereason.quant.learn.end_to_end import EndToEndConfig
 from edgereason.quant.learn.local import LocalConfig
 from edgereason.quant.learn.student import CorrectionConfig
@@ -72,11 +71,7 @@ class Recipe:
             "local": LocalConfig,
             "end_to_end": EndToEndConfig,
         }
-        tables = read_toml(path)
-        for name in tables:
-            if name not in kinds:
-                raise ConfigError(f"{path.name} has an unknown table [{name}]: {nearest(name, kinds)}")
-        return cls(**{n: parse(k, tables.get(n, {}), f"{path.name} [{n}]") for n, k in kinds.items()})
+        return cls(**read_tables(path, kinds))
 
     def to_tables(self) -> dict[str, dict[str, Any]]:
         """The resolved recipe, as TOML spells it."""

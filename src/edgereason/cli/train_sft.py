@@ -1,0 +1,134 @@
+"""`edgereason train sft`: teach a base to think, and make a bundle of what it learned.
+
+Owns the options, the display and the folder's bundle. Does not know how an adapter is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edgereason.cli.eval_progress import Show
+    from edgereason.core.bundle import Base
+    from edgereason.quant.gguf_file import GgufModel
+    from edgereason.train.loop import StepReport
+
+
+def sft(
+    recipe: Annotated[Path, typer.Argument(help="TOML file of the recipe; see configs/sft-*.toml.")],
+    traces: Annotated[list[Path], typer.Option(help="JSONL of `edgereason train traces`; repeatable.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for adapter, bundle and record.")],
+    base: Annotated[
+        str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A light checkpoint of another folder to go on from.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
+) -> None:
+    """Fine-tune a reasoning adapter on traces, with the adapter off on prompts.
+
+    Stopped or killed, the same command goes on. Runs in several processes under `accelerate launch`.
+    """
+    from edgereason.cli.eval_progress import progress_display
+    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.cli.pull import fetch
+    from edgereason.core.bundle import file_sha256, write_atomically
+    from edgereason.engine.llama import LlamaEngine
+    from edgereason.engine.params import usable_cores
+    from edgereason.evals.record import about, peak_rss_bytes
+    from edgereason.hub.rows import import_optional
+    from edgereason.hub.store import models_folder
+    from edgereason.reasoning.model import describe_base
+
+    for package in ("torch", "transformers", "safetensors", "peft", "accelerate"):
+        import_optional(package, "adapters are trained", extra="train")
+    import torch
+
+    from edgereason.quant.gguf_file import GgufModel
+    from edgereason.quant.learn.load import load_torch
+    from edgereason.train.examples import Encoder
+    from edgereason.train.sft import SftRecipe
+    from edgereason.train.sft import sft as carry_out
+    from edgereason.train.traces import read_traces
+
+    plan = SftRecipe.read(recipe)
+    path = fetch(base or plan.base.name)
+    with LlamaEngine(path) as engine:
+        encoder, about_base = Encoder.of(engine), describe_base(engine, path)
+        examples = [encoder.encode(row, plan.hints) for file in traces for row in read_traces(file)]
+        opening = encoder.seams.opening
+    torch.set_num_threads(threads or usable_cores())
+    model = GgufModel(path)
+    loaded = load_torch(model, about_base.sha256, models_folder().parent / "converted")
+    with stop_on_interrupt() as should_stop, progress_display() as show:
+        record = carry_out(
+            plan,
+            loaded,
+            about_base.sha256,
+            examples,
+            opening,
+            output,
+            resume=resume,
+            report=_reporter(show),
+            should_stop=should_stop,
+        )
+    if record is None:
+        typer.echo(f"stopped; the same command goes on from {output}", err=True)
+        raise typer.Exit(130)
+    if int(os.environ.get("RANK", "0")):  # one of several processes, and not the first
+        return
+    bundle = _write_bundle(output, model, about_base, opening, plan.hints.buckets)
+    record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in traces]}
+    record |= {"adapter": bundle} | about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
+    write_atomically(output / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    typer.echo(
+        json.dumps(record, ensure_ascii=False)
+        if as_json
+        else f"{output / 'bundle'}: adapter of {bundle['size_bytes'] / 1e6:.1f} MB, {record['steps']} steps"
+    )
+
+
+def _write_bundle(
+    folder: Path, model: GgufModel, base: Base, opening: tuple[int, ...], buckets: tuple[int, ...]
+) -> dict[str, Any]:
+    """Exports the adapter and puts a manifest beside it, so that `ask` and `eval` take the folder."""
+    from edgereason.core.bundle import Bundle, Part, file_sha256
+    from edgereason.core.chat import CLOSING
+    from edgereason.quant.adapter_file import AdapterGrid
+    from edgereason.quant.blocks import BLOCK
+    from edgereason.train.adapters import export_adapter, rank_of
+    from edgereason.train.sft import ADAPTER
+
+    bundle, source = folder / "bundle", folder / ADAPTER
+    bundle.mkdir(exist_ok=True)
+    target = bundle / "reasoning.gguf"
+    grid = AdapterGrid.F16 if rank_of(source) % BLOCK else AdapterGrid.Q8_0
+    export_adapter(source, model, target, base_sha256=base.sha256, grid=grid)
+    part = Part(file=target.name, sha256=file_sha256(target))
+    Bundle(
+        folder=bundle, base=base, opening_ids=opening, closing=CLOSING, buckets=buckets, adapter=part
+    ).write()
+    return {"sha256": part.sha256, "size_bytes": target.stat().st_size, "grid": str(grid)}
+
+
+def _reporter(show: Show) -> Callable[[StepReport], None]:
+    """Shows steps with the loss and the time left."""
+    from edgereason.cli.eval_progress import timed
+
+    loss = 0.0
+    counted = timed(lambda done, total, left: show(done, total, f"loss {loss:.4f}, {left}"))
+
+    def report(step: StepReport) -> None:
+        nonlocal loss
+        loss = step.loss
+        counted(step.step, step.steps)
+
+    return report

@@ -1,0 +1,211 @@
+"""Fine-tuning a tiny model: what it learns, and that a run which was killed goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_lora import OPENING, base_model, lora_model, random_rows
+
+from edgereason.errors import BundleError, ConfigError, TrainingError
+from edgereason.train import loop
+from edgereason.train.adapters import LoraSettings
+from edgereason.train.examples import Example
+from edgereason.train.loop import LengthGrouped, TrainConfig
+from edgereason.train.masked_lora import Batch, MaskedLora
+from edgereason.train.sft import BaseConfig, SftRecipe, sft
+
+SHA256 = "ab" * 32
+CONFIG = TrainConfig(epochs=3, batch_rows=4, micro_rows=2, learning_rate=2e-2, seed=1)
+RECIPE = SftRecipe(base=BaseConfig(name="tiny"), lora=LoraSettings(rank=4, dropout=0.1), training=CONFIG)
+
+
+def examples(count=16):
+    """Prompts at random, and responses that count."""
+    rows = random_rows(7, prompts=(4, 9) * (count // 2), responses=(10, 14) * (count // 2))
+    return [
+        Example(id=str(n), prompt=p, response=OPENING + tuple(range(n, n + len(r) - 2)), num_forced=2)
+        for n, (p, r, _) in enumerate(rows)
+    ]
+
+
+def train(folder, recipe=RECIPE, rows=None, **how):
+    return sft(recipe, base_model(), SHA256, rows or examples(), OPENING, folder, **how)
+
+
+def after(steps):
+    """Asked once an update: stops behind the last of so many."""
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) >= steps
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder):
+    return [line["loss"] for line in lines(folder)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft") / "run"
+    return folder, train(folder)
+
+
+def test_the_loss_is_that_of_a_token_and_falls(finished):
+    folder, record = finished
+    found = losses(folder)
+    assert record["steps"] == len(found) == 12  # 16 rows, 4 an update, 3 epochs
+    assert record["num_examples"] == 16
+    assert found[-1] < found[0] - 0.5
+    # The first: B is zero, so the loss is the base's own, over the update's trained tokens.
+    rows = [(one.prompt, one.response, one.trained) for one in examples()]
+    order = list(LengthGrouped([len(p) + len(r) for p, r, _ in rows], 4, 1))[:4]
+    model = lora_model()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    batch = Batch.of([rows[n] for n in order])
+    with torch.no_grad():
+        expected = -MaskedLora(model)(batch).sum() / batch.trained.sum()
+    assert found[0] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_rate_rises_to_its_highest_and_falls_as_a_cosine(finished):
+    rates = [line["learning_rate"] for line in lines(finished[0])]
+    # One step of warm-up (a tenth of 12), then half a cosine over the 11 others.
+    assert rates == pytest.approx(
+        [2e-2, *(2e-2 * 0.5 * (1 + math.cos(math.pi * n / 11)) for n in range(11))], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("stop_after", [2, 5])
+def test_a_run_that_was_stopped_goes_on_to_the_same_adapter(finished, tmp_path, stop_after):
+    # GIVEN one that stops in the middle of an epoch
+    assert train(tmp_path / "run", should_stop=after(stop_after)) is None
+    assert len(lines(tmp_path / "run")) == stop_after
+    # WHEN
+    train(tmp_path / "run")
+    # THEN
+    assert losses(tmp_path / "run") == losses(finished[0])
+    expected = load_file(finished[0] / "adapter" / "adapter_model.safetensors")
+    found = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_the_checkpoint_before_it(finished, tmp_path):
+    train(tmp_path / "run", should_stop=after(3))
+    broken = tmp_path / "run" / "checkpoint-4"
+    broken.mkdir()
+    (broken / "adapter_model.safetensors").write_bytes(b"half")
+    train(tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(finished[0])
+
+
+def test_a_light_checkpoint_has_no_optimizer_and_its_rate_rises_again(finished, tmp_path):
+    train(tmp_path / "a", should_stop=after(6))
+    light = tmp_path / "a" / "light"
+    assert not list(light.glob("optimizer*"))
+    whole = sum(path.stat().st_size for path in (tmp_path / "a" / "checkpoint-6").iterdir())
+    assert sum(path.stat().st_size for path in light.iterdir()) < 0.5 * whole
+    recipe = replace(RECIPE, training=replace(CONFIG, rewarm_steps=4))
+    record = train(tmp_path / "b", recipe, resume=light)
+    found, plain = lines(tmp_path / "b"), lines(finished[0])
+    assert record["rewarmed_at"] == 6
+    assert [line["step"] for line in found] == [7, 8, 9, 10, 11, 12]
+    assert [line.get("rewarmed", False) for line in found] == [True] + [False] * 5
+    shares = [a["learning_rate"] / b["learning_rate"] for a, b in zip(found[:5], plain[6:11], strict=True)]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    # the same rows, from weights that are the same up to the rate
+    assert losses(tmp_path / "b")[0] == pytest.approx(losses(finished[0])[6], rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    train(tmp_path / "run", should_stop=after(2))
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    real = loop._loss
+    monkeypatch.setattr(loop, "_loss", lambda logprobs, *a, **k: real(logprobs * float("nan"), *a, **k))
+    with pytest.raises(TrainingError, match="loss became nan"):
+        train(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_what_is_too_long_is_left_out_and_counted(tmp_path):
+    recipe = replace(RECIPE, training=replace(CONFIG, max_tokens=20, epochs=1))
+    rows = examples()
+    num_long = sum(len(one.prompt) + len(one.response) > 20 for one in rows)
+    assert num_long == 8
+    record = train(tmp_path / "run", recipe, rows)
+    assert (record["num_examples"], record["num_too_long"]) == (8, 8)
+
+
+def test_bad_input_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="2 of 2 examples"):
+        train(tmp_path / "run", rows=examples()[:2])
+    with pytest.raises(ConfigError, match="is no multiple of micro_rows"):
+        train(tmp_path / "other", replace(RECIPE, training=replace(CONFIG, micro_rows=3)))
+    with pytest.raises(ConfigError, match="is for the base"):
+        train(tmp_path / "run", replace(RECIPE, base=BaseConfig(name="tiny", sha256="00")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_another_run_is_refused(finished):
+    with pytest.raises(ConfigError, match="another recipe"):
+        train(finished[0], replace(RECIPE, lora=LoraSettings(rank=8)))
+    with pytest.raises(ConfigError, match="other examples"):
+        train(finished[0], rows=examples(18))
+
+
+def test_a_checkpoint_of_another_base_is_refused(tmp_path):
+    train(tmp_path / "run", should_stop=after(1))
+    with pytest.raises(BundleError, match="made for the base abab"):
+        sft(RECIPE, base_model(), "cd" * 32, examples(), OPENING, tmp_path / "run")
+
+
+def test_rows_of_similar_length_go_together_and_every_epoch_has_all_of_them():
+    # 82 rows, half of them ten times as long: four groups of ten batches, each sorted, and a last one of two.
+    lengths = [5 + n % 3 if n % 2 else 50 + n % 3 for n in range(82)]
+    sampler = LengthGrouped(lengths, 2, 0)
+    orders = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert sorted(orders[-1]) == list(range(82))
+        pairs = [orders[-1][at : at + 2] for at in range(0, 82, 2)]
+        mixed = sum(abs(lengths[a] - lengths[b]) > 10 for a, b in pairs)
+        assert mixed <= 5  # where a group passes from long to short; 20 by chance
+    assert len({frozenset(map(frozenset, zip(*[iter(order)] * 2, strict=True))) for order in orders}) == 3
+    sampler.set_epoch(0)
+    assert list(sampler) == orders[0]
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    # The same four rows an update: two forward passes of one process, or one of each of two (gloo).
+    script = Path(__file__).with_name("two_processes.py")
+    environment = os.environ | {"PYTHONPATH": str(script.parent), "OMP_NUM_THREADS": "1"}
+    for processes, folder in ((1, "one"), (2, "two")):
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        done = subprocess.run(
+            [sys.executable, *launch, str(script), str(tmp_path / folder), "2"],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (losses(tmp_path / folder) for folder in ("one", "two"))
+    assert len(two) == 12
+    assert two == pytest.approx(one, rel=1e-4)
+    weights = [
+        load_file(tmp_path / folder / "adapter" / "adapter_model.safetensors") for folder in ("one", "two")
+    ]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(weights[1][name], tensor, atol=1e-4), name
