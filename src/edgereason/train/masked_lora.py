@@ -114,7 +114,7 @@ class MaskedLora(nn.Module):
         mask = torch.cat([prefix.present[:, None].expand(-1, len(tokens), -1), causal], 2)[:, None]
         hidden: Tensor = self._decoder(
             input_ids=batch.ids,
-            attention_mask={"full_attention": mask},
+            attention_mask=mask,
             position_ids=prefix.lengths[:, None] + tokens,
             past_key_values=prefix,
             use_cache=False,
