@@ -27,6 +27,7 @@ from edgereason.cli.models import models
 from edgereason.cli.pull import pull
 from edgereason.cli.quantize import quantize
 from edgereason.cli.report import report
+from edgereason.cli.train import train_app
 from edgereason.errors import EdgeReasonError
 
 # typer carries click inside or depends on it, by version; of these classes only the leaf has a name that
@@ -50,6 +51,7 @@ app.command()(quantize)
 app.command()(report)
 app.add_typer(bench_app)
 app.add_typer(eval_app)
+app.add_typer(train_app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -16,7 +16,6 @@ import typer
 if TYPE_CHECKING:
     from edgereason.cli.eval_progress import Show
     from edgereason.core.bundle import Base
-    from edgereason.quant.gguf_file import GgufModel
     from edgereason.train.loop import StepReport
 
 
@@ -66,8 +65,7 @@ def sft(
         examples = [encoder.encode(row, plan.hints) for file in traces for row in read_traces(file)]
         opening = encoder.seams.opening
     torch.set_num_threads(threads or usable_cores())
-    model = GgufModel(path)
-    loaded = load_torch(model, about_base.sha256, models_folder().parent / "converted")
+    loaded = load_torch(GgufModel(path), about_base.sha256, models_folder().parent / "converted")
     with stop_on_interrupt() as should_stop, progress_display() as show:
         record = carry_out(
             plan,
@@ -85,7 +83,7 @@ def sft(
         raise typer.Exit(130)
     if int(os.environ.get("RANK", "0")):  # one of several processes, and not the first
         return
-    bundle = _write_bundle(output, model, about_base, opening, plan.hints.buckets)
+    bundle = _write_bundle(output, path, about_base, opening, plan.hints.buckets)
     record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in traces]}
     record |= {"adapter": bundle} | about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
     write_atomically(output / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -96,14 +94,48 @@ def sft(
     )
 
 
+def export(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of `edgereason train sft`, of this machine or another.")
+    ],
+    base: Annotated[
+        str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
+    ] = None,
+) -> None:
+    """Make a bundle of a trained adapter: what `train sft` does at its end, for runs of other machines."""
+    from edgereason.cli.pull import fetch
+    from edgereason.config import read_toml
+    from edgereason.core.chat import Seams
+    from edgereason.engine.llama import LlamaEngine
+    from edgereason.errors import ConfigError
+    from edgereason.hub.rows import import_optional
+    from edgereason.reasoning.model import describe_base
+
+    for package in ("torch", "transformers", "safetensors", "peft"):
+        import_optional(package, "adapters are exported", extra="train")
+    from edgereason.train.sft import RECIPE
+
+    recipe = read_toml(folder / RECIPE)
+    try:
+        name, buckets = base or recipe["base"]["name"], tuple(recipe["hints"]["buckets"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / RECIPE} is no recipe of `edgereason train sft`: no {error}") from error
+    path = fetch(name)
+    with LlamaEngine(path) as engine:
+        about_base, opening = describe_base(engine, path), Seams.of(engine.tokenize).opening
+    bundle = _write_bundle(folder, path, about_base, opening, buckets)
+    typer.echo(f"{folder / 'bundle'}: adapter of {bundle['size_bytes'] / 1e6:.1f} MB")
+
+
 def _write_bundle(
-    folder: Path, model: GgufModel, base: Base, opening: tuple[int, ...], buckets: tuple[int, ...]
+    folder: Path, base_path: Path, base: Base, opening: tuple[int, ...], buckets: tuple[int, ...]
 ) -> dict[str, Any]:
     """Exports the adapter and puts a manifest beside it, so that `ask` and `eval` take the folder."""
     from edgereason.core.bundle import Bundle, Part, file_sha256
     from edgereason.core.chat import CLOSING
     from edgereason.quant.adapter_file import AdapterGrid
     from edgereason.quant.blocks import BLOCK
+    from edgereason.quant.gguf_file import GgufModel
     from edgereason.train.adapters import export_adapter, rank_of
     from edgereason.train.sft import ADAPTER
 
@@ -111,7 +143,7 @@ def _write_bundle(
     bundle.mkdir(exist_ok=True)
     target = bundle / "reasoning.gguf"
     grid = AdapterGrid.F16 if rank_of(source) % BLOCK else AdapterGrid.Q8_0
-    export_adapter(source, model, target, base_sha256=base.sha256, grid=grid)
+    export_adapter(source, GgufModel(base_path), target, base_sha256=base.sha256, grid=grid)
     part = Part(file=target.name, sha256=file_sha256(target))
     Bundle(
         folder=bundle, base=base, opening_ids=opening, closing=CLOSING, buckets=buckets, adapter=part

@@ -92,6 +92,8 @@ class Drop(StrEnum):
     CUT = "cut"
     """The teacher did not come to an end by itself."""
     WRONG = "wrong"
+    CODE = "code"
+    """The teacher wrote a program, and made up what it prints: nothing ran it."""
     UNSTATED = "unstated"
     """Right in the teacher's words, and no longer when said as `The final answer is X.`"""
 

@@ -1,0 +1,118 @@
+"""`edgereason train traces`: what is printed, what is refused, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+REPLIES = ("Two a day, nine days: 9 × 2 = \\boxed{18}.", "Three a day, so \\boxed{27}.")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "hens.jsonl"
+    rows = [
+        {"id": f"q{n}", "question": f"How many eggs does hen {n} lay in 9 days?", "answer": "18"}
+        for n in range(4)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def make(cli, data: Path, tmp_path: Path):
+    """Runs `edgereason train traces --questions …` with two samples a question, and more arguments."""
+    cli.replies = REPLIES
+    fixed = ("--questions", str(data), "--samples", "2", "-o", str(tmp_path / "out"))
+    return lambda *more: cli("train", "traces", *fixed, *more)
+
+
+def test_making_traces_ends_in_a_sentence_on_stdout_and_nothing_else(make, tmp_path: Path) -> None:
+    ran = make("--keep", "1")
+    assert ran.code == 0
+    assert ran.out == (
+        f"{tmp_path / 'out' / 'traces.jsonl'}: 4 traces; hens.jsonl: 4 traces for 4 of 4 questions, "
+        "68 tokens on average; 50% of 8 samples right\n"  # 34 bytes of thinking, 1, 10 and 23
+    )
+    assert "8 of 8 done" in ran.err
+    assert len((tmp_path / "out" / "traces.jsonl").read_text().splitlines()) == 4
+
+
+def test_with_json_the_record_is_all_there_is_on_stdout(make, data: Path, tmp_path: Path) -> None:
+    ran = make("--json", "--against", str(data), "--limit", "3")
+    record = json.loads(ran.out)
+    assert record == json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["yield"]["hens.jsonl"]["contaminated"] == 3  # short, and word for word the same
+    assert record["against"][0]["name"] == "hens.jsonl"
+    assert {"date", "machine", "versions"} <= record.keys()
+    assert str(tmp_path) not in ran.out
+
+
+def test_an_interruption_leaves_what_is_done_and_the_same_command_goes_on(cli, make, tmp_path: Path) -> None:
+    cli.interrupt_at = (110,)
+    ran = make("--parallel", "2", "--max-tokens", "100")
+    assert (ran.code, ran.out) == (INTERRUPTED, "")
+    assert f"the same command with -o {tmp_path / 'out'} goes on" in ran.err
+    assert "Traceback" not in ran.err
+    done = (tmp_path / "out" / "samples.jsonl").read_text()
+    assert 2 <= done.count("\n") < 8
+    cli.interrupt_at = ()
+    assert make("--parallel", "2", "--max-tokens", "100").code == 0
+    assert (tmp_path / "out" / "samples.jsonl").read_text().startswith(done)
+
+
+def test_traces_of_others_are_read_and_what_is_left_out_is_said(cli, tmp_path: Path) -> None:
+    path = tmp_path / "open.jsonl"
+    talks = ["<think>\nAdd.\n</think>\n\n4", "<think>\nAdd", "<think>\nAgain.\n</think>\n\n"]
+    rows = [
+        {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": said}]}
+        for said in talks
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    ran = cli("train", "traces", "--from", str(path), "--format", "openthoughts3", "-o", str(out))
+    assert (ran.code, ran.out) == (
+        0,
+        f"{out / 'traces.jsonl'}: 1 trace; open.jsonl: 1 of 3 rows, 16 tokens on average "
+        "(no_answer 1, no_closing 1)\n",
+    )
+    again = cli(
+        "train", "traces", "--from", str(out / "traces.jsonl"), "--format", "plain", "-o", str(out / "b")
+    )
+    assert again.code == 0
+    assert (out / "b" / "traces.jsonl").read_text() == (out / "traces.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([], USAGE, "say which"),
+        (["--questions", "q.jsonl", "--from", "t.jsonl", "--format", "plain"], USAGE, "say which"),
+        (["--from", "t.jsonl"], USAGE, "--from and --format go together"),
+        (["--questions", "q.jsonl", "--format", "plain"], USAGE, "--from and --format go together"),
+        (["--from", "t.jsonl", "--format", "plain", "--samples", "3"], USAGE, "--samples is for traces"),
+        (["--from", "t.jsonl", "--format", "alpaca"], USAGE, "'openthoughts3', 's1k', 'plain'"),
+        (["--from", "t.jsonl", "--format", "plain"], FAILED, "t.jsonl is no file"),
+        (["--questions", "q.jsonl"], FAILED, "q.jsonl is no file"),
+        (["--questions", "q.jsonl", "--samples", "0"], FAILED, "samples must be between 1 and 64"),
+        (["--questions", "q.jsonl", "--temperature", "9"], FAILED, "temperature must be"),
+    ],
+)
+def test_bad_input_gets_one_line_and_an_exit_code(cli, monkeypatch, tmp_path, arguments, code, says) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = cli("train", "traces", "-o", "out", *arguments)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
+    assert says in ran.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_row_is_named_and_nothing_is_asked(make, data: Path, tmp_path: Path) -> None:
+    with data.open("a") as file:
+        file.write('{"id": "q4", "question": "", "answer": "1"}\n')
+    ran = make()
+    assert ran.code == FAILED
+    assert "hens.jsonl, line 5: question is empty" in ran.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,236 @@
+"""Traces that others made, read from files in their own formats."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from edgereason.core.types import Message
+from edgereason.engine.scripted import ScriptedEngine
+from edgereason.errors import ConfigError
+from edgereason.hub.rows import Row, Rows
+from edgereason.reasoning.model import Model
+from edgereason.train.decontaminate import Evaluations
+from edgereason.train.readers import READERS, find_rows, read_into, read_source
+from edgereason.train.trace_folder import TRACES
+from edgereason.train.traces import Drop, Lengths, TraceRow, read_traces
+
+NOTHING = Evaluations.of([])
+LENGTHS = Lengths.of(ScriptedEngine())
+
+
+def talk(answer: str, question: str = "2+2?") -> dict[str, object]:
+    return {
+        "difficulty": 7,
+        "source": "ai2-adapt-dev/openmath-2-math",
+        "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
+    }
+
+
+def read(format_name: str, record: dict[str, object]) -> TraceRow | Drop:
+    return READERS[format_name](Row("open/data", 3, record))
+
+
+def rows(*records: dict[str, object]) -> Rows:
+    numbered = tuple(Row("x.jsonl", number, record) for number, record in enumerate(records, 1))
+    return Rows(name="x.jsonl", sha256="ab", revision=None, rows=numbered)
+
+
+def test_openthoughts_says_thinking_and_answer_in_one_turn() -> None:
+    assert read(
+        "openthoughts3", talk("<think>\nOkay, 2+2.\n\nIt is 4.\n</think>\n\nIt is **4**.\n")
+    ) == TraceRow(
+        id="open/data-00003",
+        messages=(Message("user", "2+2?"),),
+        thinking="Okay, 2+2.\n\nIt is 4.",
+        answer="It is **4**.",
+        source="open/data",
+    )
+
+
+def test_only_the_last_turn_of_a_conversation_is_the_trace() -> None:
+    turns = [
+        {"from": "system", "value": "Be kind."},
+        {"from": "human", "value": "Hi"},
+        {"from": "gpt", "value": "<think>Greet.</think>Hello"},
+        {"from": "human", "value": "2+2?"},
+        {"from": "gpt", "value": "Sum.</think>4"},
+    ]
+    trace = read("openthoughts3", {"conversations": turns})
+    assert isinstance(trace, TraceRow)
+    assert [message.role for message in trace.messages] == ["system", "user", "assistant", "user"]
+    assert (trace.thinking, trace.answer) == ("Sum.", "4")
+
+
+@pytest.mark.parametrize(
+    ("format_name", "record", "why"),
+    [
+        ("openthoughts3", talk("<think>\nOkay, 2+2 is"), Drop.NO_CLOSING),
+        ("openthoughts3", talk("It is 4."), Drop.NO_CLOSING),
+        ("openthoughts3", talk("<think>\nOkay.\n</think>\n\n"), Drop.NO_ANSWER),
+        ("openthoughts3", talk("<think>\n\n</think>\n\n4"), Drop.NO_THINKING),
+        ("openthoughts3", talk("<think>Is <think> a tag?</think>\n\n4"), Drop.TAGS),
+        ("openthoughts3", talk("<think>Yes</think>\n\n4</think>"), Drop.TAGS),
+        ("s1k", {"question": "?", "thinking_trajectories": [], "attempt": "4"}, Drop.NO_THINKING),
+        ("s1k", {"question": "?", "thinking_trajectories": ["4"], "attempt": None}, Drop.NO_ANSWER),
+        ("plain", {"thinking": "So.", "answer": ""}, Drop.NO_ANSWER),
+        ("plain", {"thinking": "So</think>", "answer": "4"}, Drop.TAGS),
+    ],
+)
+def test_a_trace_of_no_use_is_left_out_for_a_reason(format_name, record, why) -> None:
+    assert read(format_name, record) is why
+
+
+def test_s1k_and_its_successor_have_fields_of_their_own() -> None:
+    first = {"question": "2+2?", "thinking_trajectories": ["Add."], "attempt": "4.", "solution": "4"}
+    second = {
+        "question": "2+2?",
+        "gemini_thinking_trajectory": "No.",
+        "gemini_attempt": "5",
+        "deepseek_thinking_trajectory": "Add.\n",
+        "deepseek_attempt": "4.",
+        "solution": r"Adding gives $\boxed{4}$, as was to be shown by whoever reads this solution.",
+    }
+    assert read("s1k", first) == read("s1k", second)
+    trace = read("s1k", first)
+    assert isinstance(trace, TraceRow)
+    assert (trace.thinking, trace.answer, trace.reference) == ("Add.", "4.", "4")
+
+
+def test_a_proof_is_no_reference() -> None:
+    row = {
+        "question": "Show it.",
+        "thinking_trajectories": ["Hm."],
+        "attempt": "So it is.",
+        "solution": "x " * 40,
+    }
+    trace = read("s1k", row)
+    assert isinstance(trace, TraceRow)
+    assert trace.reference is None
+
+
+@pytest.mark.parametrize(
+    ("format_name", "record", "says"),
+    [
+        ("openthoughts3", {"messages": []}, "open/data, row 3: conversations is missing"),
+        (
+            "openthoughts3",
+            {"conversations": [{"from": "gpt", "value": "x"}]},
+            "conversations do not end",
+        ),
+        (
+            "openthoughts3",
+            {"conversations": [{"from": "bard", "value": ""}]},
+            "[0].from is 'bard'",
+        ),
+        ("s1k", {"question": "?"}, "row 3: deepseek_thinking_trajectory is missing"),
+        ("s1k", {"question": "?", "thinking_trajectories": ["x"]}, "row 3: attempt is missing"),
+        ("s1k", {"thinking_trajectories": ["x"], "attempt": "4"}, "row 3: question is missing"),
+        ("plain", {"thinking": 3, "answer": "4"}, "row 3: thinking is no text"),
+        ("plain", {"thinking": "x", "answer": "4"}, "row 3: messages is missing"),
+    ],
+)
+def test_a_row_of_another_shape_is_named(format_name, record, says) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(format_name, record)
+    assert says in str(caught.value)
+
+
+def test_what_is_left_out_is_counted_and_what_is_kept_is_whole() -> None:
+    eval_question = "If a train leaves at nine and another one at ten when do the two of them meet"
+    long = "word " * 100
+    reading = read_source(
+        rows(
+            talk("<think>Two and two.</think>4"),
+            talk("<think>TWO and two!</think>four"),
+            talk("<think>never ends"),
+            talk("<think>On time.</think>At noon.", f"Well. {eval_question}?"),
+            talk(f"<think>{long}</think>4"),
+            talk("<think>Another way.</think>4"),
+        ),
+        READERS["openthoughts3"],
+        against=Evaluations.of([eval_question]),
+        lengths=LENGTHS,
+        max_tokens=13 + 1 + 10 + 1,
+    )
+    assert reading is not None
+    assert reading.dropped == {"duplicate": 1, "no_closing": 1, "contaminated": 1, "too_long": 1}
+    assert [(trace.thinking, trace.num_tokens) for trace in reading.traces] == [
+        ("Two and two.", 12 + 1 + 10 + 1),
+        ("Another way.", 12 + 1 + 10 + 1),
+    ]
+    assert reading.num_rows == 6
+
+
+def test_the_context_is_a_limit_where_nobody_names_one() -> None:
+    lengths = Lengths.of(ScriptedEngine(train_context_tokens=100))
+    records = [talk(f"<think>{'x' * n}</think>4") for n in (20, 100)]
+    reading = read_source(rows(*records), READERS["openthoughts3"], against=NOTHING, lengths=lengths)
+    assert reading is not None
+    assert ([len(trace.thinking) for trace in reading.traces], reading.dropped) == ([20], {"too_long": 1})
+
+
+def test_a_data_set_becomes_a_folder_and_the_record_says_of_what(tmp_path: Path) -> None:
+    with Model(ScriptedEngine()) as model:
+        record = read_into(
+            tmp_path / "out",
+            rows(talk("<think>Add.</think>4"), talk("<think>Add")),
+            "openthoughts3",
+            against=NOTHING,
+            model=model,
+            about={"date": "today"},
+        )
+    assert record is not None
+    (trace,) = read_traces(tmp_path / "out" / TRACES)
+    assert trace.thinking == "Add."
+    assert record["yield"]["x.jsonl"] == {
+        "rows": 2,
+        "traces": 1,
+        "no_closing": 1,
+        "share_contaminated": 0.0,
+        "tokens": {"mean": 16, "p10": 16, "median": 16, "p90": 16, "max": 16},
+    }
+    assert (record["from"]["sha256"], record["date"], record["traces"]["rows"]) == ("ab", "today", 1)
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_a_reading_that_is_stopped_leaves_no_traces(tmp_path: Path) -> None:
+    with Model(ScriptedEngine()) as model:
+        stopped = read_into(
+            tmp_path / "out",
+            rows(talk("<think>Add.</think>4")),
+            "openthoughts3",
+            against=NOTHING,
+            model=model,
+            should_stop=lambda: True,
+        )
+    assert stopped is None
+    assert not (tmp_path / "out" / TRACES).exists()
+
+
+def test_a_source_is_a_file_or_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(path, name=None, *, split):
+        asked.append((path, split))
+        return [{"question": "a"}]
+
+    fake = types.ModuleType("datasets")
+    fake.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "s1k.jsonl").write_text('{"question": "b"}\n{"question": "c"}\n')
+    assert [row.values["question"] for row in find_rows("data/s1k.jsonl", limit=1).rows] == ["b"]
+    assert len(find_rows("data/s1k.jsonl").rows) == 2
+    assert asked == []
+    find_rows("simplescaling/s1K-1.1")
+    find_rows("simplescaling/s1K-1.1", limit=10)
+    assert asked == [("simplescaling/s1K-1.1", "train"), ("simplescaling/s1K-1.1", "train[:10]")]
+    for missing in ("data/s2k.jsonl", "nowhere"):
+        with pytest.raises(ConfigError, match="is no file"):
+            find_rows(missing)

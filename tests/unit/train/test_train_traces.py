@@ -1,0 +1,120 @@
+"""The schema of traces, its files, and how long a trace is."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgereason.core.chat import Seams
+from edgereason.core.types import Message
+from edgereason.engine.scripted import ScriptedEngine
+from edgereason.errors import ConfigError
+from edgereason.train.trace_folder import RECORD, claim_folder, finish_folder, length_summary
+from edgereason.train.traces import Lengths, TraceRow, read_traces, write_traces
+
+TRACE = TraceRow(
+    id="q/0",
+    messages=(Message("system", "Be kind."), Message("user", "2+2?")),
+    thinking="2+2=4.",
+    answer="The final answer is 4.",
+    source="sums.jsonl",
+    num_tokens=39,
+    reference="4",
+)
+ROW = {"messages": [{"role": "user", "content": "2+2?"}], "thinking": "It is 4.", "answer": "4."}
+
+
+def test_what_is_written_is_read_back_and_is_one_plain_object_a_line(tmp_path: Path) -> None:
+    traces = (TRACE, replace(TRACE, id="q/1", thinking="Größe\u2028× 2", num_tokens=None, reference=None))
+    write_traces(tmp_path / "t.jsonl", traces)
+    assert read_traces(tmp_path / "t.jsonl") == traces
+    first = json.loads((tmp_path / "t.jsonl").read_text().split("\n")[0])
+    assert first == {
+        "id": "q/0",
+        "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "2+2?"}],
+        "thinking": "2+2=4.",
+        "answer": "The final answer is 4.",
+        "source": "sums.jsonl",
+        "num_tokens": 39,
+        "reference": "4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"thinking": " \n"}, "t.jsonl, line 2: thinking is empty"),
+        ({"answer": None}, "t.jsonl, line 2: answer is null"),
+        ({"thinking": "a\n</think>\nb"}, "t.jsonl, line 2: thinking holds"),
+        ({"answer": "<think> 4"}, "t.jsonl, line 2: answer holds"),
+        ({"messages": []}, "t.jsonl, line 2: messages is no conversation"),
+        ({"messages": ["2+2?"]}, "t.jsonl, line 2: messages[0] is no turn"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "t.jsonl, line 2: messages[0].role is 'tool'"),
+        ({"messages": [{"role": "user", "content": " "}]}, "t.jsonl, line 2: messages[0].content is empty"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "t.jsonl, line 2: messages end with"),
+        ({"num_tokens": "39"}, "t.jsonl, line 2: num_tokens is '39'"),
+        ({"id": "first"}, "t.jsonl, line 2: id is 'first', as at t.jsonl, line 1"),
+    ],
+)
+def test_a_broken_row_names_file_line_and_field(tmp_path: Path, change, says) -> None:
+    rows = [ROW | {"id": "first"}, ROW | change]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError) as caught:
+        read_traces(tmp_path / "t.jsonl")
+    assert str(caught.value).startswith(says)
+
+
+def test_a_row_without_id_and_source_gets_them_from_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("\n" + json.dumps(ROW))
+    (trace,) = read_traces(tmp_path / "t.jsonl")
+    assert (trace.id, trace.source, trace.question) == ("t.jsonl-00002", "t.jsonl", "2+2?")
+
+
+def test_a_trace_spends_its_thinking_with_a_line_break_the_closing_and_its_answer() -> None:
+    # The scripted engine's tokens are bytes: "2+2=4." and "\n", "</think>\n\n", "The final answer is 4."
+    assert Lengths.of(ScriptedEngine()).budgeted(TRACE) == 7 + 10 + 22
+
+
+def test_pieces_are_counted_one_by_one_and_not_across_seams() -> None:
+    def merging(text: str, *, special: bool = False) -> list[int]:
+        return [0] * len(re.findall(r"\n</|\n\nT|[\s\S]", text))
+
+    lengths = replace(Lengths.of(ScriptedEngine()), seams=Seams.of(merging))
+    assert lengths.budgeted(TRACE) == 39
+    assert len(merging("".join(TRACE.pieces))) == 39 - 2 - 2
+
+
+def test_a_trace_fits_if_prompt_opening_trace_and_end_of_turn_do() -> None:
+    trace = replace(TRACE, messages=(Message("user", "Q"),))
+    # <|im_start|> u s e r \n Q <|im_end|> \n <|im_start|> a s s i s t a n t \n, then "<think>\n".
+    needed = (1 + 5 + 1 + 1 + 1 + 1 + 10) + 8 + 39 + 1
+    for room_tokens, does in ((needed, True), (needed - 1, False)):
+        lengths = Lengths.of(ScriptedEngine(train_context_tokens=room_tokens))
+        assert lengths.fits(trace, 39) is does
+
+
+def test_percentiles_are_of_all_lengths() -> None:
+    assert length_summary(range(1, 12)) == {"mean": 6, "p10": 2, "median": 6, "p90": 10, "max": 11}
+    assert length_summary([]) is None
+
+
+def test_a_folder_holds_one_run_and_says_what_differs(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "run"
+    claim_folder(folder, {"seed": 1, "teacher": "a"})
+    claim_folder(folder, {"seed": 1, "teacher": "a"})
+    with pytest.raises(ConfigError, match=r"seed: 1 there, 2 now\)"):
+        claim_folder(folder, {"seed": 2, "teacher": "a"})
+    finish_folder(folder, {"seed": 1, "teacher": "a"}, [TRACE], {"way": "read"})
+    claim_folder(folder, {"seed": 1, "teacher": "a"})
+    assert json.loads((folder / RECORD).read_text())["traces"]["rows"] == 1
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("x")
+    with pytest.raises(ConfigError, match="holds something else"):
+        claim_folder(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
