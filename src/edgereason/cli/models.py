@@ -42,11 +42,14 @@ def models(
             model.name + (" *" if model.name == DEFAULT_MODEL else ""),
             f"{model.size_bytes / 1e6:,.0f} MB",
             model.licence,
-            f"made of {model.made.teacher}" if model.made else place,
+            "made here" if model.made else place,
             "yes" if is_here(model) else "no",
         )
     console = Console(highlight=False, markup=False)
     console.print(table)
     console.print("* the default", "hub: Hugging Face, the maker's file", sep="\n")
     console.print("mirror: packages of the Python package index with the same bytes")
+    for model in (one for one in CATALOG if one.made):
+        assert model.made
+        console.print(f"made here: {model.name} of {model.made.teacher} and what was learned about it")
     console.print(f"kept in {models_folder()}", soft_wrap=True)

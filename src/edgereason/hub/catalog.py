@@ -103,6 +103,18 @@ CATALOG: Final[tuple[CatalogModel, ...]] = (
         ),
     ),
     CatalogModel(
+        name="qwen2.5-coder-0.5b-w4",
+        title="Qwen2.5-Coder-0.5B-Instruct W4",
+        num_parameters=494_032_768,
+        file_name="qwen2.5-coder-0.5b-w4.gguf",
+        size_bytes=352_154_624,
+        sha256="546249bc83f03abde386c63181aefe26f52abdc2e55f37e7cb2baea311c16602",
+        licence="Apache-2.0",
+        hub=None,
+        mirror=None,
+        made=MadeSource(teacher="qwen2.5-coder-0.5b", learned="qwen2.5-coder-0.5b-w4.learned.gguf"),
+    ),
+    CatalogModel(
         name="qwen2.5-coder-1.5b",
         title="Qwen2.5-Coder-1.5B-Instruct Q4_K_M",
         num_parameters=1_543_714_304,

@@ -10,8 +10,10 @@ import pytest
 from edgereason.errors import PullError
 from edgereason.hub import pull as hub_pull
 from edgereason.hub.catalog import CATALOG, DEFAULT_MODEL, find, nearest
+from edgereason.hub.made import LEARNED
 from edgereason.hub.mirror import package_names
 from edgereason.hub.store import model_path, models_folder
+from edgereason.quant.learned import Learned
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -32,12 +34,22 @@ def test_every_model_has_a_hash_a_source_and_a_name_of_its_own():
     )
     for model in CATALOG:
         assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
-        assert model.hub or model.mirror
+        assert model.hub or model.mirror or model.made
         if model.hub:
             assert re.fullmatch(r"[0-9a-f]{40}", model.hub.revision), "a branch could change under the hash"
         if model.mirror:
             assert all("==" in package for package in model.mirror.packages)
     assert find(DEFAULT_MODEL).name == DEFAULT_MODEL
+
+
+def test_what_a_base_is_made_of_ships_with_us_and_belongs_to_its_teacher():
+    made = [model for model in CATALOG if model.made]
+    assert made
+    for model in made:
+        path = LEARNED / model.made.learned
+        learned = Learned.read(path)
+        assert (learned.name, learned.teacher_sha256) == (model.name, find(model.made.teacher).sha256)
+        assert path.stat().st_size <= 8_000_000
 
 
 def test_the_mirror_is_named_in_one_line_however_many_packages_it_has():
