@@ -4,6 +4,7 @@
 
     train traces --questions …   a teacher's right solutions, made on this engine
     train traces --from …        traces that somebody else made, in our schema
+    train answers                what a model says itself (`train_answers.py`)
     train sft, train export      an adapter from traces, and a bundle of it (`train_sft.py`)
 
 Owns the options, and which of them go together. Does not know how traces are made, read or chosen.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.train_answers import answers
 from edgereason.cli.train_sft import export, sft
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from edgereason.train.generate import Progress
 
 train_app = typer.Typer(name="train", no_args_is_help=True)
+train_app.command()(answers)
 train_app.command()(sft)
 train_app.command()(export)
 

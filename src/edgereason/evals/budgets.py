@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from edgereason.core.types import Budget, Candidate, Mode, Route, Stop, Trace
 from edgereason.errors import ConfigError
-from edgereason.evals.evaluate import EvalConfig, make_room
+from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.metrics import clustered_interval
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.tasks.base import Item, Output
@@ -32,6 +32,7 @@ from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered
 from edgereason.reasoning.model import Model
 from edgereason.reasoning.pipeline import drive_many
+from edgereason.reasoning.room import make_room
 
 _RUNNING: Final = 16
 """Streams that run at a time."""

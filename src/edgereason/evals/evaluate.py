@@ -15,7 +15,6 @@ Knows tasks, requests and rows; does not know where tasks come from, what a figu
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from edgereason.core.answers import Kind, read_trace
+from edgereason.core.journal import Journal
 from edgereason.core.types import (
     DEFAULT_CHAT_TOKENS,
     MAX_STREAMS,
@@ -39,8 +39,7 @@ from edgereason.core.types import (
     Stop,
     Vote,
 )
-from edgereason.errors import ConfigError, ContextOverflow
-from edgereason.evals.journal import Journal
+from edgereason.errors import ConfigError
 from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.speed import Speed, TimedBatch
@@ -49,12 +48,11 @@ from edgereason.hub.catalog import DEFAULT_MODEL
 from edgereason.reasoning.events import Answered
 from edgereason.reasoning.model import Model
 from edgereason.reasoning.pipeline import drive_many
+from edgereason.reasoning.room import make_room
 
 _AHEAD: Final = 2
 """With several streams a request, so many times the requests that fill the batch have room: the streams of
 the next ones run beside the last of those before."""
-_MEMORY_SHARE: Final = 0.4
-"""Most of this machine's memory that the context takes; fewer requests run at a time then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,20 +233,6 @@ def evaluate(
     order = {item.id: number for number, item in enumerate(items)}
     rows = sorted(samples.values(), key=lambda sample: (order.get(sample.id, len(order)), sample.repeat))
     return rows, speed.summary(time.perf_counter() - start_s)
-
-
-def make_room(model: Model, requests: Sequence[Request], most: int) -> None:
-    """Makes the context as large as the `most` dearest requests need, within this machine's memory."""
-    rooms = sorted((model.pipeline.room(request) for request in requests), reverse=True)
-    chosen = rooms[:most]
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    bearable = int(_MEMORY_SHARE * memory_bytes) // model.info.kv_bytes_per_cell
-    cells = max(rooms[0][0], min(sum(cells for cells, _ in chosen), bearable))
-    sequences = sum(sequences for _, sequences in chosen)
-    try:
-        model.engine.reserve(cells=cells, sequences=sequences).close()
-    except ContextOverflow:  # a context of fixed size: what fits runs, unless not even one would
-        model.engine.reserve(cells=rooms[0][0], sequences=rooms[0][1]).close()
 
 
 def _sample(item: Item, repeat: int, response: Response) -> Sample:

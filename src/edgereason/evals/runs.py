@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from edgereason.config import read_toml
+from edgereason.core.journal import Journal
 from edgereason.core.types import Route
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import ConfigError
 from edgereason.evals.budgets import budget_curve, require_cuttable
 from edgereason.evals.evaluate import EvalConfig, Progress, evaluate
-from edgereason.evals.journal import Journal
 from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.loglik import ChoiceRow
 from edgereason.evals.loglik import run_loglik as weigh

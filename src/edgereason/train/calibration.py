@@ -1,7 +1,8 @@
-"""Calibration text as token ids: plain texts as they stand, questions with solutions as conversations.
+"""Calibration text as token ids: plain texts as they stand, conversations as the model has them.
 
     book.txt, rows with a `text`             → the ids of the text
     rows with `question` and `solution`      → the model's own chat template around both
+    rows with `messages`                     → the same, around all of them
 
 Tokenized by the engine that will run the model. Knows files and templates; does not know training.
 """
@@ -16,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.core.chat import ChatTemplate
-from edgereason.core.types import Message
+from edgereason.core.types import Message, Stop
 from edgereason.engine.base import Engine
-from edgereason.hub.rows import Rows, read_file
+from edgereason.hub.rows import Row, Rows, read_file
 from edgereason.hub.texts import read_text
+from edgereason.train.traces import turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,20 @@ def _ids(engine: Engine, rows: Rows) -> Iterator[npt.NDArray[np.int64]]:
     end = engine.tokenize(info.eos_text, special=True)
     for row in rows.rows:
         if row.has("text"):
-            ids = engine.tokenize(row.text("text"))
-        else:
-            question = Message(role="user", content=row.text("question"))
-            ids = [
-                *template.encode([question], engine.tokenize),
-                *engine.tokenize(row.text("solution")),
-                *end,
-            ]
+            yield np.array(engine.tokenize(row.text("text")), np.int64)
+            continue
+        asked, said = _conversation(row)
+        # An answer that was cut does not end its turn.
+        ending = [] if row.values.get("stop") == Stop.LENGTH else end
+        ids = [*template.encode(asked, engine.tokenize), *engine.tokenize(said), *ending]
         yield np.array(ids, np.int64)
+
+
+def _conversation(row: Row) -> tuple[list[Message], str]:
+    """What was asked, and what was said to it last."""
+    if not row.has("messages"):
+        return [Message(role="user", content=row.text("question"))], row.text("solution")
+    *asked, last = turns(row, "messages")
+    if last.role != "assistant" or not asked:
+        row.fail("messages", "expected to end with what an assistant said to something")
+    return asked, last.content

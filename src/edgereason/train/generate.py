@@ -22,7 +22,6 @@ Knows questions, samples and the record; does not know training or terminals.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -32,17 +31,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from edgereason.core.journal import Journal
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Response, Sampling
 from edgereason.errors import ConfigError, ContextOverflow
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered
 from edgereason.reasoning.model import Model
 from edgereason.reasoning.pipeline import drive_many
+from edgereason.reasoning.room import make_room
 from edgereason.train.decontaminate import Evaluations, normalised
 from edgereason.train.questions import Question, Questions
 from edgereason.train.solutions import RULE, choose
 from edgereason.train.trace_folder import (
-    SampleJournal,
     SampleRow,
     claim_folder,
     finish_folder,
@@ -63,8 +63,6 @@ INSTRUCTION: Final = (
 
 _AHEAD: Final = 2
 """So many times the requests that fill the batch have room: the next run beside the last of those before."""
-_MEMORY_SHARE: Final = 0.4
-"""Most of this machine's memory that the context takes; fewer samples run at a time then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +199,7 @@ def generate(
     teacher = model_entry(model.engine)
     run = {"teacher": teacher["sha256"] or teacher["name"], **config.run}
     claim_folder(folder, run)
-    with SampleJournal(folder) as journal:
+    with Journal(folder, SampleRow) as journal:
         samples = _sample(config, questions, model, journal, yields, progress, should_stop)
     if samples is None:
         return None
@@ -276,7 +274,7 @@ def _sample(
     config: GenerateConfig,
     questions: Sequence[Question],
     model: Model,
-    journal: SampleJournal,
+    journal: Journal[SampleRow],
     yields: Mapping[str, Yield],
     progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
@@ -286,14 +284,13 @@ def _sample(
     samples = _found(config, questions, journal)
     pending: list[tuple[Question, int]] = []
     requests: list[Request] = []
-    rooms: list[tuple[int, int]] = []
     num_asked = 0
     for question in questions:
         first = len(samples.get(question.id, ()))
         seed = sample_seed(config.seed, question.id, first)
         request = config.request(question.text, seed, max(1, config.samples - first))
         try:
-            room = model.pipeline.room(request)
+            model.pipeline.room(request)
         except ContextOverflow:  # the question alone fills the context
             yields[question.source].counts["question_too_long"] += 1
             continue
@@ -302,7 +299,6 @@ def _sample(
         if first < config.samples:
             pending.append((question, first))
             requests.append(request)
-            rooms.append(room)
     total, fresh_tokens = num_asked * config.samples, 0
 
     def report() -> None:
@@ -311,8 +307,8 @@ def _sample(
         progress(Progress(sum(map(len, samples.values())), total, speed))
 
     report()
-    if rooms:
-        _make_room(model, rooms, _AHEAD * -(-config.parallel // config.samples))
+    if requests:
+        make_room(model, requests, _AHEAD * -(-config.parallel // config.samples))
     batch = Batch(model.engine)
     starts = [partial(model.pipeline.run, request, batch) for request in requests]
     with closing(drive_many(starts, batch, max_running=config.parallel)) as events:
@@ -322,7 +318,7 @@ def _sample(
             if isinstance(event, Answered):
                 question, first = pending[index]
                 rows = _rows(question, first, event.response)
-                journal.append(rows)
+                journal.append(*rows)
                 samples.setdefault(question.id, []).extend(rows)
                 fresh_tokens += sum(row.num_tokens for row in rows)
                 report()
@@ -330,7 +326,7 @@ def _sample(
 
 
 def _found(
-    config: GenerateConfig, questions: Sequence[Question], journal: SampleJournal
+    config: GenerateConfig, questions: Sequence[Question], journal: Journal[SampleRow]
 ) -> dict[str, list[SampleRow]]:
     """Samples that are there, of the questions asked now: those that follow one another from 0."""
     by_key = {row.key: row for row in journal.found}
@@ -362,18 +358,6 @@ def _rows(question: Question, first: int, response: Response) -> list[SampleRow]
         )
         for candidate in response.candidates
     ]
-
-
-def _make_room(model: Model, rooms: Sequence[tuple[int, int]], most: int) -> None:
-    """Makes the context as large as the `most` dearest requests need, within this machine's memory."""
-    chosen = sorted(rooms, reverse=True)[:most]
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    bearable = int(_MEMORY_SHARE * memory_bytes) // model.info.kv_bytes_per_cell
-    cells = max(chosen[0][0], min(sum(cells for cells, _ in chosen), bearable))
-    try:
-        model.engine.reserve(cells=cells, sequences=sum(number for _, number in chosen)).close()
-    except ContextOverflow:  # a context of fixed size: what fits runs, unless not even one would
-        model.engine.reserve(cells=chosen[0][0], sequences=chosen[0][1]).close()
 
 
 def _sha256(question: Question) -> str:

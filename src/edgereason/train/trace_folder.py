@@ -7,22 +7,20 @@
       samples.jsonl   all that a teacher said (of traces that are made, not read)
       traces.jsonl    one trace a line; there once all is done
 
-A folder holds one run: another model or other settings are refused, naming what differs. Samples are appended
-in whole lines, each handed to the operating system at once; a last line that a kill left unfinished is cut
-off when the folder is opened again. Records hold names and hashes, no local paths.
-Knows files; does not know how samples come about, nor which of them become traces.
+A folder holds one run: another model or other settings are refused, naming what differs. Samples are a
+journal (`core/journal.py`). Records hold names and hashes, no local paths. Knows files; does not know how
+samples come about, nor which of them become traces.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TextIO
+from typing import Any, Final, Self
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.core.types import Stop
@@ -34,7 +32,6 @@ from edgereason.train.traces import TraceRow, write_traces
 TRACES: Final = "traces.jsonl"
 RECORD: Final = "record.json"
 FORMAT: Final = "edgereason-traces"
-SAMPLES: Final = "samples.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,84 +58,23 @@ class SampleRow:
         """What identifies the row in its run."""
         return self.id, self.number
 
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return asdict(self)
+
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         """The row that was written."""
         return cls(**row | {"stop": Stop(row["stop"])})
 
 
-class SampleJournal:
-    """The samples of a run that goes on; a context manager.
-
-    Args:
-        folder: of the run; exists.
-
-    Attributes:
-        found: rows that were there.
-
-    Raises:
-        ConfigError: a row that is there can't be read, or another process writes to the folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / SAMPLES
-        self._lock = FileLock(folder / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(f"another process makes traces in {folder}: wait for it") from error
-        self._file: TextIO | None = None
-        try:
-            self.found = self._read()
-        except BaseException:
-            self.close()
-            raise
-
-    def append(self, rows: Iterable[SampleRow]) -> None:
-        """Writes rows."""
-        if self._file is None:
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file; what was appended stays."""
-        if self._file is not None:
-            self._file.close()
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _read(self) -> tuple[SampleRow, ...]:
-        if not self._path.is_file():
-            return ()
-        with self._path.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-        rows = []
-        # Not splitlines, which also breaks at characters that a JSON string may hold as they are (U+2028).
-        *lines, _ = self._path.read_text("utf-8").split("\n")
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append(SampleRow.from_json(json.loads(line)))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise ConfigError(
-                    f"{SAMPLES}, line {number} is no sample of this version ({error}): "
-                    "remove the line, or choose a new folder"
-                ) from error
-        return tuple(rows)
-
-
-def claim_folder(folder: Path, run: Mapping[str, Any]) -> None:
+def claim_folder(folder: Path, run: Mapping[str, Any], form: str = FORMAT) -> None:
     """Makes the folder of a run, or finds that it is this run's already.
 
     Args:
         folder: of the run.
         run: what its rows depend on; stays in the record under "run".
+        form: that the record names; a folder of another form holds something else.
 
     Raises:
         ConfigError: the folder holds another run or something else, or can't be written.
@@ -147,7 +83,9 @@ def claim_folder(folder: Path, run: Mapping[str, Any]) -> None:
     try:
         if path.is_file():
             found = json.loads(path.read_text("utf-8"))
-            before = found.get("run", {}) if isinstance(found, dict) else {}
+            if not isinstance(found, dict) or found.get("format") != form:
+                raise ConfigError(f"{folder} holds something else: choose a new folder (--output)")
+            before = found.get("run", {})
             different = [
                 f"{key}: {before.get(key)!r} there, {run.get(key)!r} now"
                 for key in sorted({*before, *run})
@@ -163,7 +101,7 @@ def claim_folder(folder: Path, run: Mapping[str, Any]) -> None:
         if folder.is_dir() and any(not entry.name.startswith(f".{RECORD}.") for entry in folder.iterdir()):
             raise ConfigError(f"{folder} holds something else: choose a new folder (--output)")
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"format": FORMAT, "run": run}, indent=2) + "\n")
+        write_atomically(path, json.dumps({"format": form, "run": run}, indent=2) + "\n")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} can't be used: {error}") from error
 

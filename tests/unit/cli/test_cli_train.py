@@ -116,3 +116,22 @@ def test_a_broken_row_is_named_and_nothing_is_asked(make, data: Path, tmp_path: 
     assert ran.code == FAILED
     assert "hens.jsonl, line 5: question is empty" in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_own_answers_end_in_a_sentence_and_an_interruption_in_how_to_go_on(
+    cli, data: Path, tmp_path: Path
+) -> None:
+    cli.replies = REPLIES
+    out = tmp_path / "own"
+    asked = ("train", "answers", "--questions", str(data), "-o", str(out))
+    cli.interrupt_at = (30,)
+    ran = cli(*asked)
+    assert (ran.code, ran.out) == (INTERRUPTED, "")
+    assert f"the same command with -o {out} goes on" in ran.err
+    cli.interrupt_at = ()
+    ran = cli(*asked)
+    assert ran.code == 0
+    record = json.loads((out / "record.json").read_text())
+    mean_tokens = sum(row["num_tokens"] for row in map(json.loads, (out / "samples.jsonl").open())) / 4
+    assert ran.out == f"{out / 'samples.jsonl'}: 4 answers, {mean_tokens:.0f} tokens on average\n"
+    assert {"date", "machine", "versions"} <= record.keys()

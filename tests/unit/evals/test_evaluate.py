@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.answers import canonical, grade
+from edgereason.core.journal import SAMPLES
 from edgereason.core.types import Mode, Route, Stop
 from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, ContextOverflow, RequestError
 from edgereason.evals.evaluate import EvalConfig, Progress, evaluate, question_seed
-from edgereason.evals.journal import SAMPLES
 from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.reasoning.model import Model

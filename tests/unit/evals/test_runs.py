@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from edgereason.core.journal import SAMPLES
 from edgereason.core.types import Mode
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.evals.evaluate import EvalConfig
-from edgereason.evals.journal import SAMPLES
 from edgereason.evals.record import read_config
 from edgereason.evals.runs import run_sweep, run_task
 from edgereason.evals.samples import read_samples

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.answers import extract, grade
+from edgereason.core.journal import SAMPLES
 from edgereason.core.types import Message, Stop
 from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
@@ -27,7 +28,7 @@ from edgereason.train.solutions import (
     without_bare_end,
     without_boxes,
 )
-from edgereason.train.trace_folder import RECORD, SAMPLES, TRACES, SampleRow
+from edgereason.train.trace_folder import RECORD, TRACES, SampleRow
 from edgereason.train.traces import Drop, Lengths, TraceRow, read_traces
 
 NOTHING = Evaluations.of([])

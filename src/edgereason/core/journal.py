@@ -43,7 +43,7 @@ def read_rows(folder: Path, kind: type[R]) -> list[R]:
     """
     path = next((p for p in (folder / SAMPLES, folder / f"{SAMPLES}.gz") if p.is_file()), None)
     if path is None:
-        raise ConfigError(f"{folder} holds no {SAMPLES}: give the folder of an evaluation")
+        raise ConfigError(f"{folder} holds no {SAMPLES}: give the folder of a run")
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
@@ -53,7 +53,7 @@ def read_rows(folder: Path, kind: type[R]) -> list[R]:
     keys = [row.key for row in rows]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ConfigError(f"{path} has two rows of {twice}: two processes wrote to it; evaluate again")
+        raise ConfigError(f"{path} has two rows of {twice}: two processes wrote to it; run it again")
     return rows
 
 
@@ -67,7 +67,7 @@ def _parse(text: str, path: Path, kind: type[R]) -> Iterator[R]:
             where = f"{path.parent.name}/{path.name}, line {number}"
             raise ConfigError(
                 f"{where} is no {kind.__name__} of this version ({error}): "
-                "remove the line, or evaluate into another folder"
+                "remove the line, or choose another folder"
             ) from error
 
 
@@ -93,7 +93,7 @@ class Journal(Generic[R]):
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise ConfigError(f"{folder} is being evaluated by another process: wait for it") from error
+            raise ConfigError(f"another process writes to {folder}: wait for it") from error
         self._path = path
         self._file: TextIO | None = None
         try:
@@ -108,17 +108,17 @@ class Journal(Generic[R]):
             self.close()
             raise
 
-    def append(self, row: R) -> None:
-        """Writes a row.
+    def append(self, *rows: R) -> None:
+        """Writes rows, all of them in one go.
 
         Raises:
             ConfigError: the rows are compressed: a record kept for good, to which nothing is added.
         """
         if self._is_kept:
-            raise ConfigError(f"{self._path}.gz is compressed: unpack it to go on with the evaluation")
+            raise ConfigError(f"{self._path}.gz is compressed: unpack it to go on with the run")
         if self._file is None:
             self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
+        self._file.write("".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows))
         self._file.flush()
 
     def close(self) -> None:
