@@ -27,9 +27,17 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from edgereason.errors import TrainingError
+from edgereason.train.forked_attention import Shared, forked_attention
+
+_FORKED: Final = "edgereason_forked"
+"""Name of our attention among those of transformers."""
 
 _CHUNK_TOKENS: Final = 256
 """Tokens whose logits are held at a time: 156 MB at 151,936 entries."""
@@ -78,6 +86,9 @@ class MaskedLora(nn.Module):
     Args:
         model: PEFT's; the key that makes an aLoRA of it is not set, or PEFT would scan for the invocation.
         cached_bytes: most that prompts' keys and values may take between batches.
+
+    Raises:
+        TrainingError: the model's attention is not torch's own.
     """
 
     def __init__(self, model: PeftModel, *, cached_bytes: int = 0) -> None:
@@ -86,6 +97,14 @@ class MaskedLora(nn.Module):
         self._decoder: nn.Module = model.get_base_model().model
         self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
         self._free_bytes = cached_bytes
+        config = model.get_base_model().config
+        if config._attn_implementation not in ("sdpa", _FORKED):
+            raise TrainingError(
+                f"the model's attention is {config._attn_implementation}; expected sdpa, which takes masks "
+                "of any shape: load it with attn_implementation='sdpa'"
+            )
+        config._attn_implementation = _FORKED  # torch's own wherever there is no prefix
+        self._has_window = bool(getattr(config, "use_sliding_window", False))
         for module in self._decoder.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module._can_checkpoint_with_cache = True  # ours is only read
@@ -107,17 +126,17 @@ class MaskedLora(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """(rows, tokens, hidden) final hidden states of the responses."""
-        prefix = Prefix([self._encoded(prompt) for prompt in batch.prompts], batch.owner)
+        # Only a CPU's kernel gives what is needed; a sliding window would need a mask after all.
+        is_forked = batch.ids.device.type == "cpu" and not self._has_window
+        prefix = Prefix([self._encoded(prompt) for prompt in batch.prompts], batch.owner, forked=is_forked)
         tokens = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        # Padding lies behind every token of its row, so that causality alone keeps it out.
-        causal = (tokens[None] <= tokens[:, None])[None].expand(len(batch.ids), -1, -1)
-        mask = torch.cat([prefix.present[:, None].expand(-1, len(tokens), -1), causal], 2)[:, None]
         hidden: Tensor = self._decoder(
             input_ids=batch.ids,
-            attention_mask=mask,
+            attention_mask=None if is_forked else prefix.mask(len(tokens)),
             position_ids=prefix.lengths[:, None] + tokens,
             past_key_values=prefix,
             use_cache=False,
+            prefix=prefix if is_forked else None,
         ).last_hidden_state
         return hidden
 
@@ -183,29 +202,49 @@ def token_logprobs(hidden: Tensor, head: Tensor, ids: Tensor) -> Tensor:
 class Prefix(Cache):  # type: ignore[misc]
     """Prompts' keys and values in front of responses'; read only, so that a layer may be computed twice.
 
+    Forked, they stay apart, for an attention that takes them from `shared`; else each row gets its own copy
+    in front of its own keys, and a mask that keeps out what is not its prompt.
+
     Attributes:
         lengths: (rows,) tokens of each row's prompt.
-        present: (rows, longest prompt) which of its positions a row's prompt fills: the last ones.
     """
 
-    def __init__(self, prompts: Sequence[_Prompt], owner: Tensor) -> None:
+    def __init__(self, prompts: Sequence[_Prompt], owner: Tensor, *, forked: bool) -> None:
         super().__init__(layers=[])
-        longest = max(prompt.num_tokens for prompt in prompts)
         lengths = torch.tensor([prompt.num_tokens for prompt in prompts], device=owner.device)
         self.lengths = lengths[owner]
-        self.present = torch.arange(longest, device=owner.device) >= longest - self.lengths[:, None]
-        self._owner = owner
-        self._longest = longest
+        self._longest = max(prompt.num_tokens for prompt in prompts)
         self._prompts = prompts
+        self._owner = owner
+        self._rows = [(owner == number).nonzero()[:, 0] for number in range(len(prompts))]
+        self._forked = forked
+
+    def mask(self, num_tokens: int) -> Tensor:
+        """(rows, 1, tokens, longest prompt + tokens) what each response token sees.
+
+        Padding lies behind every token of its row, so that causality alone keeps it out.
+        """
+        tokens = torch.arange(num_tokens, device=self.lengths.device)
+        causal = (tokens[None] <= tokens[:, None])[None].expand(len(self.lengths), -1, -1)
+        places = torch.arange(self._longest, device=self.lengths.device)
+        present = places >= self._longest - self.lengths[:, None]
+        return torch.cat([present[:, None].expand(-1, num_tokens, -1), causal], 2)[:, None]
+
+    def shared(self, layer: int) -> list[Shared]:
+        """Every prompt's keys and values of a layer, and its rows."""
+        layers = (prompt.layers[layer] for prompt in self._prompts)
+        return [Shared(*states, rows) for states, rows in zip(layers, self._rows, strict=True)]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions in front of the responses."""
-        return self._longest
+        """Positions in front of the responses'."""
+        return 0 if self._forked else self._longest
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values (rows, KV heads, prompt + response, head_dim) of a layer."""
+        """Keys and values (rows, KV heads, tokens, head_dim) of a layer: responses', or prompts' first."""
+        if self._forked:
+            return key_states, value_states
         return self._joined(key_states, layer_idx, 0), self._joined(value_states, layer_idx, 1)
 
     def _joined(self, states: Tensor, layer: int, which: int) -> Tensor:
@@ -214,6 +253,30 @@ class Prefix(Cache):  # type: ignore[misc]
             for part in (prompt.layers[layer][which] for prompt in self._prompts)
         ]
         return torch.cat([torch.stack(padded)[self._owner].to(states.dtype), states], 2)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    prefix: Prefix | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: forked where there is a prefix, else torch's."""
+    if prefix is None:
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+        return out, None
+    layer: Any = module.layer_idx
+    out = forked_attention(query, key, value, prefix.shared(layer), scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_FORKED, _attention)
+AttentionMaskInterface.register(_FORKED, sdpa_mask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_lora import OPENING, gradients, lora_model, random_rows
 
+from edgereason.errors import TrainingError
 from edgereason.train.masked_lora import Batch, MaskedLora, adapter_off, token_logprobs
 
 
@@ -41,6 +42,27 @@ def test_it_is_pefts_activated_lora_in_log_probabilities_and_gradients():
     for name, gradient in wanted.items():
         assert gradient.abs().max() > 1e-4  # every factor is reached
         assert torch.allclose(got[name], gradient, atol=1e-6, rtol=1e-4), name
+
+
+def test_with_masks_and_copies_as_on_other_devices_it_comes_to_the_same():
+    rows, found = random_rows(), []
+    models = lora_model(), lora_model()
+    for model, has_window in zip(models, (False, True), strict=True):
+        masked = MaskedLora(model)
+        masked._has_window = has_window
+        found.append(masked(Batch.of(rows)))
+        found[-1].sum().backward()
+    assert torch.allclose(*found, atol=1e-5)
+    forked, copied = map(gradients, models)
+    for name, gradient in forked.items():
+        assert torch.allclose(gradient, copied[name], atol=1e-5, rtol=1e-4), name
+
+
+def test_an_attention_that_takes_no_such_masks_is_refused():
+    model = lora_model()
+    model.get_base_model().config._attn_implementation = "eager"
+    with pytest.raises(TrainingError, match="attention is eager; expected sdpa"):
+        MaskedLora(model)
 
 
 def test_it_differs_from_a_lora_that_is_on_everywhere():
