@@ -6,6 +6,7 @@
     train traces --from …        traces that somebody else made, in our schema
     train answers                what a model says itself (`train_answers.py`)
     train sft, train export      an adapter from traces, and a bundle of it (`train_sft.py`)
+    train sweep                  several recipes, each trained, evaluated and timed (`train_sweep.py`)
 
 Owns the options, and which of them go together. Does not know how traces are made, read or chosen.
 """
@@ -23,6 +24,7 @@ import typer
 
 from edgereason.cli.train_answers import answers
 from edgereason.cli.train_sft import export, sft
+from edgereason.cli.train_sweep import sweep
 
 if TYPE_CHECKING:
     from edgereason.cli.eval_progress import Show
@@ -32,6 +34,7 @@ train_app = typer.Typer(name="train", no_args_is_help=True)
 train_app.command()(answers)
 train_app.command()(sft)
 train_app.command()(export)
+train_app.command()(sweep)
 
 
 class Format(StrEnum):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgereason.cli.eval_progress import Show
     from edgereason.core.bundle import Base
     from edgereason.train.loop import StepReport
+    from edgereason.train.sft import SftRecipe
 
 
 def sft(
@@ -38,27 +39,75 @@ def sft(
     """
     from edgereason.cli.eval_progress import progress_display
     from edgereason.cli.interrupt import stop_on_interrupt
+
+    require_training()
+    from edgereason.train.sft import SftRecipe
+
+    plan = SftRecipe.read(recipe)
+    with stop_on_interrupt() as should_stop, progress_display() as show:
+        record = learn(
+            plan,
+            traces,
+            output,
+            base=base,
+            resume=resume,
+            threads=threads,
+            show=show,
+            should_stop=should_stop,
+        )
+    if record is None:
+        typer.echo(f"stopped; the same command goes on from {output}", err=True)
+        raise typer.Exit(130)
+    if not is_first_process():
+        return
+    size_bytes = record["adapter"]["size_bytes"]
+    typer.echo(
+        json.dumps(record, ensure_ascii=False)
+        if as_json
+        else f"{output / 'bundle'}: adapter of {size_bytes / 1e6:.1f} MB, {record['steps']} steps"
+    )
+
+
+def require_training() -> None:
+    """Refuses to begin where what training needs is not installed."""
+    from edgereason.hub.rows import import_optional
+
+    for package in ("torch", "transformers", "safetensors", "peft", "accelerate"):
+        import_optional(package, "adapters are trained", extra="train")
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all that train together."""
+    return not int(os.environ.get("RANK", "0"))
+
+
+def learn(
+    plan: SftRecipe,
+    traces: list[Path],
+    folder: Path,
+    *,
+    base: str | None = None,
+    resume: Path | None = None,
+    threads: int | None,
+    show: Show,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any] | None:
+    """Carries a recipe out in `folder`, down to bundle and record; the record, or None if it was stopped."""
+    import torch
+
     from edgereason.cli.pull import fetch
     from edgereason.core.bundle import file_sha256, write_atomically
     from edgereason.engine.llama import LlamaEngine
     from edgereason.engine.params import usable_cores
     from edgereason.evals.record import about, peak_rss_bytes
-    from edgereason.hub.rows import import_optional
     from edgereason.hub.store import models_folder
-    from edgereason.reasoning.model import describe_base
-
-    for package in ("torch", "transformers", "safetensors", "peft", "accelerate"):
-        import_optional(package, "adapters are trained", extra="train")
-    import torch
-
     from edgereason.quant.gguf_file import GgufModel
     from edgereason.quant.learn.load import load_torch
+    from edgereason.reasoning.model import describe_base
     from edgereason.train.examples import Encoder
-    from edgereason.train.sft import SftRecipe
     from edgereason.train.sft import sft as carry_out
     from edgereason.train.traces import read_traces
 
-    plan = SftRecipe.read(recipe)
     path = fetch(base or plan.base.name)
     with LlamaEngine(path) as engine:
         encoder, about_base = Encoder.of(engine), describe_base(engine, path)
@@ -66,32 +115,24 @@ def sft(
         opening = encoder.seams.opening
     torch.set_num_threads(threads or usable_cores())
     loaded = load_torch(GgufModel(path), about_base.sha256, models_folder().parent / "converted")
-    with stop_on_interrupt() as should_stop, progress_display() as show:
-        record = carry_out(
-            plan,
-            loaded,
-            about_base.sha256,
-            examples,
-            opening,
-            output,
-            resume=resume,
-            report=_reporter(show),
-            should_stop=should_stop,
-        )
-    if record is None:
-        typer.echo(f"stopped; the same command goes on from {output}", err=True)
-        raise typer.Exit(130)
-    if int(os.environ.get("RANK", "0")):  # one of several processes, and not the first
-        return
-    bundle = _write_bundle(output, path, about_base, opening, plan.hints.buckets)
-    record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in traces]}
-    record |= {"adapter": bundle} | about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
-    write_atomically(output / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    typer.echo(
-        json.dumps(record, ensure_ascii=False)
-        if as_json
-        else f"{output / 'bundle'}: adapter of {bundle['size_bytes'] / 1e6:.1f} MB, {record['steps']} steps"
+    record = carry_out(
+        plan,
+        loaded,
+        about_base.sha256,
+        examples,
+        opening,
+        folder,
+        resume=resume,
+        report=_reporter(show),
+        should_stop=should_stop,
     )
+    if record is None or not is_first_process():
+        return record
+    record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in traces]}
+    record |= {"adapter": _write_bundle(folder, path, about_base, opening, plan.hints.buckets)}
+    record |= about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
+    write_atomically(folder / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return record
 
 
 def export(

@@ -35,7 +35,7 @@ from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import LoraSettings, load_adapter, new_adapter, save_adapter
 from edgereason.train.examples import Example, HintConfig, fitting
-from edgereason.train.loop import MaskedTrainer, StepReport, TrainConfig, last_checkpoint
+from edgereason.train.loop import METRICS, MaskedTrainer, StepReport, TrainConfig, last_checkpoint
 from edgereason.train.masked_lora import MaskedLora
 
 FORMAT: Final = "edgereason-sft"
@@ -106,7 +106,7 @@ def sft(
         should_stop: once true, a checkpoint is left and None returned.
 
     Returns:
-        What was done, in plain values; None if it was stopped.
+        What was done, in plain values, empty in all processes but the first; None if it was stopped.
 
     Raises:
         BundleError: another base than the recipe's, or a checkpoint that doesn't fit.
@@ -155,8 +155,9 @@ def sft(
     trainer.train(resume_from_checkpoint=None if start is None else str(start))
     if trainer.state.global_step < trainer.state.max_steps:
         return None
-    if trainer.args.should_save:
-        save(folder / ADAPTER)
+    if not trainer.args.should_save:  # another process speaks for all of them
+        return {}
+    save(folder / ADAPTER)
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
@@ -166,10 +167,17 @@ def sft(
         "num_hinted": sum(one.bucket is not None for one in kept),
         "response_tokens_mean": fmean(len(one.response) for one in kept),
         "steps": trainer.state.max_steps,
+        "end_loss": _end_loss(folder),
         "rewarmed_at": trainer.rewarmed_at,
         "torch": torch.__version__,
         "processes": trainer.args.world_size,
     }
+
+
+def _end_loss(folder: Path) -> float:
+    """Mean loss of the last tenth of all updates."""
+    losses = [json.loads(line)["loss"] for line in (folder / METRICS).read_text("utf-8").splitlines()]
+    return fmean(losses[-max(1, len(losses) // 10) :])
 
 
 def _open_folder(folder: Path, recipe: SftRecipe, examples: Sequence[Example]) -> None:

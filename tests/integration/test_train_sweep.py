@@ -1,0 +1,97 @@
+"""`edgereason train sweep` on a real model: traces in, adapters, their answers and their cost out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgereason.core.bundle import Bundle
+
+pytestmark = pytest.mark.model
+
+RECIPE = """
+[base]
+name = "smollm2-135m"
+[lora]
+rank = 32
+[training]
+epochs = 1
+batch_rows = 2
+micro_rows = 2
+"""
+STUDY = """
+recipe = "recipe.toml"
+[axes]
+"lora.targets" = [["q_proj", "v_proj"]]
+[eval]
+task = "gsm8k"
+budget = 40
+temperature = 0.0
+"""
+
+
+def lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> list[str | Path]:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "study.toml").write_text(STUDY)
+    traces = [
+        {
+            "id": str(n),
+            "messages": [{"role": "user", "content": f"What is {n} + 1?"}],
+            "thinking": f"One more than {n} is {n + 1}.",
+            "answer": f"The final answer is {n + 1}.",
+            "source": "sums",
+        }
+        for n in range(4)
+    ]
+    questions = [{"id": f"q{n}", "question": f"What is {n} + 2?", "answer": f"{n + 2}"} for n in range(2)]
+    return [
+        tmp_path / "study.toml",
+        *("--traces", lines(tmp_path / "traces.jsonl", traces)),
+        *("--data", lines(tmp_path / "questions.jsonl", questions)),
+        *("-o", tmp_path / "out"),
+    ]
+
+
+def sweep(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgereason", "train", "sweep", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_every_recipe_is_trained_judged_and_timed_and_nothing_is_done_twice(study, tmp_path, smollm2):
+    done = sweep(*study)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    plain, few = json.loads((out / "sweep.json").read_text())["points"]
+    assert (plain["name"], few["name"]) == ("recipe", "lora.targets=q_proj+v_proj")
+    # Two of seven linears, and not the large ones.
+    assert 0 < few["adapter_bytes"] < plain["adapter_bytes"] / 3
+    for point in (plain, few):
+        assert point["n"] == 2
+        assert point["lora_tax_n1"] > 0.8
+        bundle = Bundle.read(out / point["name"] / "bundle")
+        assert bundle.adapter is not None
+        rows = (out / point["name"] / "eval" / "samples.jsonl").read_text().splitlines()
+        assert {json.loads(row)["route"] for row in rows} == {"think"}
+    assert "| lora.targets=q_proj+v_proj |" in done.stdout
+    # The same command again trains and asks nothing.
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".gguf", ".jsonl")}
+    again = sweep(*study)
+    assert again.returncode == 0, again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert again.stdout == done.stdout
+    # Another recipe under the same name is refused.
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
+    refused = sweep(*study)
+    assert refused.returncode == 1
+    assert "holds a run of another recipe" in refused.stderr
+    assert "Traceback" not in refused.stderr
