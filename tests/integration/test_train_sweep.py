@@ -11,7 +11,7 @@ import pytest
 
 from edgereason.core.bundle import Bundle
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 RECIPE = """
 [base]
@@ -84,10 +84,12 @@ def test_every_recipe_is_trained_judged_and_timed_and_nothing_is_done_twice(stud
         assert {json.loads(row)["route"] for row in rows} == {"think"}
     assert "| lora.targets=q_proj+v_proj |" in done.stdout
     # The same command again trains and asks nothing.
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".gguf", ".jsonl")}
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".gguf", ".jsonl")}
+    trained_at = {path: path.stat().st_mtime_ns for path in before if path.suffix == ".gguf"}
     again = sweep(*study)
     assert again.returncode == 0, again.stderr
-    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert before == {path: path.read_bytes() for path in before}
+    assert trained_at == {path: path.stat().st_mtime_ns for path in trained_at}
     assert again.stdout == done.stdout
     # Another recipe under the same name is refused.
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
