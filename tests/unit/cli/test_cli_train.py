@@ -132,6 +132,7 @@ def test_own_answers_end_in_a_sentence_and_an_interruption_in_how_to_go_on(
     ran = cli(*asked)
     assert ran.code == 0
     record = json.loads((out / "record.json").read_text())
-    mean_tokens = sum(row["num_tokens"] for row in map(json.loads, (out / "samples.jsonl").open())) / 4
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    mean_tokens = sum(row["num_tokens"] for row in rows) / 4
     assert ran.out == f"{out / 'samples.jsonl'}: 4 answers, {mean_tokens:.0f} tokens on average\n"
     assert {"date", "machine", "versions"} <= record.keys()
