@@ -24,7 +24,7 @@ def quantize(
     text: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Calibration text, repeatable: .txt, .raw, or rows with text, or question and solution."
+            help="Text, repeatable: .txt, .raw, or rows with text, messages, or question and solution."
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,

@@ -4,8 +4,7 @@
 
     questions ─ chat mode, one sample each ─→ samples.jsonl: {messages, answer, stop, …}  ─→ `quantize --text`
 
-Text of another hand is far from what a model says itself: a base that was trained on books lost hardly
-anything on books, and much more on its own worked solutions. Whether an answer is right does not matter here.
+Text of another hand is not what a model says itself. Whether an answer is right does not matter here.
 
 An answer is written when it ends: a kill loses what was running, and the same call goes on behind it. What
 runs beside an answer changes the rounding of a native batch, so another run gives other draws from the same
