@@ -68,7 +68,7 @@ def sweep(
         for number, point in enumerate(tries, 1):
             folder = output / point.name
             shown = _titled(show, f"{point.name} ({number} of {len(tries)})")
-            trained = _trained(folder, point) or learn(
+            trained = _trained(folder, point, traces) or learn(
                 point.recipe,
                 traces,
                 folder,
@@ -104,13 +104,19 @@ def _figures_on(show: Show) -> Callable[[Progress], None]:
     return lambda state: show(state.done, state.total, figures(state))
 
 
-def _trained(folder: Path, point: Point) -> dict[str, Any] | None:
-    """What an earlier call trained there, by the same recipe."""
+def _trained(folder: Path, point: Point, traces: list[Path]) -> dict[str, Any] | None:
+    """What an earlier call trained there, by the same recipe on the same traces."""
+    from edgereason.core.bundle import file_sha256
     from edgereason.errors import ConfigError
 
     record = _finished(folder / "record.json")
-    if record is not None and record["recipe"] != point.recipe.to_tables():
-        raise ConfigError(f"{folder} holds a run of another recipe: give a new folder (--output)")
+    if record is None:
+        return None
+    learned_from = [entry["sha256"] for entry in record["traces"]]
+    if record["recipe"] != point.recipe.to_tables() or learned_from != [file_sha256(one) for one in traces]:
+        raise ConfigError(
+            f"{folder} holds a run of another recipe or other traces: give a new folder (--output)"
+        )
     return record
 
 
