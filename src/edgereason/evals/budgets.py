@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
@@ -29,10 +28,9 @@ from edgereason.evals.metrics import clustered_interval
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.reasoning.batch import Batch
-from edgereason.reasoning.events import Answered
+from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
-from edgereason.reasoning.pipeline import drive_many
-from edgereason.reasoning.room import make_room
+from edgereason.reasoning.pipeline import Run
 
 _RUNNING: Final = 16
 """Streams that run at a time."""
@@ -131,7 +129,6 @@ def _truncated(
     should_stop: Callable[[], bool],
 ) -> Iterator[list[BudgetRow]]:
     """The rows of each trace, in the order in which they are done."""
-    batch = Batch(model.engine)
     requests = [
         replace(
             config.request(items[sample.id].question, sample.seed + trace.index),
@@ -141,19 +138,17 @@ def _truncated(
         )
         for sample, trace in traces
     ]
-    make_room(model, requests, most=-(-_RUNNING // len(limits)) + 1)
-    starts = [
-        partial(model.pipeline.truncate, request, _trace(trace, sample.seed), limits, batch)
-        for request, (sample, trace) in zip(requests, traces, strict=True)
-    ]
-    with closing(drive_many(starts, batch, max_running=_RUNNING)) as events:
-        for number, event in events:
-            if should_stop():
-                return
-            if isinstance(event, Answered):
-                sample, trace = traces[number]
-                candidates = zip(limits, event.response.candidates, strict=True)
-                yield [_row(items[sample.id], sample, trace, limit, cut) for limit, cut in candidates]
+
+    def start(number: int, batch: Batch) -> Run:
+        sample, trace = traces[number]
+        return model.pipeline.truncate(requests[number], _trace(trace, sample.seed), limits, batch)
+
+    answered = answer_many(model, requests, max_running=_RUNNING, start=start, should_stop=should_stop)
+    with closing(answered):
+        for number, response in answered:
+            sample, trace = traces[number]
+            candidates = zip(limits, response.candidates, strict=True)
+            yield [_row(items[sample.id], sample, trace, limit, cut) for limit, cut in candidates]
 
 
 def _row(item: Item, sample: Sample, trace: TraceRow, limit_tokens: int, cut: Candidate) -> BudgetRow:

@@ -2,7 +2,7 @@
 
 ::
 
-    items × repeats ─ not yet in samples.jsonl ─→ requests ─ drive_many, one batch ─→ rows, one by one
+    items × repeats ─ not yet in samples.jsonl ─→ requests ─ answer_many, one batch ─→ rows, one by one
 
 The same pipeline as `ask`. A row is written when its request ends, so a kill loses what was running and
 nothing else, and the same call goes on behind it. A row's seed comes from its question and repetition alone,
@@ -19,9 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from edgereason.core.answers import Kind, read_trace
 from edgereason.core.journal import Journal
@@ -45,14 +44,8 @@ from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.speed import Speed, TimedBatch
 from edgereason.evals.tasks.base import Item, Output, Preset
 from edgereason.hub.catalog import DEFAULT_MODEL
-from edgereason.reasoning.events import Answered
+from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
-from edgereason.reasoning.pipeline import drive_many
-from edgereason.reasoning.room import make_room
-
-_AHEAD: Final = 2
-"""With several streams a request, so many times the requests that fill the batch have room: the streams of
-the next ones run beside the last of those before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,19 +201,14 @@ def evaluate(
         ]
         total = len(samples) + len(pending)
         progress(_progress(samples, total, 0.0, speed))
-        if pending:
-            most = config.parallel if config.streams == 1 else _AHEAD * -(-config.parallel // config.streams)
-            make_room(model, requests, most)
         batch = TimedBatch(model.engine)
-        starts = [partial(model.pipeline.run, request, batch) for request in requests]
-        with closing(drive_many(starts, batch, max_running=config.parallel)) as events:
-            for index, event in events:
-                if should_stop():
-                    break
-                if not isinstance(event, Answered):
-                    continue
+        answered = answer_many(
+            model, requests, max_running=config.parallel, batch=batch, should_stop=should_stop
+        )
+        with closing(answered):
+            for index, response in answered:
                 item, repeat = pending[index]
-                sample = _sample(item, repeat, event.response)
+                sample = _sample(item, repeat, response)
                 journal.append(sample)
                 samples[sample.key] = sample
                 speed.add(

@@ -27,18 +27,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from edgereason.core.journal import Journal
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Response, Sampling
 from edgereason.errors import ConfigError, ContextOverflow
-from edgereason.reasoning.batch import Batch
-from edgereason.reasoning.events import Answered
+from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
-from edgereason.reasoning.pipeline import drive_many
-from edgereason.reasoning.room import make_room
 from edgereason.train.decontaminate import Evaluations, normalised
 from edgereason.train.questions import Question, Questions
 from edgereason.train.solutions import RULE, choose
@@ -60,9 +56,6 @@ INSTRUCTION: Final = (
     "inside \\boxed{}."
 )
 """What the teacher is told; the student never sees it."""
-
-_AHEAD: Final = 2
-"""So many times the requests that fill the batch have room: the next run beside the last of those before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,22 +300,18 @@ def _sample(
         progress(Progress(sum(map(len, samples.values())), total, speed))
 
     report()
-    if requests:
-        make_room(model, requests, _AHEAD * -(-config.parallel // config.samples))
-    batch = Batch(model.engine)
-    starts = [partial(model.pipeline.run, request, batch) for request in requests]
-    with closing(drive_many(starts, batch, max_running=config.parallel)) as events:
-        for index, event in events:
-            if should_stop():
-                return None
-            if isinstance(event, Answered):
-                question, first = pending[index]
-                rows = _rows(question, first, event.response)
-                journal.append(*rows)
-                samples.setdefault(question.id, []).extend(rows)
-                fresh_tokens += sum(row.num_tokens for row in rows)
-                report()
-    return samples
+    answered = answer_many(model, requests, max_running=config.parallel, should_stop=should_stop)
+    num_missing = len(requests)
+    with closing(answered):
+        for index, response in answered:
+            question, first = pending[index]
+            rows = _rows(question, first, response)
+            journal.append(*rows)
+            samples.setdefault(question.id, []).extend(rows)
+            num_missing -= 1
+            fresh_tokens += sum(row.num_tokens for row in rows)
+            report()
+    return None if num_missing else samples
 
 
 def _found(

@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -31,11 +30,8 @@ from edgereason.core.journal import SAMPLES, Journal
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Sampling, Stop
 from edgereason.errors import ConfigError
 from edgereason.hub.rows import Rows
-from edgereason.reasoning.batch import Batch
-from edgereason.reasoning.events import Answered
+from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
-from edgereason.reasoning.pipeline import drive_many
-from edgereason.reasoning.room import make_room
 from edgereason.train.decontaminate import question_of
 from edgereason.train.generate import Progress, sample_seed
 from edgereason.train.trace_folder import RECORD, claim_folder, length_summary, model_entry, source_entry
@@ -140,11 +136,13 @@ def answer(
     Raises:
         ConfigError: the folder holds something else, or a row has no question.
     """
-    asked = {
-        (rows.name, row_id(row)): config.request(question_of(row), row_id(row))
-        for rows in sources
-        for row in rows.rows[:limit]
-    }
+    asked: dict[tuple[str, str], Request] = {}
+    for rows_of_source in sources:
+        for row in rows_of_source.rows[:limit]:
+            key = rows_of_source.name, row_id(row)
+            if key in asked:
+                row.fail("id", f"is {key[1]!r}, as in a row before; expected every id once")
+            asked[key] = config.request(question_of(row), key[1])
     teacher = model_entry(model.engine)
     run = {"model": teacher["sha256"] or teacher["name"]}
     run |= {name: value for name, value in asdict(config).items() if name != "parallel"}
@@ -152,27 +150,25 @@ def answer(
     with Journal(folder, OwnAnswer) as journal:
         rows = {row.key: row for row in journal.found if row.key in asked}
         pending = [key for key in asked if key not in rows]
-        batch = Batch(model.engine)
-        if pending:
-            make_room(model, [asked[key] for key in pending], config.parallel)
-        starts = [partial(model.pipeline.run, asked[key], batch) for key in pending]
-        with closing(drive_many(starts, batch, max_running=config.parallel)) as events:
-            for index, event in events:
-                if should_stop():
-                    return None
-                if isinstance(event, Answered):
-                    source, question_id = key = pending[index]
-                    trace = event.response.candidates[0].trace
-                    said = Message("assistant", trace.text)
-                    rows[key] = OwnAnswer(
-                        id=question_id,
-                        source=source,
-                        messages=(*asked[key].messages, said),
-                        num_tokens=trace.num_tokens,
-                        stop=trace.stop,
-                    )
-                    journal.append(rows[key])
-                    progress(Progress(len(rows), len(asked), None))
+        answered = answer_many(
+            model, [asked[key] for key in pending], max_running=config.parallel, should_stop=should_stop
+        )
+        with closing(answered):
+            for index, response in answered:
+                source, question_id = key = pending[index]
+                trace = response.candidates[0].trace
+                said = Message("assistant", trace.text)
+                rows[key] = OwnAnswer(
+                    id=question_id,
+                    source=source,
+                    messages=(*asked[key].messages, said),
+                    num_tokens=trace.num_tokens,
+                    stop=trace.stop,
+                )
+                journal.append(rows[key])
+                progress(Progress(len(rows), len(asked), None))
+    if len(rows) < len(asked):
+        return None
     record = {
         "format": FORMAT,
         "run": run,

@@ -65,6 +65,14 @@ def test_a_stopped_run_goes_on_behind_what_is_written_and_more_questions_join_it
     assert len(rows_of(folder)) == 6
 
 
+def test_two_questions_with_one_id_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    path.write_text('{"id": "q", "prompt": "Why?"}\n{"id": "q", "prompt": "How?"}\n')
+    with pytest.raises(ConfigError, match="line 2.*id is 'q', as in a row before"):
+        make(tmp_path / "run", path)
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_settings_or_a_folder_of_traces_are_refused(asked: Path, tmp_path: Path) -> None:
     make(tmp_path / "run", asked)
     with pytest.raises(ConfigError, match="max_tokens: 40 there, 41 now"):

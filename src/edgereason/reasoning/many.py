@@ -1,0 +1,88 @@
+"""Many requests in one batch: room is made for them, they run, and their responses come as they end.
+
+::
+
+    requests ─ a context as large as they need, and as the machine bears ─ drive_many ─→ (index, response) …
+
+Knows requests and this machine's memory; does not know what the requests are for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Final
+
+from edgereason.core.types import Request, Response
+from edgereason.errors import ContextOverflow
+from edgereason.reasoning.batch import Batch
+from edgereason.reasoning.events import Answered
+from edgereason.reasoning.model import Model
+from edgereason.reasoning.pipeline import Run, drive_many
+
+_MEMORY_SHARE: Final = 0.4
+"""Most of this machine's memory that the context takes; fewer requests run at a time then."""
+
+_AHEAD: Final = 2
+"""With several streams a request, so many times the requests that fill the batch have room: the streams of
+the next ones run beside the last of those before."""
+
+
+def answer_many(
+    model: Model,
+    requests: Sequence[Request],
+    *,
+    max_running: int,
+    batch: Batch | None = None,
+    start: Callable[[int, Batch], Run] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Generator[tuple[int, Response], None, None]:
+    """Answers many requests, as many at a time as there is room for.
+
+    Args:
+        model: answers; nobody else may use it meanwhile.
+        requests: in the order in which they are started; none is fine.
+        max_running: no further request is started while so many streams run.
+        batch: of the model's engine; one of its own without it.
+        start: makes the run of the request with this index, where it is not `Pipeline.run`.
+        should_stop: asked between steps; once true, what runs is dropped and the iteration ends.
+
+    Yields:
+        (index of the request, its response), in the order in which they end.
+
+    Raises:
+        ContextOverflow: a request does not fit; nothing was generated then.
+        RequestError: a setting is out of range; nothing was generated then.
+    """
+    if not requests:
+        return
+    batch = batch or Batch(model.engine)
+    _make_room(model, requests, max_running)
+    if start is None:
+        starts = [partial(model.pipeline.run, request, batch) for request in requests]
+    else:
+        starts = [partial(start, index, batch) for index in range(len(requests))]
+    with closing(drive_many(starts, batch, max_running=max_running)) as events:
+        for index, event in events:
+            if should_stop():
+                return
+            if isinstance(event, Answered):
+                yield index, event.response
+
+
+def _make_room(model: Model, requests: Sequence[Request], max_running: int) -> None:
+    """Makes the context as large as the dearest requests that run at a time need, if the memory allows."""
+    streams = max(request.streams for request in requests)
+    most = max_running if streams == 1 else _AHEAD * -(-max_running // streams)
+    rooms = sorted((model.pipeline.room(request) for request in requests), reverse=True)
+    chosen = rooms[:most]
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    bearable = int(_MEMORY_SHARE * memory_bytes) // model.info.kv_bytes_per_cell
+    cells = max(rooms[0][0], min(sum(cells for cells, _ in chosen), bearable))
+    sequences = sum(sequences for _, sequences in chosen)
+    try:
+        model.engine.reserve(cells=cells, sequences=sequences).close()
+    except ContextOverflow:  # a context of fixed size: what fits runs, unless not even one would
+        model.engine.reserve(cells=rooms[0][0], sequences=rooms[0][1]).close()
