@@ -11,6 +11,7 @@ Owns the order of the work and its record. Does not know how an adapter is train
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -52,11 +53,17 @@ def sweep(
     from edgereason.cli.train_sft import learn, require_training
     from edgereason.config import parse, read_toml
     from edgereason.core.bundle import write_atomically
+    from edgereason.errors import ConfigError
     from edgereason.evals.evaluate import EvalConfig
     from edgereason.evals.record import about
     from edgereason.evals.runs import run_task
 
     require_training()
+    if (num_processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(
+            f"train sweep is one process, and {num_processes} were started: start it without "
+            "`accelerate launch`; `train sft` can be spread over processes"
+        )
     from edgereason.train.grid import points, read_study
 
     tables = read_toml(study)

@@ -136,3 +136,11 @@ def test_own_answers_end_in_a_sentence_and_an_interruption_in_how_to_go_on(
     mean_tokens = sum(row["num_tokens"] for row in rows) / 4
     assert ran.out == f"{out / 'samples.jsonl'}: 4 answers, {mean_tokens:.0f} tokens on average\n"
     assert {"date", "machine", "versions"} <= record.keys()
+
+
+def test_a_sweep_over_processes_is_refused(cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ran = cli("train", "sweep", "study.toml", "--traces", "t.jsonl", "-o", str(tmp_path / "out"))
+    assert ran.code == FAILED
+    assert "is one process, and 2 were started" in ran.err
+    assert not (tmp_path / "out").exists()

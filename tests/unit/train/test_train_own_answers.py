@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_behind_what_is_written_and_more_questions_join_it
 def test_two_questions_with_one_id_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "asked.jsonl"
     path.write_text('{"id": "q", "prompt": "Why?"}\n{"id": "q", "prompt": "How?"}\n')
-    with pytest.raises(ConfigError, match="line 2.*id is 'q', as in a row before"):
+    with pytest.raises(ConfigError, match=r"line 2.*id is 'q', as in a row before"):
         make(tmp_path / "run", path)
     assert not (tmp_path / "run").exists()
 
