@@ -6,6 +6,7 @@
     train traces --from …        traces that somebody else made, in our schema
     train answers                what a model says itself (`train_answers.py`)
     train sft, train export      an adapter from traces, and a bundle of it (`train_sft.py`)
+    train heads                  switcher and verifier (`train_heads.py`)
     train sweep                  several recipes, each trained, evaluated and timed (`train_sweep.py`)
 
 Owns the options, and which of them go together. Does not know how traces are made, read or chosen.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgereason.cli.train_answers import answers
+from edgereason.cli.train_heads import heads_app
 from edgereason.cli.train_sft import export, sft
 from edgereason.cli.train_sweep import sweep
 
@@ -35,6 +37,7 @@ train_app.command()(answers)
 train_app.command()(sft)
 train_app.command()(export)
 train_app.command()(sweep)
+train_app.add_typer(heads_app)
 
 
 class Format(StrEnum):

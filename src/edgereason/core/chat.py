@@ -36,6 +36,8 @@ CLOSING_TAG: Final = "</think>"
 STUB: Final = "The final answer is "
 LEAD_IN: Final = "Let me work this out step by step.\n"
 """Elicits thinking from a base that has no adapter yet; stands after the opening, never in the prompt."""
+VERIFICATION: Final = "Is this solution correct? Answer yes or no."
+"""What a verifier's state follows on: the user's next turn, put to a finished trace."""
 
 
 class Tokenize(Protocol):
@@ -108,21 +110,31 @@ class ChatTemplate:
             ModelFileError: the template does not render these messages.
         """
         contents = [strip_thinking(m.content) if m.role == "assistant" else m.content for m in messages]
-        marks = [f"\ue000{i}\ue001" for i in range(len(contents))]
-        rendered = self._render(
-            [{"role": m.role, "content": c} for m, c in zip(messages, marks, strict=True)]
-        )
+        rendered = self._render([m.role for m in messages])
         if self.add_bos and not rendered.startswith(self.bos):
             rendered = self.bos + rendered
-        ids: list[int] = []
-        for part in re.split("(\ue000\\d+\ue001)", rendered):
-            if part.startswith("\ue000"):
-                ids += tokenize(contents[int(part[1:-1])])
-            elif part:
-                ids += tokenize(part, special=True)
-        return tuple(ids)
+        return _ids(rendered, contents, tokenize)
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def next_turn(self, content: str, tokenize: Tokenize) -> tuple[int, ...]:
+        """Ids of what follows on an assistant's text whose turn has not been ended.
+
+        That is the end of its turn, the user's next turn, which says `content`, and the generation prompt:
+        with them a trace can be asked about on its own cells. Tokenized piece by piece, as in `encode`.
+
+        Raises:
+            ModelFileError: the template does not render a conversation of two questions as it stands.
+        """
+        _, answer, rest = self._render(["user", "assistant", "user"]).partition(_mark(1))
+        if not answer or rest.count(_mark(2)) != 1:
+            raise ModelFileError(
+                "the model's chat template does not put a second question behind an answer: "
+                "use another model, or one with another template"
+            )
+        return _ids(rest, ["", "", content], tokenize)
+
+    def _render(self, roles: Sequence[str]) -> str:
+        """A conversation of these roles, each content a mark, with the generation prompt."""
+        messages = [{"role": role, "content": _mark(i)} for i, role in enumerate(roles)]
         try:
             return _compile(self.source).render(
                 messages=messages, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos
@@ -155,6 +167,22 @@ def strip_thinking(text: str) -> str:
     if not text.lstrip().startswith(OPENING.strip()):
         return text
     return split_thinking(text)[1] or ""
+
+
+def _mark(index: int) -> str:
+    """Stands in a rendered template for the content of a message."""
+    return f"\ue000{index}\ue001"
+
+
+def _ids(rendered: str, contents: Sequence[str], tokenize: Tokenize) -> tuple[int, ...]:
+    """Ids of a rendered template, and of the contents where their marks stand."""
+    ids: list[int] = []
+    for part in re.split("(\ue000\\d+\ue001)", rendered):
+        if part.startswith("\ue000"):
+            ids += tokenize(contents[int(part[1:-1])])
+        elif part:
+            ids += tokenize(part, special=True)
+    return tuple(ids)
 
 
 def _raise_exception(message: str) -> NoReturn:

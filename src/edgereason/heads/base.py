@@ -7,6 +7,7 @@ arrays; they don't know engines, texts or votes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,10 @@ class PromptReader(Protocol):
         """Probability in [0, 1] that the prompt read so far needs thinking."""
         ...
 
+    def state(self) -> dict[str, Array]:
+        """All that it has taken in, in a few small arrays, for `Switcher.reader`."""
+        ...
+
 
 class Switcher(Protocol):
     """Decides between chat and think."""
@@ -35,8 +40,14 @@ class Switcher(Protocol):
         """Think at or above this probability."""
         ...
 
-    def reader(self) -> PromptReader:
-        """A reader for one prompt."""
+    def reader(self, state: Mapping[str, Array] | None = None) -> PromptReader:
+        """A reader for one prompt, from its start or from where a reader with this state was.
+
+        A reader that goes on from a state gives the very results that the first one would have given.
+
+        Raises:
+            BundleError: the state is not one of this switcher's readers.
+        """
         ...
 
 

@@ -8,20 +8,32 @@ alpha 0.5)::
 Deviations: the states are the penultimate layer's (`engine.tap` says why); each row is scaled to length 1
 before it is averaged, and position 0 is left out, an attention sink whose norm is several times the others'.
 
-Prefill hands over its own chunks, and a conversation goes on later: the state here is all that must be kept,
-and where the pushes are cut does not matter. Knows arrays; does not know engines or what is decided.
+Prefill hands over its own chunks, and a conversation goes on later: `state` is all that must be kept, and
+where the pushes are cut does not matter. Knows arrays; does not know engines or what is decided.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, Self
 
 import numpy as np
 
+from edgereason.errors import BundleError
 from edgereason.heads.base import Array
 
 CHUNK_TOKENS: Final = 128
 ALPHA: Final = 0.5
+SKIPPED_TOKENS: Final = 1
+
+DEFINITION: Final[Mapping[str, Any]] = {
+    "layer": -2,
+    "rows": "length 1",
+    "skipped_tokens": SKIPPED_TOKENS,
+    "chunk_tokens": CHUNK_TOKENS,
+    "alpha": ALPHA,
+}
+"""What a file of heads says its switcher was trained on; `layer` counts from the end, −1 is the last."""
 
 
 class PromptFeatures:
@@ -31,12 +43,39 @@ class PromptFeatures:
         self._average: Array | None = None
         self._chunk_sum = np.zeros(hidden_size, np.float32)
         self._chunk_tokens = 0
-        self._seen_tokens = 0
+        self._skipped_tokens = 0
+
+    @classmethod
+    def restored(cls, hidden_size: int, state: Mapping[str, Array]) -> Self:
+        """Goes on where other features were: what is pushed now gives the very same bits.
+
+        Raises:
+            BundleError: that is no state of features of this size.
+        """
+        features = cls(hidden_size)
+        shapes = {name: array.shape for name, array in state.items()}
+        expected: dict[str, tuple[int, ...]] = {"chunk_sum": (hidden_size,), "tokens": (2,)}
+        if shapes not in (expected, {**expected, "average": (hidden_size,)}):
+            raise BundleError(
+                f"a saved switcher state has arrays {shapes}, expected {expected} and perhaps an average: "
+                "encode the prompt again"
+            )
+        features._chunk_sum = np.array(state["chunk_sum"], np.float32)
+        features._chunk_tokens, features._skipped_tokens = (int(count) for count in state["tokens"])
+        if "average" in state:
+            features._average = np.array(state["average"], np.float32)
+        return features
+
+    def state(self) -> dict[str, Array]:
+        """All that was taken in: ``chunk_sum`` (H,), ``tokens`` (2,), and ``average`` (H,) after a chunk."""
+        counts = np.array([self._chunk_tokens, self._skipped_tokens], np.float32)  # both small, so exact
+        state: dict[str, Array] = {"chunk_sum": self._chunk_sum.copy(), "tokens": counts}
+        return state if self._average is None else state | {"average": self._average.copy()}
 
     def push(self, states: Array) -> None:
         """The next tokens' rows, (T, H) float32, in order."""
-        rows = states if self._seen_tokens else states[1:]
-        self._seen_tokens += len(states)
+        rows = states[SKIPPED_TOKENS - self._skipped_tokens :]
+        self._skipped_tokens += len(states) - len(rows)
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         while len(rows):
             taken = rows[: CHUNK_TOKENS - self._chunk_tokens]

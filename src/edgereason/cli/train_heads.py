@@ -1,0 +1,236 @@
+"""`edgereason train heads`: the switcher, from labelled prompts; the verifier, from a model's own traces.
+
+Owns the options. Does not know how states are taken, nor how heads are trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edgereason.cli.eval_progress import Show
+    from edgereason.reasoning.model import Model
+
+heads_app = typer.Typer(name="heads", no_args_is_help=True)
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder of states, head and record; one that is there goes on.")
+]
+Into = Annotated[
+    Path | None,
+    typer.Option(help="A file of heads that gets this head too, beside or in place of what it holds."),
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="Store weights in 8 bits.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each source.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the record.")]
+Named = Annotated[str | None, typer.Option("--model", help="A name of `edgereason models`, or a GGUF file.")]
+
+
+@heads_app.callback()
+def _heads() -> None:
+    """Train the switcher and the verifier of a bundle, on states of the engine that will run them."""
+
+
+@heads_app.command("switcher")
+def switcher(
+    prompts: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE", help="Rows {id, prompt, label 0 or 1, source}; repeatable."),
+    ],
+    output: Output,
+    test: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="More such rows, which are only judged; repeatable."),
+    ] = None,
+    model: Named = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle: its base counts.")] = None,
+    into: Into = None,
+    int8: Int8 = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of splits, first weights and noise.")] = 0,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the switcher, which decides between chat and think; stopped or killed, it goes on."""
+    from edgereason.cli.eval_progress import progress_display
+    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.evals.record import about
+
+    _require_training(threads, model, bundle)
+    from edgereason.heads.file import Storage
+    from edgereason.train.head_mlp import MlpConfig
+    from edgereason.train.prompt_states import read_prompts
+    from edgereason.train.switcher import SwitcherConfig, train_switcher
+
+    config = SwitcherConfig(mlp=MlpConfig(seed=seed), seed=seed)
+    learned, judged = ([read_prompts(path) for path in paths] for paths in (prompts, test or []))
+    with (
+        stop_on_interrupt() as should_stop,
+        progress_display() as show,
+        _loaded(model, bundle, threads, into) as loaded,
+    ):
+        record = train_switcher(
+            output,
+            config,
+            learned,
+            judged,
+            model=loaded,
+            storage=Storage.INT8 if int8 else Storage.F32,
+            about=about(threads),
+            progress=_by_stage(show),
+            should_stop=should_stop,
+        )
+    _end(record, output, into, as_json=as_json)
+
+
+@heads_app.command("verifier")
+def verifier(
+    questions: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FILE|reasoning-gym:NAME[:COUNT]", help="Questions with right answers; repeatable."
+        ),
+    ],
+    output: Output,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Evaluation file whose questions are left out (13 words in a row); repeatable.",
+        ),
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="More questions, which are only judged; repeatable."),
+    ] = None,
+    model: Named = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle, whose adapter thinks.")] = None,
+    into: Into = None,
+    samples: Annotated[int | None, typer.Option(help="Traces of each question. [8]")] = None,
+    temperature: Annotated[float | None, typer.Option(help="[0.7]")] = None,
+    budget: Annotated[int | None, typer.Option(help="Most tokens of a trace. [512]")] = None,
+    int8: Int8 = False,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of draws and splits.")] = 0,
+    parallel: Annotated[int | None, typer.Option(help="Traces that run at a time. [16]")] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the verifier, which scores finished traces; stopped or killed, it goes on."""
+    from edgereason.cli.eval_progress import progress_display
+    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.evals.record import about
+
+    _require_training(threads, model, bundle)
+    from edgereason.heads.file import Storage
+    from edgereason.train.decontaminate import Evaluations
+    from edgereason.train.questions import read_questions
+    from edgereason.train.trace_states import TraceConfig
+    from edgereason.train.verifier import VerifierConfig, train_verifier
+
+    options = {"samples": samples, "temperature": temperature, "budget": budget, "parallel": parallel}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    config = VerifierConfig(traces=TraceConfig(seed=seed, **given), seed=seed)
+    learned, judged = (
+        [read_questions(one, limit=limit, seed=seed) for one in sources]
+        for sources in (questions, test or [])
+    )
+    known = Evaluations.read(against or ())
+    with (
+        stop_on_interrupt() as should_stop,
+        progress_display() as show,
+        _loaded(model, bundle, threads, into) as loaded,
+    ):
+        record = train_verifier(
+            output,
+            config,
+            learned,
+            known,
+            judged,
+            model=loaded,
+            storage=Storage.INT8 if int8 else Storage.F32,
+            about=about(threads),
+            progress=_by_stage(show),
+            should_stop=should_stop,
+        )
+    _end(record, output, into, as_json=as_json)
+
+
+def _require_training(threads: int | None, model: str | None, bundle: Path | None) -> None:
+    """Refuses to begin without torch, or with two models."""
+    from edgereason.engine.params import usable_cores
+    from edgereason.hub.rows import import_optional
+
+    if model is not None and bundle is not None:
+        raise typer.BadParameter("a bundle brings its model: give one of the two", param_hint="'--model'")
+    torch = import_optional("torch", "heads are trained", extra="train")
+    torch.set_num_threads(threads or usable_cores())
+
+
+@contextmanager
+def _loaded(
+    model: str | None, bundle: Path | None, threads: int | None, into: Path | None
+) -> Iterator[Model]:
+    """The model that will run, without the heads that its bundle may have; `into` may get its heads."""
+    from edgereason.cli.pull import display, fetch
+    from edgereason.core.bundle import Bundle
+    from edgereason.heads.file import Heads, read_heads
+    from edgereason.hub.catalog import DEFAULT_MODEL
+    from edgereason.reasoning.model import load
+    from edgereason.train.head_states import base_sha256
+
+    if bundle is None:
+        opened = load(fetch(model or DEFAULT_MODEL), threads=threads)
+    else:
+        Bundle.read(bundle)  # so that a folder that is no bundle is not taken for the name of a model
+        with display() as (report, notice):
+            opened = load(bundle, threads=threads, use_heads=False, progress=report, notice=notice)
+    with opened as loaded:
+        if into is not None and into.exists():  # refused now, not after hours
+            Heads(base_sha256=base_sha256(loaded)).merged(read_heads(into))
+        yield loaded
+
+
+def _by_stage(show: Show) -> Callable[[str, int, int], None]:
+    """Shows every stage with its own time left."""
+    from edgereason.cli.eval_progress import timed
+
+    stages: dict[str, Callable[[int, int], None]] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in stages:
+            stages[stage] = timed(lambda done, total, left: show(done, total, f"{stage}, {left}"))
+        stages[stage](done, total)
+
+    return report
+
+
+def _end(record: dict[str, Any] | None, output: Path, into: Path | None, *, as_json: bool) -> None:
+    """Says how it ended, after the head has gone where it is wanted too."""
+    from edgereason.heads.file import merge_heads, read_heads
+
+    if record is None:
+        typer.echo(f"stopped: the same command with -o {output} goes on", err=True)
+        raise typer.Exit(130)
+    path = output / record["heads"]["name"]
+    if into is not None:
+        merge_heads(into, read_heads(path))
+    typer.echo(json.dumps(record, ensure_ascii=False) if as_json else _sentence(record, into or path))
+
+
+def _sentence(record: dict[str, Any], path: Path) -> str:
+    """How well the head judges what it has not learned from."""
+    parts = []
+    for name, figures in record["reliability"].items():
+        if name != "train":
+            ranks = (
+                "no AUROC (one label only)" if figures["auroc"] is None else f"AUROC {figures['auroc']:.3f}"
+            )
+            parts.append(f"{name}: {ranks}, ECE {figures['ece']:.3f} of {figures['n']}")
+    return f"{path}: {record['head']}; " + "; ".join(parts)

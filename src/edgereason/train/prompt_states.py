@@ -1,0 +1,198 @@
+"""What the switcher learns from: prompts with a label each, and the features that the engine makes of them.
+
+::
+
+    {id, prompt, label, source}  ─ rendered as a chat request is ─ prefilled by the base ─→ features (H,)
+
+`messages` may stand in place of a prompt. Features are what a `SwitcherReader` will see of the same prompt at
+run time: same template, same engine, same weights. They depend on nothing else, so a prompt is read once,
+whatever file it stands in and whatever its label.
+
+Knows prompts and engines; does not know how a head is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from edgereason.core.chat import ChatTemplate
+from edgereason.core.types import Message
+from edgereason.engine.base import Engine
+from edgereason.errors import ConfigError
+from edgereason.heads.features import PromptFeatures
+from edgereason.hub.rows import Row, read_file
+from edgereason.train.decontaminate import question_of
+from edgereason.train.head_states import StateJournal
+from edgereason.train.trace_folder import source_entry
+from edgereason.train.traces import row_id, turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt and whether it needs thinking; `place` is where it stands, for messages."""
+
+    id: str
+    messages: tuple[Message, ...]
+    label: bool
+    source: str
+    place: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that its features depend on, beside the model."""
+        said = json.dumps([[message.role, message.content] for message in self.messages])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    @property
+    def question(self) -> str:
+        """The last user message."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """Prompts of one file; `entry` is what the record says of it."""
+
+    entry: Mapping[str, Any]
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRow:
+    """A prompt whose features are there."""
+
+    sha256: str
+    id: str
+    source: str
+    num_tokens: int
+
+    @property
+    def key(self) -> str:
+        """What identifies the row in its run."""
+        return self.sha256
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        """The row that was written."""
+        return cls(**row)
+
+
+def read_prompts(path: Path) -> Prompts:
+    """The prompts of a file, each of them once.
+
+    Raises:
+        ConfigError: a row has no prompt or no label, or a prompt has two; the message names file and line.
+    """
+    rows = read_file(path)
+    found: dict[str, Prompt] = {}
+    for row in rows.rows:
+        prompt = _prompt(row)
+        before = found.setdefault(prompt.sha256, prompt)
+        if before.label != prompt.label:
+            row.fail(
+                "label", f"is {int(prompt.label)}, and {int(before.label)} at {before.place}; expected one"
+            )
+    return Prompts(entry=source_entry(rows), prompts=tuple(found.values()))
+
+
+def _prompt(row: Row) -> Prompt:
+    label = row.value("label")
+    if label not in (0, 1) or not isinstance(label, int):
+        row.fail("label", f"is {label!r}; expected 0 (easy) or 1 (needs thinking)")
+    if "messages" in row.values:
+        messages = turns(row, "messages")
+        if messages[-1].role != "user":
+            row.fail("messages", "end with another's turn; expected the user's last")
+    else:
+        messages = (Message("user", question_of(row)),)
+    return Prompt(
+        id=row_id(row),
+        messages=messages,
+        label=bool(label),
+        source=row.text("source") if row.has("source") else row.source,
+        place=row.place,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStates:
+    """Prefills prompts and takes their features.
+
+    Args:
+        engine: nobody else may use it meanwhile.
+    """
+
+    engine: Engine
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Ids of the prompt, as the pipeline encodes a request of these messages."""
+        info = self.engine.info
+        template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
+        return template.encode(prompt.messages, self.engine.tokenize)
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether the context can hold the prompt."""
+        return len(self.encode(prompt)) <= self.engine.context_tokens
+
+    def collect(
+        self,
+        journal: StateJournal[PromptRow],
+        prompts: Sequence[Prompt],
+        progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> bool:
+        """Adds the features of prompts that are not in the journal yet; False if stopped before the last.
+
+        Args:
+            prompts: all of them fit.
+            progress: told after every prompt.
+            should_stop: asked between chunks of prompts; what is written stays.
+        """
+        there = {row.key for row in journal.rows}
+        missing = {prompt.sha256: prompt for prompt in prompts if prompt.sha256 not in there}
+        total = len({prompt.sha256 for prompt in prompts})
+        encoded = {key: self.encode(prompt) for key, prompt in missing.items()}
+        progress(total - len(missing), total)
+        if not missing:
+            return True
+        with self.engine.reserve(cells=max(map(len, encoded.values())), sequences=1):
+            for done, (key, prompt) in enumerate(missing.items(), total - len(missing) + 1):
+                features = self._features(encoded[key], should_stop)
+                if features is None:
+                    return False
+                row = PromptRow(sha256=key, id=prompt.id, source=prompt.source, num_tokens=len(encoded[key]))
+                journal.append([row], features.value()[None])
+                progress(done, total)
+        return True
+
+    def _features(self, ids: Sequence[int], should_stop: Callable[[], bool]) -> PromptFeatures | None:
+        features = PromptFeatures(self.engine.info.hidden_size)
+        sequence = self.engine.new_sequence()
+        try:
+            is_whole = self.engine.encode(sequence, ids, on_states=features.push, should_stop=should_stop)
+        finally:
+            self.engine.release(sequence)
+        return features if is_whole and not should_stop() else None
+
+
+def require_both_labels(prompts: Sequence[Prompt], what: str) -> None:
+    """Refuses prompts that are all easy, or all hard.
+
+    Raises:
+        ConfigError: they are.
+    """
+    num_true = sum(prompt.label for prompt in prompts)
+    if num_true in (0, len(prompts)):
+        raise ConfigError(
+            f"{what}: {len(prompts)} prompts, {num_true} of them labelled 1; a switcher needs both labels: "
+            "add prompts of the other"
+        )

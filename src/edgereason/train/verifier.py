@@ -1,0 +1,281 @@
+"""The verifier's training: questions with right answers in, a head and its record out.
+
+::
+
+    questions ─ that no evaluation asks ─ K traces each, graded ─┬─ train     folds choose λ and calibrate
+                                                                 └─ held out  only judged, as test files are
+
+All traces of a question stand on one side. A folder goes on where it stands, and is trained again at once
+where all traces are there.
+
+Source: paper section 6. Deviation: folds instead of one validation part, since questions are few here.
+
+Knows questions, traces and the record; does not know terminals.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from edgereason.core.chat import VERIFICATION
+from edgereason.errors import ConfigError
+from edgereason.heads.base import Array
+from edgereason.heads.file import Heads, Storage
+from edgereason.heads.reliability import auroc_within
+from edgereason.heads.switcher import sigmoid
+from edgereason.heads.verifier import LinearVerifier
+from edgereason.reasoning.model import Model
+from edgereason.train.decontaminate import Evaluations, normalised
+from edgereason.train.head_linear import (
+    Calibration,
+    CrossValidated,
+    Linear,
+    Scale,
+    calibrate,
+    calibrated_linear,
+    cross_validate,
+    train_logistic,
+)
+from edgereason.train.head_splits import grouped, stratified
+from edgereason.train.head_states import StateJournal, base_sha256
+from edgereason.train.heads import (
+    FORMAT,
+    Progress,
+    both,
+    calibration_entry,
+    finish,
+    judge,
+    require_names,
+    store,
+)
+from edgereason.train.questions import Question, Questions
+from edgereason.train.trace_folder import claim_folder, length_summary, model_entry
+from edgereason.train.trace_states import Samples, TraceConfig, TraceStateRow, collect, verification_ids
+
+MIN_QUESTIONS: Final = 20
+"""Fewer could not be split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierConfig:
+    """How a verifier is trained.
+
+    Attributes:
+        l2: terms to choose among.
+        folds: of the questions that are learned from.
+        held_out_share: of the questions.
+        seed: of the splits.
+    """
+
+    traces: TraceConfig = field(default_factory=TraceConfig)
+    l2: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+    folds: int = 5
+    held_out_share: float = 0.15
+    seed: int = 0
+
+
+def train_verifier(
+    folder: Path,
+    config: VerifierConfig,
+    sources: Sequence[Questions],
+    against: Evaluations,
+    tests: Sequence[Questions] = (),
+    *,
+    model: Model,
+    storage: Storage = Storage.F32,
+    about: Mapping[str, Any] | None = None,
+    progress: Progress = lambda what, done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Trains a verifier, or goes on where `folder` stands.
+
+    More questions or more samples go on with the traces that are there; another model, adapter or other
+    sampling is refused.
+
+    Args:
+        folder: of traces, states, head and record; made if it is not there.
+        config: how.
+        sources: questions to learn from, and to hold out of.
+        against: evaluations; what they ask is not learned from.
+        tests: questions that are only judged; what they ask is not learned from either.
+        model: with the adapter that will run; nobody else may use it meanwhile.
+        storage: of the weights.
+        about: what else the record says, such as date and machine.
+        progress: told after every question and every fold.
+        should_stop: asked between steps; once true, the traces that are written stay.
+
+    Returns:
+        The record; None if it was stopped.
+
+    Raises:
+        ConfigError: too few questions, traces that are all right or all wrong, two questions with one id, or
+            a folder that holds something else.
+    """
+    require_names([one.entry for one in (*sources, *tests)])
+    counts: Counter[str] = Counter()
+    asked_by_tests = Evaluations.of(question.text for test in tests for question in test.questions)
+    learned = _to_learn(sources, both(against, asked_by_tests), counts)
+    judged = [question for test in tests for question in test.questions]
+    everything = [*learned, *judged]
+    _require_ids(everything)
+    if len(learned) < MIN_QUESTIONS:
+        raise ConfigError(
+            f"a verifier needs {MIN_QUESTIONS} questions that no evaluation asks, got {len(learned)}: add "
+            "questions (--questions, --limit)"
+        )
+    base, bundle = base_sha256(model), model.bundle
+    adapter = bundle.adapter_sha256 if bundle else None
+    run = {
+        "head": "verifier",
+        "base": base,
+        "adapter": adapter,
+        "buckets": list(bundle.buckets) if bundle else [],
+        "verification": VERIFICATION,
+        **config.traces.run,
+    }
+    claim_folder(folder, run, FORMAT)
+    with StateJournal(folder, TraceStateRow, model.info.hidden_size) as journal:
+        sampled = partial(progress, "samples")
+        if not collect(journal, config.traces, everything, model, sampled, should_stop):
+            return None
+        samples = Samples.of(journal).only(lambda row: row.number < config.traces.samples)
+    train, held_out = _split(samples, learned, config)
+    _require_enough(train, config.folds)
+    fitted = _fit(train, config, progress, should_stop)
+    if fitted is None:
+        return None
+    made = Heads(
+        base_sha256=base,
+        adapter_sha256=adapter,
+        verifier=fitted.head(verification_ids(model.engine)),
+        storage=storage,
+    )
+    heads = store(folder, made)
+    assert heads.verifier is not None
+    sets = {"train": train, "held_out": held_out}
+    sets |= {test.entry["name"]: samples.about(test.questions) for test in tests}
+    reliability = {"validation": _judge(fitted.p_left_out, train)} | {
+        name: _judge(heads.verifier.score(of_set.states), of_set)
+        for name, of_set in sets.items()
+        if of_set.rows
+    }
+    asked = samples.about(everything)
+    counts["question_too_long"] = len(everything) - len(set(asked.questions))
+    record = {
+        "head": "verifier",
+        "model": model_entry(model.engine),
+        "verification_ids": list(heads.verifier.prompt_ids),
+        "config": asdict(config),
+        "questions": [dict(one.entry) for one in sources],
+        "against": list(against.files),
+        "tests": [dict(one.entry) for one in tests],
+        "counts": dict(counts),
+        "splits": {name: of_set.counts for name, of_set in sets.items()},
+        "stops": Counter(str(row.stop) for row in asked.rows),
+        "tokens": length_summary([row.num_tokens for row in asked.rows]),
+        "fit": {
+            "l2": fitted.found.l2,
+            "validation_loss": {f"{l2:g}": loss for l2, loss in fitted.found.losses.items()},
+        },
+        "calibration": calibration_entry(fitted.calibration),
+        "reliability": reliability,
+        **(about or {}),
+    }
+    return finish(folder, run, heads, record)
+
+
+def _to_learn(sources: Sequence[Questions], known: Evaluations, counts: Counter[str]) -> list[Question]:
+    """Questions that no evaluation asks, each once; what is left out is counted."""
+    counts.update(dict.fromkeys(("questions", "without_answer", "contaminated", "duplicate_questions"), 0))
+    found: dict[str, Question] = {}
+    for source in sources:
+        counts["questions"] += len(source.questions) + source.num_without_answer
+        counts["without_answer"] += source.num_without_answer
+        for question in source.questions:
+            text = normalised(question.text)
+            if known.know(question.text):
+                counts["contaminated"] += 1
+            elif found.setdefault(text, question) is not question:
+                counts["duplicate_questions"] += 1
+    return list(found.values())
+
+
+def _require_ids(questions: Sequence[Question]) -> None:
+    places: dict[str, str] = {}
+    for question in questions:
+        if question.id in places:
+            raise ConfigError(
+                f"{question.place}: id is {question.id!r}, as at {places[question.id]}; expected unique ids"
+            )
+        places[question.id] = question.place
+
+
+def _split(samples: Samples, learned: Sequence[Question], config: VerifierConfig) -> tuple[Samples, Samples]:
+    """What is learned from and what is held out, in whole questions, the same share of each source."""
+    there = set(samples.questions)
+    questions = [question for question in learned if question.id in there]
+    parts = stratified([one.source for one in questions], (config.held_out_share,), config.seed)
+    train, held_out = (samples.about([questions[i] for i in part]) for part in parts)
+    return train, held_out
+
+
+def _require_enough(train: Samples, folds: int) -> None:
+    counts = train.counts
+    if counts["questions"] < folds:
+        raise ConfigError(f"only {counts['questions']} questions fit in the context: add shorter ones")
+    if counts["right"] in (0, counts["samples"]):
+        raise ConfigError(
+            f"{counts['right']} of {counts['samples']} traces to learn from are right; a verifier needs both "
+            f"kinds: ask {'harder' if counts['right'] else 'easier'} questions, or more of them"
+        )
+
+
+class _Fitted(NamedTuple):
+    """A layer, how it was chosen, and what layers like it said of traces that they had not seen, (N,)."""
+
+    scale: Scale
+    layer: Linear
+    found: CrossValidated
+    calibration: Calibration
+    p_left_out: Array
+
+    def head(self, prompt_ids: tuple[int, ...]) -> LinearVerifier:
+        return LinearVerifier(
+            mean=self.scale.mean,
+            std=self.scale.std,
+            weight=self.layer.weight[None].astype(np.float32),
+            bias=np.array([self.layer.bias], np.float32),
+            prompt=VERIFICATION,
+            prompt_ids=prompt_ids,
+        )
+
+
+def _fit(
+    train: Samples, config: VerifierConfig, progress: Progress, should_stop: Callable[[], bool]
+) -> _Fitted | None:
+    """Folds choose the L2 term and calibrate; the layer is then trained on all of it. None if stopped."""
+    folds = grouped(train.questions, config.folds, config.seed)
+    found = cross_validate(
+        train.states, train.right, folds, config.l2, partial(progress, "folds"), should_stop
+    )
+    if found is None:
+        return None
+    scale = Scale.of(train.states)
+    layer = train_logistic(scale(train.states), train.right.astype(np.float64), found.l2)
+    calibration, left_out = calibrate(found.logits, train.right), found.logits
+    if calibration.is_better:
+        layer, left_out = calibrated_linear(layer, calibration), calibration(left_out)
+    return _Fitted(scale, layer, found, calibration, sigmoid(left_out.astype(np.float32)))
+
+
+def _judge(p: Array, samples: Samples) -> dict[str, Any]:
+    """Reliability, and how well traces of the same question are told apart, on which votes live."""
+    within = {"auroc_within_questions": auroc_within(p, samples.right, samples.questions)}
+    return within | judge(p, samples.right, [row.source for row in samples.rows])

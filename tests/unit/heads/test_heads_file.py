@@ -1,0 +1,210 @@
+"""`heads.safetensors`: what is written reads back, and what does not fit is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from some_heads import ADAPTER, BASE, both_heads, random_switcher, random_verifier
+
+from edgereason.errors import BundleError
+from edgereason.heads.file import Heads, Storage, merge_heads, read_heads, to_int8, write_heads
+
+STATES = np.random.default_rng(9).standard_normal((64, 16)).astype(np.float32)
+FITTING = {"base_sha256": BASE, "hidden_size": 16, "adapter_sha256": ADAPTER}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "heads.safetensors"
+
+
+def test_what_is_written_reads_back_to_the_last_bit(path: Path) -> None:
+    heads = both_heads()
+    write_heads(path, heads)
+    found = read_heads(path)
+    assert found.switcher is not None
+    assert found.verifier is not None
+    assert (found.base_sha256, found.adapter_sha256, found.storage) == (BASE, ADAPTER, Storage.F32)
+    assert found.switcher.threshold == 0.3
+    assert (found.verifier.prompt, found.verifier.prompt_ids) == ("Is it right?", (256, 10, 257))
+    assert np.array_equal(found.switcher.p_think(STATES), heads.switcher.p_think(STATES))
+    assert np.array_equal(found.verifier.score(STATES), heads.verifier.score(STATES))
+    assert list(path.parent.iterdir()) == [path]  # nothing temporary is left
+    found.check(**FITTING)
+
+
+def test_in_8_bits_a_weight_is_off_by_half_a_step_at_most_and_writing_again_changes_nothing(
+    path: Path,
+) -> None:
+    heads = both_heads(Storage.INT8)
+    write_heads(path, heads)
+    found = read_heads(path)
+    with safe_open(path, framework="numpy") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert stored["switcher.hidden_weight"].dtype == np.int8
+    assert stored["switcher.hidden_weight_scale"].shape == (8,)
+    assert stored["verifier.bias"].dtype == np.float32
+    for before, after in (
+        (heads.switcher.hidden_weight, found.switcher.hidden_weight),
+        (heads.switcher.output_weight, found.switcher.output_weight),
+        (heads.verifier.weight, found.verifier.weight),
+    ):
+        step = np.abs(before).max(axis=1, keepdims=True) / 127
+        assert (np.abs(before - after) <= step / 2 * 1.001).all()
+        assert not np.array_equal(before, after)
+    np.testing.assert_allclose(found.verifier.score(STATES), heads.verifier.score(STATES), atol=0.02)
+    again = path.with_name("again.safetensors")
+    write_heads(again, found)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_codes_of_a_row_by_hand() -> None:
+    codes, scales = to_int8(np.array([[127, -63.6, 0.4], [0, 0, 0]], np.float32))
+    assert codes.tolist() == [[127, -64, 0], [0, 0, 0]]
+    assert scales.tolist() == [1, 1]
+
+
+def test_either_head_may_be_absent_but_not_both(path: Path) -> None:
+    write_heads(path, replace(both_heads(), verifier=None, adapter_sha256=None))
+    only = read_heads(path)
+    assert only.verifier is None
+    only.check(**FITTING | {"adapter_sha256": None})  # a switcher knows no adapter
+    only.check(**FITTING)
+    write_heads(path, replace(both_heads(), switcher=None))
+    assert read_heads(path).switcher is None
+    with pytest.raises(BundleError, match="no head"):
+        write_heads(path, Heads(base_sha256=BASE))
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"base_sha256": "c" * 64}, "another base: they expect SHA-256 bbb"),
+        ({"hidden_size": 896}, "reads states of size 16, the base's have 896"),
+        ({"adapter_sha256": "c" * 64}, "another adapter: it expects SHA-256 aaa"),
+        ({"adapter_sha256": None}, "another adapter: it expects SHA-256 a+, got no adapter"),
+    ],
+)
+def test_another_base_or_adapter_is_refused(path: Path, other: dict, says: str) -> None:
+    write_heads(path, both_heads())
+    with pytest.raises(BundleError, match=says):
+        read_heads(path).check(**FITTING | other)
+
+
+def test_a_verifier_trained_without_an_adapter_is_refused_with_one() -> None:
+    with pytest.raises(BundleError, match="it expects no adapter, got SHA-256 aaa"):
+        replace(both_heads(), adapter_sha256=None).check(**FITTING)
+
+
+def test_a_file_gets_another_head_beside_or_in_place_of_its_own(path: Path) -> None:
+    merge_heads(path, replace(both_heads(), verifier=None, adapter_sha256=None))
+    merge_heads(path, Heads(base_sha256=BASE, adapter_sha256="d" * 64, verifier=random_verifier(7)))
+    merge_heads(path, Heads(base_sha256=BASE, switcher=random_switcher(8)))
+    found = read_heads(path)
+    assert found.adapter_sha256 == "d" * 64
+    assert np.array_equal(found.verifier.score(STATES), random_verifier(7).score(STATES))
+    assert np.array_equal(found.switcher.p_think(STATES), random_switcher(8).p_think(STATES))
+    before = path.read_bytes()
+    with pytest.raises(BundleError, match="two bases"):
+        merge_heads(path, Heads(base_sha256="c" * 64, switcher=random_switcher(8)))
+    assert path.read_bytes() == before
+
+
+# Broken files
+
+
+def changed(path: Path, *, described: dict | None = None, tensors: dict | None = None) -> None:
+    """Writes both heads with some of its description or tensors replaced; None removes one."""
+    write_heads(path, both_heads())
+    with safe_open(path, framework="numpy") as file:
+        told = json.loads(file.metadata()["edgereason-heads"]) | (described or {})
+        stored = {name: file.get_tensor(name) for name in file.keys()} | (tensors or {})  # noqa: SIM118
+    told = {key: value for key, value in told.items() if value is not None}
+    stored = {key: value for key, value in stored.items() if value is not None}
+    save_file(stored, path, {"edgereason-heads": json.dumps(told)})
+
+
+def test_a_missing_an_empty_a_truncated_and_a_foreign_file_are_refused(path: Path) -> None:
+    with pytest.raises(BundleError, match="can't be read as heads"):
+        read_heads(path)
+    write_heads(path, both_heads())
+    whole = path.read_bytes()
+    for broken in (b"", whole[:100], whole[:-1], b"GGUF" + whole, json.dumps({"a": 1}).encode()):
+        path.write_bytes(broken)
+        with pytest.raises(BundleError, match=r"heads.safetensors can't be read as heads") as caught:
+            read_heads(path)
+        assert "\n" not in str(caught.value)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(BundleError, match="can't be read as heads"):
+        read_heads(path)
+
+
+@pytest.mark.parametrize(
+    ("described", "says"),
+    [
+        ({"version": 2}, "has version 2, this edgereason reads version 1"),
+        ({"base_sha256": None}, "no file of heads of this version"),
+        ({"hidden_size": None}, "no file of heads of this version"),
+        ({"hidden_size": 896}, r"switcher.mean has shape \(16,\), expected \(H\)"),
+        ({"storage": "int3"}, "no file of heads of this version"),
+        ({"switcher": []}, "no file of heads of this version"),
+        ({"switcher": None, "verifier": None}, "neither a switcher nor a verifier"),
+        ({"switcher": {"features": {"layer": -1}}}, "features {'layer': -1}, this edgereason computes {'lay"),
+        ({"verifier": {"features": {"states": "layer 3"}}}, "the verifier reads features"),
+    ],
+)
+def test_a_description_that_this_version_does_not_know_is_refused(
+    path: Path, described: dict, says: str
+) -> None:
+    changed(path, described=described)
+    with pytest.raises(BundleError, match=says) as caught:
+        read_heads(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"edgereason-heads": "{"}])
+def test_a_safetensors_file_of_something_else_is_refused(path: Path, metadata: dict | None) -> None:
+    save_file({"weight": np.zeros((2, 2), np.float32)}, path, metadata)
+    with pytest.raises(BundleError, match="is no file of heads"):
+        read_heads(path)
+
+
+NAN = np.full((1, 16), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "says"),
+    [
+        ("verifier.weight", NAN, "verifier.weight holds no finite number"),
+        ("verifier.std", np.zeros(16, np.float32), "verifier.std holds a number that is not above 0"),
+        ("verifier.weight", None, "no file of heads of this version"),
+        ("verifier.weight", np.zeros((1, 16), np.float64), "is of type float64, expected float32 or int8"),
+        ("verifier.weight", np.zeros((1, 16), np.int8), "no file of heads of this version"),  # no scale
+        ("verifier.weight", np.zeros((2, 16), np.float32), r"shape \(2, 16\), expected \(1, H\)"),
+        ("switcher.hidden_bias", np.zeros(7, np.float32), r"hidden_bias has shape \(7,\), expected \(U\)"),
+        ("switcher.output_weight", np.zeros((1, 9), np.float32), r"expected \(1, U\)"),
+    ],
+)
+def test_weights_of_another_shape_or_that_are_no_numbers_are_refused(
+    path: Path, name: str, tensor: np.ndarray | None, says: str
+) -> None:
+    changed(path, tensors={name: tensor})
+    with pytest.raises(BundleError, match=says):
+        read_heads(path)
+
+
+def test_what_is_no_number_is_not_written_and_a_failed_write_leaves_the_file_as_it_was(path: Path) -> None:
+    write_heads(path, both_heads())
+    before = path.read_bytes()
+    with pytest.raises(BundleError, match="no finite number"):
+        write_heads(path, replace(both_heads(), verifier=replace(random_verifier(), weight=NAN)))
+    assert path.read_bytes() == before
+    with pytest.raises(BundleError, match="can't be written"):
+        write_heads(path / "in_a_file", both_heads())
