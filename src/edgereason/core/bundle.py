@@ -7,30 +7,33 @@
       reasoning.gguf      LoRA adapter          (optional)
       heads.safetensors   switcher, verifier    (optional)
       base.gguf           the base itself       (optional: else it is named, and found by hash)
+      README.md           the manifest for people (`evals/bundles/card.py`)
+
+A bundle is consistent whenever its manifest is: parts are written under names of their own before the
+manifest takes the place of the old one.
 
 Knows the manifest and files' hashes; does not know what is in the files.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+from edgereason.core.fields import Fields
+from edgereason.core.result import Result, read_result
 from edgereason.errors import BundleError
 
 MANIFEST: Final = "bundle.json"
 BASE_FILE: Final = "base.gguf"
 FORMAT: Final = "edgereason-bundle"
 VERSION: Final = 1
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,11 @@ class Bundle:
         buckets: budgets that hints were trained with, in tokens.
         adapter: the reasoning adapter.
         heads: switcher and verifier.
+        name: what it is called; None for its folder's name.
+        earlier_heads: hashes of heads that differed from these in the switcher's threshold alone.
+        calibration: how the threshold was set, in plain values; None if it is as it was trained.
+        provenance: what each part was made from, in plain values, by the part's name.
+        results: what records say of it.
     """
 
     folder: Path
@@ -77,6 +85,26 @@ class Bundle:
     buckets: tuple[int, ...] = ()
     adapter: Part | None = None
     heads: Part | None = None
+    name: str | None = None
+    earlier_heads: tuple[str, ...] = ()
+    calibration: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    results: tuple[Result, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or self.folder.resolve().name
+
+    @property
+    def adapter_sha256(self) -> str | None:
+        """Hash of the adapter, if there is one."""
+        return self.adapter.sha256 if self.adapter else None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Adapter and heads, as far as there are any."""
+        return tuple(part for part in (self.adapter, self.heads) if part)
 
     @classmethod
     def read(cls, folder: Path) -> Bundle:
@@ -92,34 +120,29 @@ class Bundle:
             raise BundleError(f"no {MANIFEST} in {folder}: that folder is no bundle") from error
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} can't be read as JSON: {error}") from error
-        return cls._from_manifest(folder, _Fields(manifest, MANIFEST))
+        return cls._from_manifest(folder, Fields(manifest, MANIFEST))
 
     @classmethod
-    def _from_manifest(cls, folder: Path, manifest: _Fields) -> Bundle:
+    def _from_manifest(cls, folder: Path, manifest: Fields) -> Bundle:
         if manifest.take("format", str) != FORMAT:
             raise BundleError(f"{folder / MANIFEST} is no edgereason bundle: its format is not {FORMAT!r}")
         version = manifest.take("version", int)
         if version != VERSION:
             raise BundleError(f"the bundle has version {version}, this edgereason reads version {VERSION}")
-        base = manifest.section("base")
-        assert base is not None
         bundle = cls(
             folder=folder,
-            base=Base(
-                name=base.take("name", str),
-                sha256=base.take("sha256", str),
-                arch=base.take("arch", str),
-                hidden_size=base.take("hidden_size", int),
-                num_layers=base.take("num_layers", int),
-                vocab_sha256=base.take("vocab_sha256", str),
-            ),
+            base=_base(manifest.section("base")),
             opening_ids=manifest.ints("opening_ids"),
             closing=manifest.take("closing", str),
             buckets=manifest.ints("buckets", optional=True),
-            adapter=_part(manifest.section("adapter", optional=True)),
-            heads=_part(manifest.section("heads", optional=True)),
+            adapter=_part(manifest.section_or_none("adapter")),
+            heads=_part(manifest.section_or_none("heads")),
+            name=manifest.text("name"),
+            earlier_heads=manifest.texts("earlier_heads"),
+            calibration=manifest.plain("calibration"),
+            provenance=manifest.plain("provenance") or {},
+            results=tuple(map(read_result, manifest.sections("results"))),
         )
-        base.end()
         manifest.end()
         return bundle
 
@@ -127,7 +150,7 @@ class Bundle:
         """Writes the manifest, whole or not at all."""
         manifest = {"format": FORMAT, "version": VERSION, **asdict(self)}
         del manifest["folder"]
-        write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
     def verified_file(self, part: Part) -> Path:
         """The path of a part, its hash checked.
@@ -151,13 +174,25 @@ class Bundle:
         Raises:
             BundleError: a property differs; the message names the first one.
         """
-        for field in fields(Base):
-            got, expected = getattr(base, field.name), getattr(self.base, field.name)
-            if field.name != "name" and got != expected:
+        for one in fields(Base):
+            got, expected = getattr(base, one.name), getattr(self.base, one.name)
+            if one.name != "name" and got != expected:
                 raise BundleError(
-                    f"this bundle was made for another base: {field.name} is {got} in {base.name}, "
+                    f"this bundle was made for another base: {one.name} is {got} in {base.name}, "
                     f"the bundle expects {expected} ({self.base.name})"
                 )
+
+    def check_seams(self, opening_ids: tuple[int, ...], closing: str) -> None:
+        """Refuses an opening or a closing other than what the parts were trained with.
+
+        Raises:
+            BundleError: one differs.
+        """
+        if (self.opening_ids, self.closing) != (opening_ids, closing):
+            raise BundleError(
+                f"the bundle opens thinking with ids {list(self.opening_ids)} and closes it with "
+                f"{self.closing!r}; this edgereason writes {list(opening_ids)} and {closing!r}"
+            )
 
 
 def file_sha256(path: Path) -> str:
@@ -184,7 +219,20 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _part(section: _Fields | None) -> Part | None:
+def _base(section: Fields) -> Base:
+    base = Base(
+        name=section.take("name", str),
+        sha256=section.take("sha256", str),
+        arch=section.take("arch", str),
+        hidden_size=section.take("hidden_size", int),
+        num_layers=section.take("num_layers", int),
+        vocab_sha256=section.take("vocab_sha256", str),
+    )
+    section.end()
+    return base
+
+
+def _part(section: Fields | None) -> Part | None:
     if section is None:
         return None
     part = Part(file=section.take("file", str), sha256=section.take("sha256", str))
@@ -192,46 +240,3 @@ def _part(section: _Fields | None) -> Part | None:
         raise BundleError(f"{section.where}.file must name a file inside the bundle, got {part.file!r}")
     section.end()
     return part
-
-
-class _Fields:
-    """A JSON object whose keys are taken one by one, so that what is left over is unknown."""
-
-    def __init__(self, values: Any, where: str) -> None:
-        if not isinstance(values, dict):
-            raise BundleError(f"{where} must be a JSON object, got {type(values).__name__}")
-        self._left = dict(values)
-        self._known: list[str] = []
-        self.where = where
-
-    def _pop(self, key: str, *, optional: bool = False) -> Any:
-        self._known.append(key)
-        if key not in self._left and not optional:
-            raise BundleError(f"{self.where} lacks {key!r}")
-        return self._left.pop(key, None)
-
-    def take(self, key: str, kind: type[T]) -> T:
-        value = self._pop(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise BundleError(f"{self.where}: {key} must be of type {kind.__name__}, got {value!r}")
-        return value
-
-    def ints(self, key: str, *, optional: bool = False) -> tuple[int, ...]:
-        if optional and key not in self._left:
-            self._known.append(key)
-            return ()
-        values = self.take(key, list)
-        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
-            raise BundleError(f"{self.where}: {key} must be a list of numbers, got {values!r}")
-        return tuple(values)
-
-    def section(self, key: str, *, optional: bool = False) -> _Fields | None:
-        value = self._pop(key, optional=optional)
-        return None if optional and value is None else _Fields(value, f"{self.where}: {key}")
-
-    def end(self) -> None:
-        for key in self._left:
-            near = difflib.get_close_matches(key, self._known, n=1)
-            raise BundleError(
-                f"{self.where} has an unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
-            )

@@ -6,6 +6,7 @@ where a value is made, so that whoever holds one may trust it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
@@ -14,6 +15,11 @@ from edgereason.errors import RequestError
 
 MAX_STREAMS: Final = 64
 """Most streams of one request."""
+
+MAX_SECONDS: Final = 3600.0
+"""Longest budget in seconds."""
+
+_BUDGET: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s?)\s*", re.ASCII)
 
 DEFAULT_CHAT_TOKENS: Final = 1024
 """Cap on a chat answer when the caller names none: a small model that rambles must end somewhere."""
@@ -89,30 +95,47 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What one stream may spend.
+    """What one stream may spend, in tokens, in seconds, or in both; the first to run out counts.
 
-    The limit is hard and counts every token that the stream produces, sampled or forced, up to but not
-    including its end of turn. What must be held back so that there is always an answer follows from it.
+    A limit in tokens is hard and counts every token that the stream produces, sampled or forced, up to but
+    not including its end of turn. Seconds count from the request's acceptance, prefill and verification
+    included. What must be held back so that there is always an answer follows from the limit.
 
     Source: DESIGN, Seams/Budgets. The limit plays the part of the paper's hard budget (section 5.3).
     """
 
-    limit_tokens: int
+    limit_tokens: int | None = None
+    limit_s: float | None = None
 
     MIN_LIMIT_TOKENS = 32
     """Smallest limit that leaves 8 tokens to think beside the reserve."""
 
     def __post_init__(self) -> None:
-        if self.limit_tokens < self.MIN_LIMIT_TOKENS:
+        if self.limit_tokens is None and self.limit_s is None:
+            raise RequestError("a budget needs a limit: give tokens, as 400, or seconds, as 5s")
+        if self.limit_tokens is not None and self.limit_tokens < self.MIN_LIMIT_TOKENS:
             raise RequestError(
                 f"a budget of {self.limit_tokens} tokens is too small: the closing and the answer need "
                 f"{reserve_tokens(self.limit_tokens)} of them; the minimum is {self.MIN_LIMIT_TOKENS}"
             )
+        if self.limit_s is not None and not 0.0 < self.limit_s <= MAX_SECONDS:
+            raise RequestError(f"a budget must be above 0 s and at most an hour, got {self.limit_s:g} s")
 
-    @property
-    def reserve_tokens(self) -> int:
-        """Tokens held back for closing, stub and answer."""
-        return reserve_tokens(self.limit_tokens)
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """A budget as people write it: "400" for tokens, "5s" or "0.5 s" for seconds.
+
+        Raises:
+            RequestError: it is neither, or out of range.
+        """
+        if (found := _BUDGET.fullmatch(text)) is None:
+            raise RequestError(f"a budget must be tokens, as 400, or seconds, as 5s; got {text!r}")
+        number, seconds = found.groups()
+        if seconds:
+            return cls(limit_s=float(number))
+        if not number.isdigit():
+            raise RequestError(f"a budget in tokens must be a whole number, got {text!r}; seconds end in s")
+        return cls(limit_tokens=int(number))
 
 
 def reserve_tokens(limit_tokens: int) -> int:
@@ -244,12 +267,19 @@ class Usage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """Seconds since the request was accepted. `ttft_s` is the first token of any stream, thinking
-    included; `tokens_per_s` counts all streams over the time since the prompt was encoded.
+    included; `tokens_per_s` counts all streams over the time since the prompt was encoded; `budget_s` is
+    what there was to spend, where it was in seconds.
     """
 
     ttft_s: float
     total_s: float
     tokens_per_s: float
+    budget_s: float | None = None
+
+    @property
+    def overshoot_s(self) -> float | None:
+        """Seconds spent beyond the budget; None without a budget in seconds."""
+        return None if self.budget_s is None else max(0.0, self.total_s - self.budget_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgereason.core.bundle import MANIFEST, Base, Bundle, Part, write_atomically
+from edgereason.core.result import Result
 from edgereason.errors import BundleError
 
 BASE = Base(
     name="tiny", sha256="ab" * 32, arch="qwen2", hidden_size=896, num_layers=24, vocab_sha256="cd" * 32
 )
+
+RESULT = {"what": "x", "record": "edgereason-eval", "sha256": "12", "command": "y", "figures": {}}
 
 
 def bundle_in(folder: Path) -> Bundle:
@@ -45,9 +49,42 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_history_and_figures_are_read_back_too(tmp_path: Path) -> None:
+    result = Result(
+        what="gsm8k, think",
+        record="edgereason-eval",
+        sha256="12" * 32,
+        command="edgereason eval gsm8k",
+        figures={"accuracy": 0.25, "num_questions": 8},
+        parts=("34" * 32,),
+        intervals={"accuracy": (0.1, 0.5)},
+        machine="EPYC, 2 threads",
+    )
+    bundle = replace(
+        bundle_in(tmp_path),
+        name="Größe 0,5",
+        earlier_heads=("56" * 32,),
+        calibration={"threshold": 0.25},
+        provenance={"adapter": {"steps": 40, "traces": [{"name": "t.jsonl"}]}},
+        results=(result,),
+    )
+    bundle.write()
+    assert Bundle.read(tmp_path) == bundle
+    assert bundle.title == "Größe 0,5"
+    assert bundle_in(tmp_path).title == tmp_path.name
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"name": 3}, "name must be a text"),
+        ({"earlier_heads": [1]}, "earlier_heads must be a list of texts"),
+        ({"calibration": []}, "calibration must be a JSON object"),
+        ({"results": {}}, "results must be of type list"),
+        ({"results": [{}]}, "results[0] lacks 'what'"),
+        ({"results": [RESULT | {"figures": {"accuracy": "high"}}]}, "figures: accuracy must be a number"),
+        ({"results": [RESULT | {"intervals": {"a": [1]}}]}, "intervals: a must be two numbers"),
+        ({"results": [RESULT | {"comand": "x"}]}, "unknown key 'comand', did you mean 'command'"),
         ({"version": 2}, "version 2"),
         ({"format": "zip"}, "no edgereason bundle"),
         ({"opening_ids": "think"}, "opening_ids must be of type list"),
@@ -62,7 +99,7 @@ def test_a_wrong_manifest_is_refused_saying_what_is_wrong(
     tmp_path: Path, change: dict[str, object], said: str
 ) -> None:
     broken(tmp_path, change)
-    with pytest.raises(BundleError, match=said.replace("(", r"\(")):
+    with pytest.raises(BundleError, match=re.escape(said)):
         Bundle.read(tmp_path)
 
 
@@ -109,6 +146,14 @@ def test_another_base_is_refused_naming_what_differs(tmp_path: Path, field: str)
     other = replace(BASE, **{field: 7 if isinstance(getattr(BASE, field), int) else "ff" * 32})
     with pytest.raises(BundleError, match=f"another base: {field}"):
         bundle.check_base(other)
+
+
+def test_another_opening_or_closing_is_refused_with_both(tmp_path: Path) -> None:
+    bundle = bundle_in(tmp_path)
+    bundle.check_seams((13708, 766, 397), "</think>\n\n")
+    for opening, closing in (((1,), "</think>\n\n"), ((13708, 766, 397), "</think>")):
+        with pytest.raises(BundleError, match=r"opens thinking with ids \[13708, 766, 397\]"):
+            bundle.check_seams(opening, closing)
 
 
 def test_a_file_written_atomically_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:

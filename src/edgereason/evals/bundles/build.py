@@ -1,0 +1,200 @@
+"""Parts become a bundle: copied, checked against each other, described, and put in place at once.
+
+::
+
+    base, adapter, heads, records ─→ .DIR.1f2e… ─ copies fit one another? ─ manifest, card ─→ DIR
+    another bundle ────────────────↗
+
+A bundle that is there is never changed: what is to be added to one starts from it, in a new folder. Knows
+parts, records and the manifest; does not know how parts are made, nor terminals.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from edgereason.core.bundle import BASE_FILE, Bundle, Part, file_sha256
+from edgereason.core.chat import CLOSING
+from edgereason.core.result import Result
+from edgereason.errors import BundleError
+from edgereason.evals.bundles.base import BaseFile, read_base
+from edgereason.evals.bundles.card import write_card
+from edgereason.evals.bundles.fit import require_adapter, require_heads
+from edgereason.evals.bundles.provenance import ORIGIN_FORMATS, TRACES, buckets_of, origin_of
+from edgereason.evals.bundles.records import RecordFile, read_record
+from edgereason.evals.bundles.results import HEAD, RESULT_FORMATS, results_of
+from edgereason.evals.machine import versions
+
+ADAPTER_FILE: Final = "reasoning.gguf"
+HEADS_FILE: Final = "heads.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a bundle is to be made of.
+
+    Attributes:
+        base: its file.
+        start: a bundle whose parts are taken where none are given here.
+        buckets: budgets that the adapter's hints were trained with; None for those of the record of its
+            fine-tuning, or of `start`.
+        records: files or folders, of measurements and of trainings.
+        name: what it is called; None for what `start` or the folder is called.
+        include_base: whether the base is copied, too.
+    """
+
+    base: Path
+    start: Bundle | None = None
+    adapter: Path | None = None
+    heads: Path | None = None
+    buckets: tuple[int, ...] | None = None
+    records: tuple[Path, ...] = ()
+    name: str | None = None
+    include_base: bool = False
+
+
+def build(folder: Path, parts: Parts, notice: Callable[[str], None] = lambda line: None) -> Bundle:
+    """Makes a bundle, whole or not at all.
+
+    Args:
+        folder: that must not be there yet.
+        parts: what it is made of.
+        notice: told in a line what was left out.
+
+    Raises:
+        BundleError: parts don't fit one another, a record is of something else, or it can't be written.
+    """
+    if folder.exists():
+        raise BundleError(
+            f"{folder} is there already, and a bundle is never changed in place: give a new folder (-o), and "
+            "this one with --from to start from it"
+        )
+    records = [read_record(path) for path in dict.fromkeys(parts.records)]
+    _require_known(records)
+    base = read_base(parts.base, _base_name(parts.start))
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        partial.mkdir(parents=True)
+        bundle = _with_parts(partial, parts, base)
+        bundle = _with_records(bundle, records, parts, notice)
+        bundle = replace(bundle, name=parts.name or bundle.name or folder.resolve().name)
+        bundle.write()
+        write_card(bundle)
+        partial.rename(folder)
+    except OSError as error:
+        raise BundleError(f"{folder} can't be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return replace(bundle, folder=folder)
+
+
+def _base_name(start: Bundle | None) -> str | None:
+    return start.base.name if start else None
+
+
+def _require_known(records: list[RecordFile]) -> None:
+    known = (*RESULT_FORMATS, *ORIGIN_FORMATS)
+    for record in records:
+        if record.format not in known:
+            raise BundleError(
+                f"the record {record.name} has the format {record.format!r}, which a bundle has no use for; "
+                f"known: {', '.join(sorted(set(known)))}"
+            )
+
+
+def _with_parts(folder: Path, parts: Parts, base: BaseFile) -> Bundle:
+    """A bundle of copies in `folder` that fit one another; new parts have no history."""
+    start = parts.start
+    bundle = Bundle(folder=folder, base=base.base, opening_ids=base.opening_ids, closing=CLOSING)
+    if start is not None:
+        start.check_base(base.base)
+        start.check_seams(base.opening_ids, CLOSING)
+        bundle = replace(
+            bundle, name=start.name, buckets=start.buckets, provenance=start.provenance, results=start.results
+        )
+    adapter, heads = (
+        _source(one, start, kind) for one, kind in ((parts.adapter, "adapter"), (parts.heads, "heads"))
+    )
+    if adapter is not None:
+        part = _copy(adapter, folder / ADAPTER_FILE)
+        require_adapter(folder / part.file, base.base, base.opening_ids, base.path)
+        bundle = replace(bundle, adapter=part)
+    if heads is not None:
+        part = _copy(heads, folder / HEADS_FILE)
+        require_heads(folder / part.file, base.base, bundle.adapter_sha256)
+        bundle = replace(bundle, heads=part)
+    if parts.adapter is not None:
+        bundle = _without(bundle, "adapter", TRACES, buckets=())
+    if parts.heads is not None:
+        bundle = _without(bundle, "switcher", "verifier")
+    elif start is not None:
+        bundle = replace(bundle, earlier_heads=start.earlier_heads, calibration=start.calibration)
+    if parts.include_base or (start is not None and (start.folder / BASE_FILE).is_file()):
+        _copy(base.path, folder / BASE_FILE)
+    return bundle
+
+
+def _source(given: Path | None, start: Bundle | None, kind: str) -> Path | None:
+    part: Part | None = getattr(start, kind, None)
+    if given is not None:
+        if not given.is_file():
+            raise BundleError(f"{given} is no file: give the {kind}'s file")
+        return given
+    return start.verified_file(part) if start and part else None
+
+
+def _copy(source: Path, target: Path) -> Part:
+    shutil.copyfile(source, target)
+    return Part(file=target.name, sha256=file_sha256(target))
+
+
+def _without(bundle: Bundle, *parts: str, **changes: Any) -> Bundle:
+    kept = {name: entry for name, entry in bundle.provenance.items() if name not in parts}
+    return replace(bundle, provenance=kept, **changes)
+
+
+def _with_records(
+    bundle: Bundle, records: list[RecordFile], parts: Parts, notice: Callable[[str], None]
+) -> Bundle:
+    """The bundle with its history and its figures; figures of other parts are left out, and that is said."""
+    provenance = dict(bundle.provenance)
+    buckets = bundle.buckets if parts.buckets is None else tuple(sorted(set(parts.buckets)))
+    for kind in ORIGIN_FORMATS:
+        for record in (one for one in records if one.format == kind):
+            part, entry = origin_of(record, bundle, provenance)
+            provenance[part] = [*provenance.get(part, ()), entry] if part == TRACES else entry
+            if part == "adapter" and parts.buckets is None:
+                buckets = buckets_of(record) or buckets
+    if buckets and bundle.adapter is None:
+        raise BundleError(
+            "buckets are budgets that an adapter was trained with, and there is none: give --adapter"
+        )
+    ours = {part.sha256 for part in bundle.parts} | set(bundle.earlier_heads)
+    kept = [result for result in bundle.results if set(result.parts) <= ours]
+    if left_out := len(bundle.results) - len(kept):
+        notice(f"{left_out} results are of other parts and left out: measure them again")
+    fresh = [result for record in records for result in _results(record, bundle, ours)]
+    again = {result.sha256 for result in fresh}
+    found = {
+        name: version for name, version in versions().items() if name in ("edgereason", "commit") and version
+    }
+    return replace(
+        bundle,
+        buckets=buckets,
+        provenance=provenance | {"bundle": found},
+        results=(*(result for result in kept if result.sha256 not in again), *fresh),
+    )
+
+
+def _results(record: RecordFile, bundle: Bundle, ours: set[str]) -> list[Result]:
+    if record.format not in RESULT_FORMATS:
+        return []
+    found = results_of(record, bundle.base, ours)
+    if record.format == HEAD and bundle.heads is not None:  # whose heads they are, `origin_of` has checked
+        return [replace(result, parts=(bundle.heads.sha256,)) for result in found]
+    return found

@@ -1,0 +1,225 @@
+"""Figures of a bundle, taken from records of measurements: only what a record holds, with the record's hash.
+
+::
+
+    edgereason-eval          accuracy, tokens, seconds       edgereason-bench-engine   speed, lora_tax
+    edgereason-ppl           perplexity                      edgereason-bench-switch   first token
+    edgereason-sweep         votes over streams              edgereason-bench-train    masked_speedup
+    edgereason-head          AUROC, ECE on held-out data
+
+A record counts if it is of the bundle's base, and with none but the bundle's parts; anything else is refused.
+Knows records; does not know how a figure came about, nor how a card shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from edgereason.core.bundle import Base
+from edgereason.core.result import Result
+from edgereason.errors import BundleError, ConfigError
+from edgereason.evals.bench.record import AS_IS
+from edgereason.evals.bundles.base import catalog_model
+from edgereason.evals.bundles.commands import (
+    BENCH_OPTIONS,
+    bench_command,
+    eval_command,
+    heads_command,
+    ppl_command,
+    sweep_command,
+)
+from edgereason.evals.bundles.records import RecordFile
+from edgereason.evals.report.fields import Fields
+from edgereason.evals.report.records import BENCHES, EVAL, PERPLEXITY, SWEEP
+
+HEAD: Final = "edgereason-head"
+BENCH_TRAIN: Final = "edgereason-bench-train"
+
+_ASKED: Final = (
+    "accuracy", "num_questions", "mean_tokens", "mean_all_streams_tokens", "share_think", "share_cut",
+    "share_in_time", "max_overshoot_s", "latency_s",
+)  # fmt: skip
+_WEIGHED: Final = ("acc", "acc_norm", "ppl", "n")
+_PERPLEXITY: Final = ("ppl", "num_tokens")
+_HEAD: Final = ("auroc", "auroc_within_questions", "ece", "n")
+_NO_FIGURES: Final = frozenset(
+    {"rounds", "total_s", "model_bytes", "read_per_token_bytes", "steal_share", "others_share", "switch_s",
+     "opening_tokens"}
+)  # fmt: skip
+_NOT_HELD_OUT: Final = ("train", "validation")
+
+
+def results_of(record: RecordFile, base: Base, parts: Iterable[str]) -> list[Result]:
+    """What a record says of a base, or of a bundle on it.
+
+    Args:
+        record: of a kind in `RESULT_FORMATS`.
+        base: the bundle's.
+        parts: hashes of what a bundle's part may have been.
+
+    Raises:
+        BundleError: it is of another base or of other parts, or holds no figures.
+    """
+    known = catalog_model(base.sha256)
+    try:
+        found = RESULT_FORMATS[record.format](record, known.name if known else base.name)
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"the record {record.name} is not of this version: {error}") from error
+    if not any(result.figures for result in found):
+        raise BundleError(f"the record {record.name} holds no figures for a bundle")
+    _require_subject(record, base, set(parts))
+    return found
+
+
+def _require_subject(record: RecordFile, base: Base, parts: set[str]) -> None:
+    runs = record.fields.section("runs")
+    subjects = [runs.section(name) for name in runs] if record.format == SWEEP else [record.fields]
+    for subject in subjects:
+        measured = {subject.section(key).text("sha256") for key in ("model", "source")}
+        if base.sha256 not in measured:
+            got = ", ".join(sorted(one for one in measured if one)) or "a model without a hash"
+            raise BundleError(
+                f"the record {record.name} is of another base: it measured {got}, the bundle's is "
+                f"{base.sha256} ({base.name})"
+            )
+        if strange := [one for one in subject.section("bundle").texts("sha256") if one not in parts]:
+            raise BundleError(
+                f"the record {record.name} is of another bundle: it measured a part {strange[0]}, which is "
+                "none of this one's"
+            )
+
+
+def _asked(record: RecordFile, model: str) -> list[Result]:
+    values = record.fields
+    if "acc" in values:
+        figures, task = _figures(values, _WEIGHED), values.text("task")
+        intervals = _intervals(values, {"acc": "acc_ci95", "acc_norm": "acc_norm_ci95"})
+        return [
+            _result(record, f"{task} by likelihood", figures, intervals, eval_command(record.values, model))
+        ]
+    config = values.section("config")
+    figures = _figures(values, _ASKED)
+    if figures.get("mean_all_streams_tokens") == figures.get("mean_tokens"):
+        figures.pop("mean_all_streams_tokens", None)
+    if config.text("mode") != "auto":
+        figures.pop("share_think", None)
+    task, label = values.need("task", values.text), values.text("label")
+    what = ", ".join(_described(task, config)) if label is None else f"{task}: {label}"
+    intervals = _intervals(values, {"accuracy": "ci95"})
+    return [_result(record, what, figures, intervals, eval_command(record.values, model), is_timed=True)]
+
+
+def _described(task: str, config: Fields) -> Iterator[str]:
+    """What tells an evaluation from another of the same bundle."""
+    yield task
+    if (mode := config.text("mode")) is not None:
+        yield mode
+    for name, text in (("budget", "{:.0f} tokens"), ("budget_s", "{:g} s"), ("streams", "{:.0f} streams")):
+        value = config.number(name)
+        if value is not None and (name, value) != ("streams", 1):
+            yield text.format(value)
+    if (vote := config.text("vote")) is not None:
+        yield vote
+
+
+def _perplexity(record: RecordFile, model: str) -> list[Result]:
+    values = record.fields
+    what = f"perplexity of {values.section('data').text('name')}"
+    intervals = _intervals(values, {"ppl": "ppl_ci95"})
+    return [
+        _result(record, what, _figures(values, _PERPLEXITY), intervals, ppl_command(record.values, model))
+    ]
+
+
+def _votes(record: RecordFile, model: str) -> list[Result]:
+    """A result for every run, with a figure for every vote and number of streams."""
+    votes, runs, found = record.fields.section("votes"), record.fields.section("runs"), []
+    for run in votes:
+        figures: dict[str, float] = {}
+        for point in votes.section(run).rows("points"):
+            of_votes = point.section("votes")
+            for vote in of_votes:
+                accuracy = of_votes.section(vote).number("accuracy")
+                if accuracy is not None:
+                    figures[f"{vote} N={point.need('n', point.number):.0f}"] = accuracy
+        result = _result(record, f"votes of {run}", figures, {}, sweep_command(run))
+        found.append(replace(result, parts=runs.section(run).section("bundle").texts("sha256")))
+    return found
+
+
+def _bench(record: RecordFile, model: str) -> list[Result]:
+    values, kind = record.fields, record.format.removeprefix("edgereason-bench-")
+    figures = {
+        name: value
+        for name in values
+        if values.is_number(name) and name not in _NO_FIGURES and (value := values.number(name)) is not None
+    }
+    for row in values.rows("lengths"):
+        tokens = row.need("prompt_tokens", row.number)
+        for name in ("shared_over_chat", "reencoded_over_shared"):
+            if (value := row.number(name)) is not None:
+                figures[f"{name} at {tokens:.0f} tokens"] = value
+    made = values.section("model").text("quantization")
+    what = f"bench {kind}" + ("" if made in (None, AS_IS) else f", a plain {made} of the base")
+    return [_result(record, what, figures, {}, bench_command(record.values, kind, model), is_timed=True)]
+
+
+def _head(record: RecordFile, model: str) -> list[Result]:
+    """A result for every set of prompts or questions that the head did not learn from."""
+    values = record.fields
+    head, sets = values.need("head", values.text), values.section("reliability")
+    sources, tests = (
+        [row.need("name", row.text) for row in values.rows(key)]
+        for key in ("prompts" if head == "switcher" else "questions", "tests")
+    )
+    command = heads_command(head, sources, tests)
+    return [
+        _result(
+            record, f"{head} on {name.replace('_', ' ')}", _figures(sets.section(name), _HEAD), {}, command
+        )
+        for name in sets
+        if name not in _NOT_HELD_OUT
+    ]
+
+
+def _result(
+    record: RecordFile,
+    what: str,
+    figures: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+    command: str,
+    *,
+    is_timed: bool = False,
+) -> Result:
+    return Result(
+        what=what,
+        record=record.format,
+        sha256=record.sha256,
+        command=command,
+        figures=figures,
+        parts=record.fields.section("bundle").texts("sha256"),
+        intervals=intervals,
+        machine=record.machine if is_timed else None,
+        commit=record.commit,
+    )
+
+
+def _figures(values: Fields, names: Iterable[str]) -> dict[str, float]:
+    return {name: value for name in names if (value := values.number(name)) is not None}
+
+
+def _intervals(values: Fields, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+    found = {figure: values.pair(name) for figure, name in names.items()}
+    return {figure: ends for figure, ends in found.items() if ends is not None}
+
+
+RESULT_FORMATS: Final[Mapping[str, Callable[[RecordFile, str], list[Result]]]] = {
+    EVAL: _asked,
+    PERPLEXITY: _perplexity,
+    SWEEP: _votes,
+    HEAD: _head,
+    BENCH_TRAIN: _bench,
+    **{name: _bench for name in BENCHES if name.removeprefix("edgereason-bench-") in BENCH_OPTIONS},
+}

@@ -1,0 +1,174 @@
+"""Where to put the switcher's threshold: by the share of prompts that are to think, or by accuracy.
+
+::
+
+    p_think of prompts ─ sorted ─→ the cut that lets the share wanted think
+    chat run, think run, p_think ─ the curve over thresholds ─→ the fewest that think, accurate enough
+
+A threshold lies in the middle between the last prompt that chats and the first that thinks, so that the
+rounding of another machine turns none of them over. Knows probabilities, rows and the pipeline's prefill;
+does not know bundles or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgereason.core.types import Request
+from edgereason.errors import ConfigError, ContextOverflow
+from edgereason.evals.samples import Sample
+from edgereason.evals.sweep_threshold import threshold_curve
+from edgereason.reasoning.model import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What a threshold comes to; accuracy and tokens where they were measured.
+
+    Attributes:
+        share_think: of the prompts that it was set on.
+        num_prompts: these.
+        mean_tokens: of a response.
+        chat_accuracy, chat_tokens: if all of them chatted.
+        think_accuracy, think_tokens: if all of them thought.
+    """
+
+    threshold: float
+    share_think: float
+    num_prompts: int
+    accuracy: float | None = None
+    accuracy_ci95: tuple[float, float] | None = None
+    mean_tokens: float | None = None
+    chat_accuracy: float | None = None
+    chat_tokens: float | None = None
+    think_accuracy: float | None = None
+    think_tokens: float | None = None
+
+
+def require_think_rate(share: float) -> None:
+    """Refuses what is no share of prompts.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(
+            f"a think rate must lie between 0 and 1, as 0.3, got {share:g}; --mode chat and --mode think are "
+            "its ends"
+        )
+
+
+def require_accuracy(accuracy: float) -> None:
+    """Refuses what is no accuracy to ask for.
+
+    Raises:
+        ConfigError: it is not above 0 and up to 1.
+    """
+    if not 0 < accuracy <= 1:
+        raise ConfigError(f"an accuracy must be above 0 and at most 1, as 0.6, got {accuracy:g}")
+
+
+def probabilities(
+    model: Model,
+    requests: Sequence[Request],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[float | None] | None:
+    """What the switcher says of each request, its prompt encoded as when it is asked.
+
+    Args:
+        model: has a switcher; nobody else may use it meanwhile.
+        requests: of which only the prompts count.
+        progress: told after every prompt.
+        should_stop: asked between chunks of prompts.
+
+    Returns:
+        In the order of the requests; None for one that does not fit in the context. None if it was stopped.
+    """
+    prompts = [model.pipeline.prompt(request) for request in requests]
+    found: list[float | None] = [None] * len(prompts)
+    # The longest first: the context is made once.
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for done, index in enumerate(order, 1):
+        with model.pipeline.prefix() as prefix:
+            try:
+                with prefix.reserved(cells=len(prompts[index]), sequences=1):
+                    if not prefix.become(prompts[index], should_stop):
+                        return None
+                    found[index] = prefix.p_think
+            except ContextOverflow:
+                pass
+        progress(done, len(prompts))
+    return found
+
+
+def threshold_for_share(p_think: Sequence[float], share: float) -> Point:
+    """The threshold that lets a share of prompts think, as nearly as their probabilities can be told apart.
+
+    Args:
+        p_think: of each prompt.
+        share: between 0 and 1, both left out.
+
+    Raises:
+        ConfigError: all probabilities are the same.
+    """
+    ranked, num = sorted(p_think, reverse=True), len(p_think)
+    cuts = [count for count in range(1, num) if ranked[count - 1] > ranked[count]]
+    if not cuts:
+        raise ConfigError(
+            f"the switcher says the same of all {num} prompts, so that no threshold tells them apart: "
+            "give more prompts, or train another switcher"
+        )
+    count = min(cuts, key=lambda count: abs(count - share * num))
+    return Point(
+        threshold=_between(ranked[count], ranked[count - 1]), share_think=count / num, num_prompts=num
+    )
+
+
+def threshold_for_accuracy(
+    chat: Sequence[Sample], think: Sequence[Sample], p_think: Mapping[str, float], min_accuracy: float
+) -> Point:
+    """The highest threshold, at which the fewest questions think, that is accurate enough.
+
+    Args:
+        chat: rows of a run on the chat route.
+        think: rows of a run on the think route, of the same questions.
+        p_think: of each question.
+        min_accuracy: above 0, at most 1.
+
+    Raises:
+        ConfigError: it is out of reach, or the runs don't go together.
+    """
+    curve = threshold_curve(chat, think, p_think)
+    points: list[dict[str, Any]] = curve["points"]
+    good = [i for i, point in enumerate(points) if point["accuracy"] >= min_accuracy]
+    if not good:
+        best = max(points, key=lambda point: (point["accuracy"], point["threshold"]))
+        raise ConfigError(
+            f"no threshold reaches an accuracy of {min_accuracy:.1%} on these {curve['num_questions']} "
+            f"questions: the best is {best['accuracy']:.1%}, with {best['share_think']:.0%} of them thinking"
+        )
+    index = good[-1]
+    at_end = index in (0, len(points) - 1)
+    chosen, all_think, all_chat = points[index], points[0], points[-1]
+    threshold = chosen["threshold"]
+    return Point(
+        threshold=threshold if at_end else _between(points[index - 1]["threshold"], threshold),
+        share_think=chosen["share_think"],
+        num_prompts=curve["num_questions"],
+        accuracy=chosen["accuracy"],
+        accuracy_ci95=(chosen["ci95"][0], chosen["ci95"][1]),
+        mean_tokens=chosen["mean_tokens"],
+        chat_accuracy=all_chat["accuracy"],
+        chat_tokens=all_chat["mean_tokens"],
+        think_accuracy=all_think["accuracy"],
+        think_tokens=all_think["mean_tokens"],
+    )
+
+
+def _between(low: float, high: float) -> float:
+    """A number above `low` and up to `high`, in their middle where floats allow."""
+    middle = (low + high) / 2
+    return middle if low < middle else high

@@ -1,0 +1,320 @@
+"""Figures and commands out of records, format by format, and as a card has them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+import typer
+from tiny_bundle import write_evaluation
+
+from edgereason.cli.main import app
+from edgereason.core.bundle import Base, Bundle, Part, file_sha256
+from edgereason.core.result import Result
+from edgereason.core.types import Mode, Vote
+from edgereason.errors import BundleError
+from edgereason.evals.bundles.card import render_card
+from edgereason.evals.bundles.commands import eval_command
+from edgereason.evals.bundles.figures import figures_text, measured_with
+from edgereason.evals.bundles.records import read_record
+from edgereason.evals.bundles.results import results_of
+
+SHA, OTHER = "ab" * 32, "cd" * 32
+ADAPTER, HEADS, EARLIER = "aa" * 32, "bb" * 32, "ee" * 32
+BASE = Base(name="tiny.gguf", sha256=SHA, arch="qwen2", hidden_size=8, num_layers=2, vocab_sha256="12" * 32)
+MODEL = {"name": "tiny.gguf", "sha256": SHA}
+MACHINE = {"cpu": "EPYC", "threads": 2}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """What a record of these values comes to, in a bundle of one adapter."""
+
+    def read(values):
+        path = tmp_path / "record.json"
+        path.write_text(json.dumps(values))
+        return results_of(read_record(path), BASE, (ADAPTER,))
+
+    return read
+
+
+def runs_as_typed(command: str) -> bool:
+    """Whether the command line has this command, and every one of its options."""
+    _, *words = shlex.split(command)
+    group = typer.main.get_command(app)
+    while hasattr(group, "commands"):
+        name = words.pop(0)
+        group = group.commands.get(name) or group.commands["task"]  # `eval TASK` is `eval task TASK`
+    known = {option for one in group.params for option in (*one.opts, *one.secondary_opts)}
+    return {word for word in words if word.startswith("-")} <= known
+
+
+def test_an_evaluation_gives_accuracy_with_its_interval_and_the_command_that_asked(tiny, tmp_path):
+    folder = write_evaluation(
+        tmp_path / "run",
+        Mode.AUTO,
+        [1, 1, 1, 0],
+        base=tiny.base,
+        data=tiny.data,
+        parts=(tiny.adapter,),
+        budget=256,
+        streams=4,
+        vote=Vote.WEIGHTED,
+        stop_early=False,
+        temperature=0.5,
+        system="Think in steps; it's worth it.",
+    )
+    base = replace(BASE, sha256=file_sha256(tiny.base))
+    (result,) = results_of(read_record(folder), base, (file_sha256(tiny.adapter),))
+    assert result.what == "gsm8k, auto, 256 tokens, 4 streams, weighted"
+    assert result.figures == {
+        "accuracy": 0.75,
+        "num_questions": 4,
+        "mean_tokens": 10,
+        "share_think": 1.0,
+        "share_cut": 0.0,
+        "latency_s": 2.0,
+    }
+    assert list(result.intervals) == ["accuracy"]
+    assert result.machine is not None
+    assert result.machine.endswith("threads")
+    assert result.command == (
+        "edgereason eval gsm8k --bundle BUNDLE --data questions.jsonl --budget 256 --streams 4 "
+        """--vote weighted --no-stop-early --system 'Think in steps; it'"'"'s worth it.' --temperature 0.5"""
+    )
+    assert runs_as_typed(result.command)
+
+
+def test_a_hub_data_set_needs_no_file_and_likelihoods_no_mode():
+    record = {
+        "task": "arc-challenge",
+        "acc": 0.3,
+        "config": {"model": "m", "limit": 9},
+        "data": {"name": "a/b"},
+    }
+    command = eval_command(record | {"data": {"name": "a/b", "revision": "c0ffee"}}, "m")
+    assert command == "edgereason eval arc-challenge --score loglik --model m --limit 9"
+    assert runs_as_typed(command)
+
+
+def test_likelihoods_and_perplexities(results):
+    weighed = {"format": "edgereason-eval", "task": "arc", "model": MODEL, "config": {"model": "tiny"}}
+    (result,) = results(
+        weighed
+        | {"acc": 0.25, "acc_ci95": [0.2, 0.3], "acc_norm": 0.5, "acc_norm_ci95": None, "ppl": None, "n": 80}
+    )
+    assert (result.what, result.figures) == ("arc by likelihood", {"acc": 0.25, "acc_norm": 0.5, "n": 80})
+    assert (result.intervals, result.machine) == ({"acc": (0.2, 0.3)}, None)
+    assert figures_text(result) == "likeliest 25.0 % (20.0–30.0); likeliest by length 50.0 %; n 80"
+    (result,) = results(
+        {
+            "format": "edgereason-ppl",
+            "ppl": 31.6168,
+            "ppl_ci95": [25.01, 39.97],
+            "num_tokens": 24564,
+            "window_tokens": 2048,
+            "stride_tokens": 512,
+            "limit_tokens": None,
+            "data": {"name": "wiki.raw", "sha256": "ff"},
+            "model": MODEL,
+            "versions": {"commit": "c0" * 20},
+        }
+    )
+    assert figures_text(result) == "perplexity 31.6 (25.0–40.0); num tokens 24,564"
+    assert result.command == "edgereason eval ppl wiki.raw --model tiny.gguf --window 2048 --stride 512"
+    assert result.commit == "c0" * 20
+    assert runs_as_typed(result.command)
+
+
+def test_votes_are_a_figure_for_every_vote_and_number_of_streams(results):
+    points = [
+        {"n": 1, "votes": {"majority": {"accuracy": 0.2, "std": 0.1}}},
+        {"n": 2, "votes": {"majority": {"accuracy": 0.25}, "weighted": {"accuracy": 0.3}}},
+    ]
+    sweep = {
+        "format": "edgereason-sweep",
+        "votes": {"think-8": {"points": points}},
+        "runs": {"think-8": {"model": MODEL, "bundle": {"sha256": [ADAPTER]}}},
+    }
+    (result,) = results(sweep)
+    assert result.figures == {"majority N=1": 0.2, "majority N=2": 0.25, "weighted N=2": 0.3}
+    assert result.parts == (ADAPTER,)
+    assert figures_text(result) == "majority N=1 20.0 %; majority N=2 25.0 %; weighted N=2 30.0 %"
+    assert result.command == "edgereason eval sweep think-8"
+    sweep["runs"]["chat"] = {"model": MODEL | {"sha256": OTHER}}
+    with pytest.raises(BundleError, match="of another base"):
+        results(sweep)
+
+
+def test_benches_give_their_figures_and_say_on_what_file(results):
+    source = {"name": "tiny.gguf", "sha256": SHA}
+    common = {"source": source, "machine": MACHINE, "rounds": 7, "total_s": 9.0, "model_bytes": 100}
+    (result,) = results(
+        common
+        | {
+            "format": "edgereason-bench-engine",
+            "lora_tax_n1": 1.23456,
+            "decode_tokens_per_s_n1": 55.5,
+            "model": {"name": "x-q4_0.gguf", "sha256": OTHER, "quantization": "Q4_0"},
+            "config": {"model": "tiny", "rounds": 7, "only": ["lora", "steps"], "seed": 0},
+        }
+    )
+    assert result.what == "bench engine, a plain Q4_0 of the base"
+    assert result.figures == {"lora_tax_n1": 1.23456, "decode_tokens_per_s_n1": 55.5}
+    assert figures_text(result) == "lora tax n1 1.23; decode tokens per s n1 55.5"
+    assert result.machine == "EPYC, 2 threads"
+    assert (
+        result.command
+        == "edgereason bench engine --model tiny.gguf --rounds 7 --only lora --only steps --json"
+    )
+    assert runs_as_typed(result.command)
+    (result,) = results(
+        common
+        | {
+            "format": "edgereason-bench-switch",
+            "opening_tokens": 11,
+            "model": MODEL | {"quantization": "default file"},
+            "lengths": [{"prompt_tokens": 2000, "shared_over_chat": 0.03, "reencoded_over_shared": 40.0}],
+            "config": {"model": "tiny", "rounds": 7, "lengths": [2000], "as_is": True},
+        }
+    )
+    assert result.what == "bench switch"
+    assert result.figures == {
+        "shared_over_chat at 2000 tokens": 0.03,
+        "reencoded_over_shared at 2000 tokens": 40.0,
+    }
+    assert (
+        result.command == "edgereason bench switch --model tiny.gguf --rounds 7 --lengths 2000 --as-is --json"
+    )
+    assert runs_as_typed(result.command)
+    (result,) = results(
+        common
+        | {
+            "format": "edgereason-bench-train",
+            "masked_speedup": 4.98,
+            "config": {
+                "prompt_tokens": 1000,
+                "responses": 8,
+                "response_tokens": 100,
+                "rounds": 1,
+                "model": "t",
+            },
+        }
+    )
+    assert result.figures == {"masked_speedup": 4.98}
+    assert runs_as_typed(result.command)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"format": "edgereason-ppl", "ppl": 3.0, "data": {"name": "a"}, "model": {"sha256": OTHER}}, OTHER),
+        (
+            {"format": "edgereason-ppl", "ppl": "low", "data": {"name": "a"}, "model": MODEL},
+            "must be a number",
+        ),
+        ({"format": "edgereason-ppl", "data": {"name": "a"}, "model": MODEL}, "holds no figures"),
+        (
+            {
+                "format": "edgereason-eval",
+                "task": "t",
+                "accuracy": 1,
+                "model": MODEL,
+                "bundle": {"sha256": [ADAPTER, OTHER]},
+            },
+            "of another bundle: it measured a part cdcd",
+        ),
+    ],
+)
+def test_figures_of_something_else_are_refused(results, values, said):
+    with pytest.raises(BundleError, match=said):
+        results(values)
+
+
+# ── the card ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def result(what: str, *parts: str) -> Result:
+    return Result(
+        what=what,
+        record="edgereason-eval",
+        sha256="12" * 32,
+        command="edgereason eval gsm8k | less",
+        figures={"accuracy": 0.5},
+        intervals={"accuracy": (0.4, 0.6)},
+        parts=parts,
+    )
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    (tmp_path / "reasoning.gguf").write_bytes(bytes(123_456))
+    (tmp_path / "heads.safetensors").write_bytes(bytes(4_321))
+    return Bundle(
+        folder=tmp_path,
+        base=BASE,
+        opening_ids=(1,),
+        closing="</think>\n\n",
+        buckets=(64, 256),
+        adapter=Part(file="reasoning.gguf", sha256=ADAPTER),
+        heads=Part(file="heads.safetensors", sha256=HEADS),
+        name="Tiny | thinker",
+        earlier_heads=(EARLIER,),
+        results=(
+            result("a"),
+            result("b", ADAPTER),
+            result("c", ADAPTER, EARLIER),
+            result("d", ADAPTER, HEADS),
+        ),
+    )
+
+
+def test_what_took_part_is_said_of_every_figure(bundle):
+    assert [measured_with(one, bundle) for one in bundle.results] == [
+        "base alone",
+        "base + adapter",
+        "base + adapter + heads with another threshold",
+        "base + adapter + heads",
+    ]
+
+
+def test_the_card_says_what_the_manifest_says(bundle):
+    provenance = {
+        "adapter": {"record_sha256": "34" * 32, "commit": "56" * 20 + "+", "steps": 40, "recipe": {"lr": 1}},
+        "traces": [{"traces": {"name": "t.jsonl", "sha256": "78" * 32}}],
+    }
+    calibration = {"threshold": 0.25, "share_think": 0.3, "num_prompts": 200, "target_think_rate": 0.31}
+    calibration["prompts"] = {"name": "p.jsonl", "sha256": "9a" * 32, "revision": None}
+    card = render_card(replace(bundle, provenance=provenance, calibration=calibration))
+    lines = card.splitlines()
+    assert "# Tiny \\| thinker" in lines
+    assert f"| `reasoning.gguf` | 0.1 MB | `{ADAPTER}` |" in lines
+    assert f"| `heads.safetensors` | 4.3 kB | `{HEADS}` |" in lines
+    assert "| adapter | record sha256 343434343434, commit 565656565656+, steps 40 |" in lines
+    assert "| traces | traces name t.jsonl, sha256 787878787878 |" in lines
+    assert "| b | base + adapter | accuracy 50.0 % (40.0–60.0) |  | `121212121212` |" in lines
+    assert card.count("edgereason eval gsm8k | less") == 1  # once, for all four rows
+    assert "begins to think at 0.25. Set by `edgereason bundle calibrate`, to think on 31.0 %: " in card
+    assert "30.0 % of 200 prompts do (name p.jsonl, sha256 9a9a9a9a9a9a)." in card
+    assert "Hints announce these budgets, in tokens: 64, 256." in card
+    assert "--base BASE.gguf" in card  # nobody could pull this base
+    assert "license" not in card
+
+
+def test_a_base_of_the_catalogue_has_a_licence_and_needs_no_file(bundle):
+    qwen = replace(BASE, sha256="546249bc83f03abde386c63181aefe26f52abdc2e55f37e7cb2baea311c16602")
+    card = render_card(replace(bundle, base=qwen, results=(), buckets=()))
+    assert "license: apache-2.0" in card
+    assert "base_model: Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF" in card  # its teacher's
+    assert "`qwen2.5-coder-0.5b-w4` of `edgereason models`" in card
+    assert "--base" not in card
+    assert "Nothing yet." in card
+    assert "a limit cuts its thinking where it stands" in card
+
+
+def test_a_manifest_written_by_hand_gets_one_line(bundle):
+    for broken in ({"calibration": {"threshold": 1}}, {"provenance": {"adapter": 3}}):
+        with pytest.raises(BundleError, match="is not of this version"):
+            render_card(replace(bundle, **broken))

@@ -1,0 +1,233 @@
+"""A base that the engine really runs, of 400 kB: random weights over the 256 bytes; and parts that fit it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from edgereason.core.bundle import file_sha256
+from edgereason.core.types import Mode, Route, Stop
+from edgereason.evals.evaluate import EvalConfig
+from edgereason.evals.metrics import summarise
+from edgereason.evals.record import data_entry, open_folder, write_summary
+from edgereason.evals.samples import Sample, TraceRow
+from edgereason.heads.file import Heads, Storage, write_heads
+from edgereason.heads.switcher import MlpSwitcher
+from edgereason.heads.verifier import LinearVerifier
+from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
+from edgereason.quant.gguf_file import GgufModel
+
+HIDDEN, FF, LAYERS, VOCAB = 64, 96, 2, 259
+OPENING = tuple(b"<think>\n")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_base(path: Path, *, seed: int = 1, context: int = 512) -> Path:
+    """A two-layer Qwen2 whose tokens are bytes, the pair `ab`, and the template's two."""
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_name("Tiny")
+    writer.add_context_length(context)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(FF)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_rope_freq_base(5000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(VOCAB)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([*_byte_tokens(), "ab", "<|im_end|>", "<|im_start|>"])
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(257)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(TEMPLATE)
+    for name, values in _weights(seed).items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_tiny_adapter(
+    path: Path, base: Path, *, seed: int = 0, base_sha256: str | None = None, invocation: Any = OPENING
+) -> Path:
+    """A Q8_0 adapter on one linear, of rank 32."""
+    random = np.random.default_rng(seed)
+    a, b = (random.standard_normal(size).astype(np.float32) / 8 for size in ((32, HIDDEN), (FF, 32)))
+    write_adapter(
+        path,
+        GgufModel(base),
+        {"blk.1.ffn_up.weight": Product(a, b)},
+        alpha=32.0,
+        grid=AdapterGrid.Q8_0,
+        base_sha256=base_sha256 or file_sha256(base),
+        invocation=invocation,
+    )
+    return path
+
+
+def write_tiny_heads(
+    path: Path,
+    base: Path,
+    adapter: Path | None,
+    *,
+    seed: int = 0,
+    kinds: tuple[str, ...] = ("switcher", "verifier"),
+    storage: Storage = Storage.INT8,
+) -> Path:
+    """A switcher of wide opinions, and a verifier."""
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape).astype(np.float32)
+
+    switcher = MlpSwitcher(
+        mean=normal(HIDDEN) / 100,
+        std=np.full(HIDDEN, 0.05, np.float32),
+        hidden_weight=normal(8, HIDDEN) / 8,
+        hidden_bias=normal(8) / 8,
+        output_weight=normal(1, 8),
+        output_bias=normal(1),
+    )
+    verifier = LinearVerifier(
+        mean=normal(HIDDEN),
+        std=np.exp(normal(HIDDEN)),
+        weight=normal(1, HIDDEN),
+        bias=normal(1),
+        prompt="Right?",
+        prompt_ids=(257, 10),
+    )
+    write_heads(
+        path,
+        Heads(
+            base_sha256=file_sha256(base),
+            adapter_sha256=file_sha256(adapter) if adapter and "verifier" in kinds else None,
+            switcher=switcher if "switcher" in kinds else None,
+            verifier=verifier if "verifier" in kinds else None,
+            storage=storage,
+        ),
+    )
+    return path
+
+
+def write_questions(path: Path, count: int) -> Path:
+    """Questions of GSM8K's form, each of another length."""
+    rows = [
+        {"id": f"q{n}", "question": f"{'And then? ' * n}How many are {n} pens?", "answer": str(n)}
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_evaluation(
+    folder: Path,
+    mode: Mode,
+    scores: list[float],
+    *,
+    base: Path,
+    data: Path,
+    parts: tuple[Path, ...] = (),
+    tokens: int = 10,
+    **settings: Any,
+) -> Path:
+    """The folder of a finished evaluation, by its own writers; question n scored `scores[n]`."""
+    config = EvalConfig(
+        task="gsm8k", mode=mode, bundle="b" if parts else None, model=None if parts else "tiny", **settings
+    )
+    size_bytes = sum(part.stat().st_size for part in parts)
+    bundle = {"name": "b", "sha256": [file_sha256(part) for part in parts], "size_bytes": size_bytes}
+    record = open_folder(
+        folder,
+        config,
+        data=data_entry(data.name, file_sha256(data), None),
+        model={"name": base.name, "sha256": file_sha256(base), "size_bytes": base.stat().st_size},
+        bundle=bundle if parts else None,
+    )
+    route = Route.CHAT if mode is Mode.CHAT else Route.THINK
+    samples = [_sample(f"q{n}", score, route, tokens) for n, score in enumerate(scores)]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(one.to_json()) + "\n" for one in samples))
+    write_summary(folder, config, record, summarise(samples), {"timed_samples": len(samples), "wall_s": 1.0})
+    return folder
+
+
+def _sample(id_: str, score: float, route: Route, tokens: int) -> Sample:
+    trace = TraceRow(
+        index=0,
+        stop=Stop.NATURAL,
+        thinking_tokens=tokens - 4,
+        answer_tokens=4,
+        answer="1",
+        score=score,
+        verifier_score=None,
+        thinking="",
+        text="1",
+        token_ids=(),
+    )
+    return Sample(
+        id=id_,
+        repeat=0,
+        seed=0,
+        route=route,
+        p_think=None,
+        reference="1",
+        answer="1",
+        score=score,
+        stop=Stop.NATURAL,
+        winner=0,
+        prompt_tokens=20,
+        thinking_tokens=tokens - 4,
+        answer_tokens=4,
+        all_streams_tokens=tokens,
+        kv_bytes=0,
+        ttft_s=0.5,
+        total_s=2.0,
+        traces=(trace,),
+    )
+
+
+def _byte_tokens() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+def _weights(seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+
+    def normal(*size: int, spread: float, mean: float = 0.0) -> np.ndarray:
+        return (mean + spread * random.standard_normal(size)).astype(np.float32)
+
+    weights = {"token_embd.weight": normal(VOCAB, HIDDEN, spread=1.0)}
+    for n in range(LAYERS):
+        linears = {
+            "attn_q": (HIDDEN, HIDDEN),
+            "attn_k": (HIDDEN // 2, HIDDEN),
+            "attn_v": (HIDDEN // 2, HIDDEN),
+            "attn_output": (HIDDEN, HIDDEN),
+            "ffn_gate": (FF, HIDDEN),
+            "ffn_up": (FF, HIDDEN),
+            "ffn_down": (HIDDEN, FF),
+        }
+        weights |= {f"blk.{n}.{k}.weight": normal(*s, spread=1.5 * s[1] ** -0.5) for k, s in linears.items()}
+        norms = ("attn_norm", "ffn_norm")
+        weights |= {f"blk.{n}.{k}.weight": normal(HIDDEN, spread=0.3, mean=1.0) for k in norms}
+        biases = ("attn_q", "attn_k", "attn_v")
+        weights |= {f"blk.{n}.{k}.bias": normal(linears[k][0], spread=0.3) for k in biases}
+    weights["output_norm.weight"] = normal(HIDDEN, spread=0.3, mean=1.0)
+    weights["output.weight"] = normal(VOCAB, HIDDEN, spread=1.5 * HIDDEN**-0.5)
+    return weights
