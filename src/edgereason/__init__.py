@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgereason.core.types import Budget, Message, Request, Response, Sampling
     from edgereason.errors import EdgeReasonError
+    from edgereason.reasoning.async_model import AsyncModel
     from edgereason.reasoning.model import Model, load
+    from edgereason.reasoning.session import Session
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncModel",
     "Budget",
     "EdgeReasonError",
     "Message",
@@ -28,11 +31,13 @@ __all__ = [
     "Request",
     "Response",
     "Sampling",
+    "Session",
     "__version__",
     "load",
 ]
 
 _HOMES = {
+    "AsyncModel": "reasoning.async_model",
     "Budget": "core.types",
     "EdgeReasonError": "errors",
     "Message": "core.types",
@@ -40,6 +45,7 @@ _HOMES = {
     "Request": "core.types",
     "Response": "core.types",
     "Sampling": "core.types",
+    "Session": "reasoning.session",
     "load": "reasoning.model",
 }
 

@@ -52,14 +52,20 @@ class ContextOverflow(RequestError):
         needed_tokens: cells that the request would occupy.
         available_tokens: cells that there are for it.
         what: what needs them, for the message ("the prompt", "4 streams of 200 tokens").
+        advice: what the caller can do.
     """
 
-    def __init__(self, needed_tokens: int, available_tokens: int, what: str = "the request") -> None:
+    def __init__(
+        self,
+        needed_tokens: int,
+        available_tokens: int,
+        what: str = "the request",
+        advice: str = "shorten the prompt, lower the budget or the streams, or load with a larger context",
+    ) -> None:
         self.needed_tokens = needed_tokens
         self.available_tokens = available_tokens
         super().__init__(
-            f"{what} needs {needed_tokens} tokens of context and {available_tokens} are available: "
-            "shorten the prompt, lower the budget or the streams, or load with a larger context"
+            f"{what} needs {needed_tokens} tokens of context and {available_tokens} are available: {advice}"
         )
 
 

@@ -15,6 +15,7 @@ from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Feed, Sequence
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import C
+from edgereason.engine.params import KvType
 from edgereason.engine.scoring import SCORE_TOKENS
 from edgereason.errors import (
     AdapterCrossing,
@@ -518,3 +519,94 @@ def test_no_native_log_reaches_the_terminal(smollm2: Path, capfd: pytest.Capture
 def test_the_bindings_struct_still_has_the_callback_that_states_come_through() -> None:
     assert dict(C.llama_context_params._fields_)["cb_eval"] is C.ggml_backend_sched_eval_callback
     assert ctypes.sizeof(C.ggml_backend_sched_eval_callback) == ctypes.sizeof(ctypes.c_void_p)
+
+
+def test_a_trimmed_sequence_goes_on_bit_for_bit_like_one_that_was_never_longer(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        short = encoded(engine, STORY)
+        engine.encode(short, [30, 31])
+        expected = engine.logits(short)
+        engine.release(short)
+        long = encoded(engine, STORY)
+        length, cells = long.length, engine.used_cells
+        engine.encode(long, engine.tokenize(" something that is taken back"))
+        engine.trim(long, length)
+        assert (long.length, engine.used_cells) == (length, cells)
+        with pytest.raises(EngineError, match="fresh"):
+            engine.logits(long)
+        engine.encode(long, [30, 31])
+        assert np.array_equal(engine.logits(long), expected)
+
+
+def test_trimming_a_parent_leaves_its_forks_alone(engine: LlamaEngine) -> None:
+    with engine.reserve(cells=512, sequences=4):
+        parent = encoded(engine, STORY)
+        length = parent.length
+        expected = greedy_tokens(engine, engine.fork(parent), 8)
+        engine.encode(parent, [30])
+        engine.trim(parent, length)
+        fork = engine.fork(parent)
+        engine.trim(parent, 4)
+        assert (parent.length, fork.length) == (4, length)
+        engine.trim(fork, length - 1)
+        engine.encode(fork, engine.tokenize(STORY)[-1:])
+        assert greedy_tokens(engine, fork, 8) == expected
+
+
+@pytest.mark.parametrize("kv", ["f16", "q8_0"])
+def test_a_kv_put_back_into_another_engine_gives_the_same_logits_bit_for_bit(
+    smollm2: Path, kv: KvType
+) -> None:
+    with LlamaEngine(smollm2, kv=kv) as first, first.reserve(cells=1024, sequences=2):
+        tokens = first.tokenize(STORY * 40)[:600]  # more than one chunk
+        sequence = first.new_sequence()
+        first.encode(sequence, tokens)
+        state = first.save(sequence)
+        first.encode(sequence, [30])
+        expected = first.logits(sequence)
+    with LlamaEngine(smollm2, kv=kv) as second, second.reserve(cells=1024, sequences=2):
+        assert second.state_format == first.state_format
+        second.restore(sequence := second.new_sequence(), state, len(tokens))
+        assert (sequence.length, second.used_cells) == (600, 600)
+        second.encode(sequence, [30])
+        assert np.array_equal(second.logits(sequence), expected)
+
+
+def test_bytes_that_are_no_kv_are_refused_and_leave_the_sequence_empty(
+    engine: LlamaEngine, smollm2: Path
+) -> None:
+    with LlamaEngine(smollm2, kv="q8_0") as other, other.reserve(cells=256, sequences=2):
+        of_other_type = other.save(encoded(other, STORY))
+        assert other.state_format != engine.state_format
+    with engine.reserve(cells=256, sequences=2):
+        sequence = encoded(engine, STORY)
+        length, state, expected = sequence.length, engine.save(sequence), engine.logits(sequence)
+        engine.release(sequence)
+        sequence = engine.new_sequence()
+        for bad in (b"", b"junk" * 100, state[:-1], state[: len(state) // 2], state + b"x", of_other_type):
+            with pytest.raises(EngineError, match="no KV of"):
+                engine.restore(sequence, bad, length)
+        with pytest.raises(EngineError, match="no KV of"):
+            engine.restore(sequence, state, length + 1)
+        engine.encode(sequence, engine.tokenize(STORY))  # it is empty, and can be used
+        assert np.array_equal(engine.logits(sequence), expected)
+
+
+def test_a_kept_sequence_is_told_to_leave_before_the_context_is_made_anew(engine: LlamaEngine) -> None:
+    saved: list[bytes] = []
+    with engine.reserve(cells=256, sequences=2):
+        sequence = encoded(engine, STORY)
+    length = sequence.length
+
+    def leave() -> None:
+        saved.append(engine.save(sequence))
+        engine.release(sequence)
+        kept.close()
+
+    kept = engine.keep(sequence, leave)
+    with engine.reserve(cells=engine.num_cells - length, sequences=2):
+        assert saved == []  # beside it there is room
+    with engine.reserve(cells=engine.num_cells - length + 1, sequences=2):
+        assert len(saved) == 1
+        assert engine.num_cells == 512
+        engine.restore(engine.new_sequence(), saved[0], length)

@@ -47,14 +47,14 @@ class Pane:
     num_tokens: int = 0
     candidate: Candidate | None = None
 
-    def panel(self, limit_tokens: int, width: int, height: int) -> Panel:
+    def panel(self, routed: Routed, width: int, height: int) -> Panel:
         """Its end, as much of it as fits."""
         state, color = self._state(width - 8)
         return Panel(
             self._tail(width - 4, height - 2),
             title=Text.assemble((f"{self.index + 1} ", "bold"), (state, color)),
             title_align="left",
-            subtitle=Text(f"{self.num_tokens}/{limit_tokens}"),
+            subtitle=Text(spent(self.num_tokens, routed)),
             subtitle_align="right",
             border_style="dim" if self.candidate else "",
             height=height,
@@ -93,7 +93,7 @@ class Board:
     def __init__(self, routed: Routed) -> None:
         thinks = routed.route is Route.THINK
         phase = Phase.THINKING if thinks else Phase.ANSWER
-        self._limit_tokens = routed.limit_tokens
+        self._routed = routed
         self._panes = [Pane(index, thinks, phase) for index in range(routed.num_streams)]
         self.tally: Tallied | None = None
 
@@ -127,7 +127,7 @@ class Board:
         for start in range(0, len(shown), num_columns):
             row = shown[start : start + num_columns]
             grid.add_row(
-                *(p.panel(self._limit_tokens, width // num_columns, panel_height) for p in row),
+                *(p.panel(self._routed, width // num_columns, panel_height) for p in row),
                 *[""] * (num_columns - len(row)),
             )
         yield grid
@@ -158,6 +158,11 @@ def tally_line(tally: Tallied) -> Text:
     if not tally.standing:
         line.append("no answers", "dim")
     return line
+
+
+def spent(num_tokens: int, routed: Routed) -> str:
+    """Tokens of a stream, beside the most that it may spend; seconds leave that open."""
+    return f"{num_tokens} tokens" if routed.limit_s is not None else f"{num_tokens}/{routed.limit_tokens}"
 
 
 def verdict(candidate: Candidate, max_cells: int) -> tuple[str, str]:

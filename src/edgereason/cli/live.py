@@ -21,9 +21,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from edgereason.cli.board import Board, tally_line, verdict
+from edgereason.cli.board import Board, spent, tally_line, verdict
 from edgereason.cli.prose import Prose, Transcript, printable
-from edgereason.core.types import Response, Route, Stop
+from edgereason.core.types import Response, Route, Stop, Timing
 from edgereason.reasoning.events import Answered, Event, Notice, Routed
 from edgereason.reasoning.events import Text as Said
 
@@ -108,10 +108,12 @@ def _headline(routed: Routed, model: str) -> Text:
     if routed.p_think is not None:
         line.append(f" · p(think) {routed.p_think:.2f}")
     line.append(f" · {printable(model)}")
-    if routed.num_streams > 1:
-        line.append(f" · {routed.num_streams} streams of at most {routed.limit_tokens} tokens")
+    streams = f" · {routed.num_streams} streams" if routed.num_streams > 1 else ""
+    if routed.limit_s is not None:
+        line.append(f"{streams} · within {routed.limit_s:g} s")
     else:
-        line.append(f" · at most {routed.limit_tokens} tokens")
+        line.append(f"{streams} of at most" if streams else " · at most")
+        line.append(f" {routed.limit_tokens} tokens")
     return line
 
 
@@ -132,7 +134,7 @@ def _results(response: Response, routed: Routed) -> Table:
             Text(str(trace.index + 1)),
             Text(state, color),
             Text("" if candidate.score is None else f"score {candidate.score:.2f}"),
-            Text(f"{trace.num_tokens}/{routed.limit_tokens}", "dim"),
+            Text(spent(trace.num_tokens, routed), "dim"),
             Text("" if state == trace.stop.value else trace.stop.value, "dim"),
         )
     return table
@@ -150,7 +152,7 @@ def _figures(response: Response, width: int) -> Text:
     parts += [
         f"{timing.tokens_per_s:.1f} tok/s",
         f"first token {timing.ttft_s:.2f} s",
-        f"total {timing.total_s:.1f} s",
+        f"total {timing.total_s:.1f} s" + _of_budget(timing),
         f"KV {response.kv_bytes / 1e6:.1f} MB",
         f"stop {response.stop.value}",
     ]
@@ -162,6 +164,13 @@ def _figures(response: Response, width: int) -> Text:
         else:
             lines.append(part)
     return Text("\n".join(lines), "dim")
+
+
+def _of_budget(timing: Timing) -> str:
+    if timing.budget_s is None:
+        return ""
+    over = f", {timing.overshoot_s:.1f} s over" if timing.overshoot_s and timing.overshoot_s >= 0.05 else ""
+    return f" of {timing.budget_s:g} s{over}"
 
 
 def _note(notice: Notice, console: Console) -> None:

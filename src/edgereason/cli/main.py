@@ -22,6 +22,8 @@ import typer
 from edgereason import __version__
 from edgereason.cli.ask import ask
 from edgereason.cli.bench import bench_app
+from edgereason.cli.bundle import bundle_app
+from edgereason.cli.chat import chat
 from edgereason.cli.evaluation import eval_app
 from edgereason.cli.models import models
 from edgereason.cli.pull import pull
@@ -45,11 +47,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(ask)
+app.command()(chat)
 app.command()(models)
 app.command()(pull)
 app.command()(quantize)
 app.command()(report)
 app.add_typer(bench_app)
+app.add_typer(bundle_app)
 app.add_typer(eval_app)
 app.add_typer(train_app)
 

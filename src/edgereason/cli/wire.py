@@ -40,6 +40,8 @@ def to_json(response: Response, *, model: str, limit_tokens: int) -> dict[str, A
             "ttft_s": timing.ttft_s,
             "total_s": timing.total_s,
             "tokens_per_s": timing.tokens_per_s,
+            "budget_s": timing.budget_s,
+            "overshoot_s": timing.overshoot_s,
         },
         "kv_bytes": response.kv_bytes,
         "streams": [_stream(candidate) for candidate in response.candidates],

@@ -187,14 +187,31 @@ class Engine(Protocol):
         """Whether the token ends a turn."""
         ...
 
-    def reserve(self, *, cells: int, sequences: int) -> Reservation:
+    def reserve(self, *, cells: int, sequences: int, instead_of: Reservation | None = None) -> Reservation:
         """Promises so many cells and sequences beside those promised already, until it is closed.
 
-        The context grows where it may: its size was left open, and nothing else is promised.
+        Where there is no room, sequences that are only kept (`keep`) are told to make some. Then the context
+        grows where it may: its size was left open, and nothing else is promised.
+
+        Args:
+            cells: most that will be filled at a time.
+            sequences: most that will be alive at a time.
+            instead_of: a reservation that this one takes the place of, with whatever lives on it; closed if
+                the promise is made, as it was if not.
 
         Raises:
             ContextOverflow: they can never fit.
             NoRoomNow: they don't fit beside what is promised to others.
+        """
+        ...
+
+    def keep(self, sequence: Sequence, make_room: Callable[[], None]) -> Reservation:
+        """Promises a sequence the cells that it has, while it rests between requests.
+
+        Args:
+            sequence: must not grow on this promise.
+            make_room: called when the cells are wanted by others; it must release the sequence and close
+                this reservation, and may `save` the sequence before.
         """
         ...
 
@@ -230,6 +247,33 @@ class Engine(Protocol):
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A second sequence over the same cells; neither changes the other."""
+        ...
+
+    def trim(self, sequence: Sequence, length: int) -> None:
+        """Takes back all but the first `length` tokens of a base sequence; forks keep what they share.
+
+        Its logits are not fresh afterwards.
+
+        Raises:
+            EngineError: it is not so long, or not all the base's.
+        """
+        ...
+
+    @property
+    def state_format(self) -> str:
+        """What the bytes of `save` are: engine, version and cache type; others can't `restore` them."""
+        ...
+
+    def save(self, sequence: Sequence) -> bytes:
+        """A base sequence's KV."""
+        ...
+
+    def restore(self, sequence: Sequence, state: bytes, length: int) -> None:
+        """Gives an empty base sequence the KV of one of `length` tokens; nothing of it can be sampled yet.
+
+        Raises:
+            EngineError: the bytes are no such KV, or don't fit; the sequence is empty then.
+        """
         ...
 
     def release(self, sequence: Sequence) -> None:
@@ -307,6 +351,27 @@ class TextDecoder:
     def flush(self) -> str:
         """What an unfinished character becomes at the end: U+FFFD, or nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+def require_base(sequence: Sequence) -> None:
+    """Refuses what is not a live sequence on the base.
+
+    Raises:
+        EngineError: it was released, or crossed to an adapter.
+    """
+    if sequence.released or sequence.encoder is not None:
+        raise EngineError("only a live sequence that is all the base's can be trimmed, saved or restored")
+
+
+def require_empty(sequence: Sequence) -> None:
+    """Refuses what is not a live sequence on the base without tokens.
+
+    Raises:
+        EngineError: as `require_base`, or it has tokens.
+    """
+    require_base(sequence)
+    if sequence.length:
+        raise EngineError(f"only an empty sequence can be restored, this one has {sequence.length} tokens")
 
 
 def require_fresh(sequence: Sequence, decode_number: int) -> int:

@@ -8,17 +8,19 @@
 
 A fork freezes the tail of its parent: both go on in segments of their own. A segment's cells are free
 when its last user is gone. Promises count apart from use: whoever is promised cells may fill them later, and
-must not find that another request took them.
+must not find that another request took them. A kept sequence has a promise too, which it gives up when the
+cells are wanted.
 
 Knows counts and slots; does not know tokens or the native cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Self
 
-from edgereason.engine.base import Segment, Sequence
-from edgereason.errors import EngineError
+from edgereason.engine.base import Reservation, Segment, Sequence, require_base
+from edgereason.errors import EngineError, NoRoomNow
 
 NO_ROOM: Final = (
     "no room beside the requests that still run: wait for one to end, or load with a larger context"
@@ -33,7 +35,8 @@ class Ledger:
         self.slots = slots
         self.used_cells = 0
         self.live: set[Sequence] = set()
-        self.promises: set[Promise] = set()
+        self.promises: dict[Promise, None] = {}
+        """In the order in which they were made."""
         self._free_slots = list(range(slots))
 
     @property
@@ -45,17 +48,57 @@ class Ledger:
         return self.slots - sum(promise.slots for promise in self.promises)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nobody would notice if the context were made anew."""
-        return not self.live and not self.promises
+    def is_resting(self) -> bool:
+        """Whether all there is are kept sequences, each of which would leave: nothing runs."""
+        return all(p.make_room for p in self.promises) and len(self.live) == len(self.promises)
 
-    def has_room(self, cells: int, slots: int) -> bool:
-        return cells <= self.unpromised_cells and slots <= self.unpromised_slots
+    def has_room(self, cells: int, slots: int, instead_of: Reservation | None = None) -> bool:
+        given_up = [promise for promise in self.promises if promise is instead_of]
+        return cells <= self.unpromised_cells + sum(
+            p.cells for p in given_up
+        ) and slots <= self.unpromised_slots + sum(p.slots for p in given_up)
 
-    def promise(self, cells: int, slots: int) -> Promise:
-        """Sets cells and slots aside."""
-        promise = Promise(self, cells, slots)
-        self.promises.add(promise)
+    def clear(
+        self, cells: int, slots: int, instead_of: Reservation | None, *, can_grow: bool
+    ) -> tuple[int, int] | None:
+        """Sees to it that there is room: kept sequences leave, those that rest longest first.
+
+        A context that can grow is rather made anew with room for those, too, than crowded.
+
+        Returns:
+            None if there is room; else the cells and slots that a new context needs. Nothing lives here then.
+
+        Raises:
+            NoRoomNow: something runs, and there is no room beside it.
+        """
+        if self.has_room(cells, slots, instead_of):
+            return None
+        kept = [promise for promise in self.promises if promise.make_room]
+        others = [promise for promise in kept if promise is not instead_of]
+        if not (can_grow and self.is_resting):
+            for promise in others:
+                promise.leave()
+                if self.has_room(cells, slots, instead_of):
+                    return None
+            if not self.is_resting:
+                raise NoRoomNow(NO_ROOM)
+        for promise in kept:
+            promise.leave()
+        return cells + sum(p.cells for p in others), slots + sum(p.slots for p in others)
+
+    def promise(
+        self,
+        cells: int,
+        slots: int,
+        *,
+        instead_of: Reservation | None = None,
+        make_room: Callable[[], None] | None = None,
+    ) -> Promise:
+        """Sets cells and slots aside; see `Engine.reserve` and `Engine.keep`."""
+        if instead_of is not None:
+            instead_of.close()
+        promise = Promise(self, cells, slots, make_room)
+        self.promises[promise] = None
         return promise
 
     def new(self) -> Sequence:
@@ -87,6 +130,28 @@ class Ledger:
         self.live.add(child)
         return child
 
+    def trim(self, sequence: Sequence, length: int) -> None:
+        """Returns the cells behind the first `length`, but for those that forks use."""
+        require_base(sequence)
+        if not 0 <= length <= sequence.length:
+            raise EngineError(f"can't trim a sequence of {sequence.length} tokens to {length}")
+        # Down to the segment in which the cut is, which is split there if others use it as it is.
+        tail, start = sequence.segment, sequence.length - sequence.segment.cells
+        segment: Segment | None = tail
+        while segment is not None and start > length:
+            segment = segment.parent
+            start -= segment.cells if segment else 0
+        if segment is not None and start < length < start + segment.cells:
+            lower = Segment(parent=segment.parent, cells=length - start)
+            segment.parent, segment.cells = lower, segment.cells - lower.cells
+            segment = lower
+        elif start == length and segment is not None:
+            segment = segment.parent
+        sequence.segment, sequence.length, sequence.logits_at = Segment(parent=segment), length, None
+        if segment is not None:
+            segment.users += 1
+        self._leave(tail)
+
     def release(self, sequence: Sequence) -> None:
         """Returns the slot, and the cells whose last user this was."""
         sequence.released = True
@@ -94,7 +159,10 @@ class Ledger:
         self.live.discard(sequence)
         self._free_slots.append(sequence.slot)
         self._free_slots.sort()
-        segment: Segment | None = sequence.segment
+        self._leave(sequence.segment)
+
+    def _leave(self, tail: Segment) -> None:
+        segment: Segment | None = tail
         while segment is not None:
             segment.users -= 1
             if segment.users:
@@ -111,12 +179,18 @@ class Ledger:
 class Promise:
     """The ledger's `Reservation`."""
 
-    def __init__(self, ledger: Ledger, cells: int, slots: int) -> None:
+    def __init__(self, ledger: Ledger, cells: int, slots: int, make_room: Callable[[], None] | None) -> None:
         self.cells, self.slots = cells, slots
+        self.make_room = make_room
         self._ledger = ledger
 
+    def leave(self) -> None:
+        """Makes room, if that has not been done yet."""
+        if self.make_room is not None and self in self._ledger.promises:
+            self.make_room()
+
     def close(self) -> None:
-        self._ledger.promises.discard(self)
+        self._ledger.promises.pop(self, None)
 
     def __enter__(self) -> Self:
         return self

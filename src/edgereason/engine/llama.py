@@ -31,14 +31,18 @@ from edgereason.engine.base import (
     Adapter,
     Feed,
     ModelInfo,
+    Reservation,
     Sampled,
     Sampler,
     Scored,
     Sequence,
     States,
+    require_base,
+    require_empty,
     require_fresh,
 )
-from edgereason.engine.cells import NO_ROOM, Ledger, Promise
+from edgereason.engine.batches import Row, fill, packed
+from edgereason.engine.cells import Ledger, Promise
 from edgereason.engine.handles import Handles
 from edgereason.engine.native import C, fail
 from edgereason.engine.params import (
@@ -52,11 +56,9 @@ from edgereason.engine.params import (
 )
 from edgereason.engine.sampling import NativeSampler, log_probability, logits_row
 from edgereason.engine.scoring import Sheet, score_batches
+from edgereason.engine.state import read_state, write_state
 from edgereason.engine.tap import StateTap
-from edgereason.errors import ContextOverflow, EngineError, NoRoomNow
-
-Row = tuple[Sequence, Tokens[int], int]
-"""A sequence, the tokens to encode onto it, and of how many of the last ones the logits are wanted."""
+from edgereason.errors import ContextOverflow, EngineError
 
 
 class LlamaEngine:
@@ -160,18 +162,19 @@ class LlamaEngine:
 
     # Sequences
 
-    def reserve(self, *, cells: int, sequences: int) -> Promise:
-        ledger = self._ledger
-        if not ledger.has_room(cells, sequences):
-            if self._fixed_cells is not None and cells > self._fixed_cells:
-                raise ContextOverflow(cells, self._fixed_cells)
-            if not ledger.is_idle:
-                raise NoRoomNow(NO_ROOM)
+    def reserve(self, *, cells: int, sequences: int, instead_of: Reservation | None = None) -> Promise:
+        if self._fixed_cells is not None and cells > self._fixed_cells:
+            raise ContextOverflow(cells, self._fixed_cells)
+        needed = self._ledger.clear(cells, sequences, instead_of, can_grow=self._fixed_cells is None)
+        if needed is not None:
             self._open_context(
-                cells=self._fixed_cells or max(ledger.cells, round_up(cells)),
-                slots=max(ledger.slots, self._min_sequences, sequences),
+                cells=self._fixed_cells or max(self._ledger.cells, round_up(needed[0])),
+                slots=max(self._ledger.slots, self._min_sequences, needed[1]),
             )
-        return self._ledger.promise(cells, sequences)
+        return self._ledger.promise(cells, sequences, instead_of=instead_of)
+
+    def keep(self, sequence: Sequence, make_room: Callable[[], None]) -> Promise:
+        return self._ledger.promise(sequence.length, 1, make_room=make_room)
 
     def new_sequence(self) -> Sequence:
         return self._ledger.new()
@@ -186,6 +189,23 @@ class LlamaEngine:
         child = self._ledger.fork(sequence)
         C.llama_memory_seq_cp(memory, sequence.slot, child.slot, -1, -1)
         return child
+
+    def trim(self, sequence: Sequence, length: int) -> None:
+        self._ledger.trim(sequence, length)
+        C.llama_memory_seq_rm(self._memory, sequence.slot, length, -1)
+
+    @property
+    def state_format(self) -> str:
+        return f"llama-cpp-python {native.VERSION} {self._kv}"
+
+    def save(self, sequence: Sequence) -> bytes:
+        require_base(sequence)
+        return read_state(self._open.context, sequence.slot)
+
+    def restore(self, sequence: Sequence, state: bytes, length: int) -> None:
+        require_empty(sequence)
+        write_state(self._open.context, sequence.slot, state, length)
+        self._ledger.grow(sequence, length)
 
     def release(self, sequence: Sequence) -> None:
         if sequence.released:
@@ -321,17 +341,12 @@ class LlamaEngine:
         self._ledger = Ledger(cells=cells, slots=slots)
 
     def _packed(self, feeds: list[tuple[Sequence, Tokens[int]]]) -> list[list[tuple[int, Tokens[int]]]]:
-        """Batches of (index, tokens), each of one adapter and `BATCH_TOKENS` at most."""
-        groups: dict[Adapter | None, list[list[tuple[int, Tokens[int]]]]] = {}
+        """Batches of (index, tokens); of what is longer than a batch, all but the end is encoded here."""
         for i, (sequence, tokens) in enumerate(feeds):
             if len(tokens) > BATCH_TOKENS:
                 self.encode(sequence, tokens[:-BATCH_TOKENS])
-                tokens = tokens[-BATCH_TOKENS:]
-            batches = groups.setdefault(sequence.encoder, [[]])
-            if sum(len(others) for _, others in batches[-1]) + len(tokens) > BATCH_TOKENS:
-                batches.append([])
-            batches[-1].append((i, tokens))
-        return [batch for batches in groups.values() for batch in batches]
+                feeds[i] = sequence, tokens[-BATCH_TOKENS:]
+        return packed(feeds)
 
     def _decode(self, rows: list[Row]) -> None:
         """One native batch under one adapter: each sequence's tokens, the logits of as many as wanted."""
@@ -343,7 +358,7 @@ class LlamaEngine:
             if length > self._info.train_context_tokens:
                 raise ContextOverflow(length, self._info.train_context_tokens, "a stream")
         self._use(rows[0][0].encoder)
-        num_tokens = _fill(native_batch, rows)
+        num_tokens = fill(native_batch, rows)
         native.forget_complaints()
         code = C.llama_decode(self._handles.context, native_batch)
         if code == 1:
@@ -378,17 +393,3 @@ class LlamaEngine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _fill(batch: Any, rows: list[Row]) -> int:
-    """Writes rows into the native batch; returns how many tokens it holds."""
-    token, pos, num_ids, ids, output = batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.logits
-    n = 0
-    for sequence, tokens, num_outputs in rows:
-        first_output = sequence.length + len(tokens) - num_outputs
-        for position, one in enumerate(tokens, sequence.length):
-            token[n], pos[n], num_ids[n], output[n] = one, position, 1, position >= first_output
-            ids[n][0] = sequence.slot
-            n += 1
-    batch.n_tokens = n
-    return n

@@ -19,11 +19,13 @@ from typing import Any, Final
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import llama_cpp.llama_cpp as C  # noqa: N812
+from llama_cpp import __version__ as VERSION  # noqa: N812
 from llama_cpp import _ggml
 
 from edgereason.errors import EngineError
 
 __all__ = [
+    "VERSION",
     "C",
     "complaints",
     "fail",

@@ -27,16 +27,19 @@ from edgereason.engine.base import (
     Adapter,
     Feed,
     ModelInfo,
+    Reservation,
     Sampled,
     Sampler,
     Scored,
     Sequence,
     States,
+    require_base,
+    require_empty,
     require_fresh,
 )
-from edgereason.engine.cells import NO_ROOM, Ledger, Promise
+from edgereason.engine.cells import Ledger, Promise
 from edgereason.engine.scoring import Sheet
-from edgereason.errors import ContextOverflow, EngineError, NoRoomNow
+from edgereason.errors import ContextOverflow, EngineError
 
 END: Final = 256
 _MARKERS: Final = {"<|im_start|>": 257, "<|im_end|>": END}
@@ -101,7 +104,7 @@ class ScriptedEngine:
         self._ledger = Ledger(cells=context_tokens or 0, slots=_SLOTS)
         self._adapters: dict[Path, Adapter] = {}
         self._bigram = np.zeros((_VOCAB_SIZE, _VOCAB_SIZE), np.float32) if bigram is None else bigram
-        self._last: dict[Sequence, int] = {}
+        self._tokens: dict[Sequence, list[int]] = {}
         self._decodes = 0
         self.samplers: list[ScriptedSampler] = []
         self.decoded: list[int] = []
@@ -157,31 +160,59 @@ class ScriptedEngine:
     def is_end(self, token: int) -> bool:
         return token == END
 
-    def reserve(self, *, cells: int, sequences: int) -> Promise:
-        if not self._ledger.has_room(cells, sequences):
-            if self._is_fixed and cells > self._ledger.cells:
-                raise ContextOverflow(cells, self._ledger.cells)
-            if not self._ledger.is_idle:
-                raise NoRoomNow(NO_ROOM)
-            self._ledger = Ledger(cells=cells, slots=max(_SLOTS, sequences))
-        return self._ledger.promise(cells, sequences)
+    def reserve(self, *, cells: int, sequences: int, instead_of: Reservation | None = None) -> Promise:
+        if self._is_fixed and cells > self._ledger.cells:
+            raise ContextOverflow(cells, self._ledger.cells)
+        needed = self._ledger.clear(cells, sequences, instead_of, can_grow=not self._is_fixed)
+        if needed is not None:
+            most_cells = self._ledger.cells if self._is_fixed else needed[0]
+            self._ledger = Ledger(cells=most_cells, slots=max(_SLOTS, needed[1]))
+        return self._ledger.promise(cells, sequences, instead_of=instead_of)
+
+    def keep(self, sequence: Sequence, make_room: Callable[[], None]) -> Promise:
+        return self._ledger.promise(sequence.length, 1, make_room=make_room)
 
     def new_sequence(self) -> Sequence:
-        return self._ledger.new()
+        sequence = self._ledger.new()
+        self._tokens[sequence] = []
+        return sequence
 
     def cross(self, sequence: Sequence, adapter: Adapter | None) -> None:
         sequence.cross(adapter)
 
     def fork(self, sequence: Sequence) -> Sequence:
         child = self._ledger.fork(sequence)
-        if sequence.length:
-            self._last[child] = self._last[sequence]
+        self._tokens[child] = self._tokens[sequence].copy()
         return child
+
+    def trim(self, sequence: Sequence, length: int) -> None:
+        self._ledger.trim(sequence, length)
+        del self._tokens[sequence][length:]
+
+    @property
+    def state_format(self) -> str:
+        return f"scripted {self._info.kv_bytes_per_cell}"
+
+    def save(self, sequence: Sequence) -> bytes:
+        require_base(sequence)
+        return np.array(self._tokens[sequence], "<i4").tobytes()
+
+    def restore(self, sequence: Sequence, state: bytes, length: int) -> None:
+        require_empty(sequence)
+        if len(state) != 4 * length:
+            raise EngineError(f"{len(state)} bytes are no KV of {length} tokens")
+        self._require_cells(length)
+        self._ledger.grow(sequence, length)
+        self._tokens[sequence] = np.frombuffer(state, "<i4").tolist()
 
     def release(self, sequence: Sequence) -> None:
         if not sequence.released:
             self._ledger.release(sequence)
-            self._last.pop(sequence, None)
+            del self._tokens[sequence]
+
+    def tokens(self, sequence: Sequence) -> list[int]:
+        """What a live sequence's cells hold, for tests."""
+        return self._tokens[sequence].copy()
 
     def encode(
         self,
@@ -242,7 +273,7 @@ class ScriptedEngine:
         for (sequence, _), sheet in zip(feeds, sheets, strict=True):
             if sequence.length:
                 require_fresh(sequence, self._decodes)
-                sheet.note(0, self._bigram[self._last[sequence]])
+                sheet.note(0, self._bigram[self._tokens[sequence][-1]])
         self._decode(feeds)
         for sheet in sheets:
             for position, token in enumerate(sheet.tokens, 1):
@@ -259,6 +290,8 @@ class ScriptedEngine:
         del self._adapters[adapter.path]
 
     def close(self) -> None:
+        for sequence in self._ledger.live:
+            sequence.released = True
         self._ledger = Ledger(cells=0, slots=0)
 
     def __enter__(self) -> Self:
@@ -269,8 +302,7 @@ class ScriptedEngine:
 
     def _decode(self, rows: list[tuple[Sequence, Tokens[int]]]) -> None:
         num_tokens = sum(len(tokens) for _, tokens in rows)
-        if self.used_cells + num_tokens > self._ledger.cells:
-            raise ContextOverflow(self.used_cells + num_tokens, self._ledger.cells)
+        self._require_cells(num_tokens)
         self._decodes += 1
         self.decoded.append(num_tokens)
         for row, (sequence, tokens) in enumerate(rows):
@@ -281,8 +313,12 @@ class ScriptedEngine:
                     sequence.length + len(tokens), self._info.train_context_tokens, "a stream"
                 )
             self._ledger.grow(sequence, len(tokens))
-            self._last[sequence] = tokens[-1]
+            self._tokens[sequence] += tokens
             sequence.logits_at = (self._decodes, row)
+
+    def _require_cells(self, num_tokens: int) -> None:
+        if self.used_cells + num_tokens > self._ledger.cells:
+            raise ContextOverflow(self.used_cells + num_tokens, self._ledger.cells)
 
 
 def _state(number: int) -> States:

@@ -104,6 +104,8 @@ def require_cuttable(
     own = config.request("?", 0).think_budget
     if own is None or not _finished(samples) or any(sample.route is not Route.THINK for sample in samples):
         raise ConfigError("hard budgets cut thinking, and this run has rows that did not think")
+    if own.limit_tokens is None:
+        raise ConfigError("hard budgets cut what ran under a larger one in tokens; this run's was in seconds")
     most = min(own.limit_tokens, config.max_tokens or own.limit_tokens)
     if not limits_tokens or max(limits_tokens) > most:
         raise ConfigError(f"budgets must be at most the run's own, {most} tokens; got {list(limits_tokens)}")

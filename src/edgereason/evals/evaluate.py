@@ -56,6 +56,8 @@ class EvalConfig:
         task: a name of the catalogue of tasks, or `gym:` and a generator.
         model: a name of the catalogue or a GGUF file, by default the default model; `bundle` instead brings
             its own.
+        budget: most tokens of a stream.
+        budget_s: seconds for a request, which then has the machine to itself: `parallel` is 1.
         repeats: how often each question is asked.
         stop_early: whether streams stop when their vote is certain; off, all of them run to their ends, so
             that votes over fewer can be drawn from the rows.
@@ -70,6 +72,7 @@ class EvalConfig:
     bundle: str | None = None
     mode: Mode = Mode.AUTO
     budget: int | None = None
+    budget_s: float | None = None
     effort: Effort | None = None
     streams: int = 1
     vote: Vote | None = None
@@ -110,11 +113,18 @@ class EvalConfig:
             top_p=preset.top_p if self.top_p is None else self.top_p,
             repeats=self.repeats or (preset.repeats if temperature > 0 else 1),
             top_k=Sampling().top_k if self.top_k is None else self.top_k,
-            effort=self.effort or (Effort.MEDIUM if self.budget is None else None),
+            effort=self.effort or (Effort.MEDIUM if self._budget is None else None),
+            parallel=self.parallel if self.budget_s is None else 1,
             max_tokens=self.max_tokens or (DEFAULT_CHAT_TOKENS if self.mode is Mode.CHAT else None),
             model=None if self.bundle is not None else Path(self.model or DEFAULT_MODEL).name,
             bundle=None if self.bundle is None else Path(self.bundle).resolve().name,
         )
+
+    @property
+    def _budget(self) -> Budget | None:
+        if self.budget is None and self.budget_s is None:
+            return None
+        return Budget(limit_tokens=self.budget, limit_s=self.budget_s)
 
     def request(self, question: str, seed: int) -> Request:
         """What is asked of one question.
@@ -128,7 +138,7 @@ class EvalConfig:
             messages=(Message("system", self.system), user) if self.system else (user,),
             mode=self.mode,
             effort=self.effort or Effort.MEDIUM,
-            budget=None if self.budget is None else Budget(limit_tokens=self.budget),
+            budget=self._budget,
             streams=self.streams,
             vote=self.vote,
             sampling=Sampling(

@@ -27,6 +27,9 @@ from edgereason.evals.samples import Sample, TraceRow
 CORRECT_SCORE: Final = 0.5
 """A trace with at least this score counts as correct where only right or wrong is asked for."""
 
+IN_TIME_MARGIN: Final = 0.1
+"""A request that ends later than its budget by this share of it is still in time."""
+
 LEVEL: Final = 0.95
 NUM_RESAMPLES: Final = 2000
 
@@ -217,7 +220,7 @@ def token_statistics(lengths: Sequence[int]) -> dict[str, float]:
     return {"mean_tokens": fmean(lengths), "median_tokens": float(median), "p90_tokens": float(p90)}
 
 
-def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
+def summarise(samples: Sequence[Sample], *, budget_s: float | None = None) -> dict[str, Any]:
     """The figures of a run, as plain values.
 
     Lengths are the winning streams', `mean_all_streams_tokens` what all streams of a row spent together.
@@ -225,12 +228,17 @@ def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
     `share_answered` those with an answer at all. Times are medians over rows, in seconds. `pass_at_k` goes
     through powers of two (as strings, for JSON) up to the traces that every question has.
 
+    Args:
+        samples: of one run.
+        budget_s: the run's, if it was in seconds: `share_in_time` is then the rows that ended within it and a
+            tenth more, `max_overshoot_s` the seconds by which the worst ended behind it.
+
     Raises:
         ConfigError: there are no samples.
     """
     scores = scores_by_question(_require_rows(samples))
     least_traces = min(len(pool) for pool in finished_traces(samples).values())
-    return {
+    figures: dict[str, Any] = {
         "n": len(samples),
         "num_questions": len(scores),
         "accuracy": accuracy(samples),
@@ -246,6 +254,11 @@ def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
             str(2**power): mean_pass_at_k(samples, 2**power) for power in range(least_traces.bit_length())
         },
     }
+    if budget_s is not None:
+        spent_s = [sample.total_s for sample in samples]
+        figures["share_in_time"] = fmean(one <= (1 + IN_TIME_MARGIN) * budget_s for one in spent_s)
+        figures["max_overshoot_s"] = max(0.0, max(spent_s) - budget_s)
+    return figures
 
 
 def _require_rows(samples: Sequence[Sample]) -> Sequence[Sample]:

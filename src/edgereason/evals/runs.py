@@ -117,7 +117,7 @@ def run_task(
         )
         if len(samples) < len(task.items) * (resolved.repeats or 1):
             return None
-        return write_summary(folder, resolved, record, summarise(samples), speed)
+        return write_summary(folder, resolved, record, summarise(samples, budget_s=resolved.budget_s), speed)
 
 
 def _allowed_task(config: EvalConfig, data: Path | None, *, run_code: bool) -> Task:

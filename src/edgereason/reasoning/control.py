@@ -8,7 +8,8 @@ r"""The budget of one stream, token by token: what to keep, what to force, when 
        └────── force  \n? closing stub ─────────────┘  └─ force  \n stub (once)
 
 Both rules force an answer while there is still room for one, so a thinking stream never spends its budget
-without saying what it found. The limit counts every token, sampled or forced, but not the end of turn.
+without saying what it found. The limit counts every token, sampled or forced, but not the end of turn. A
+deadline is a limit that is told anew with every token: as many as there is time for.
 
 Knows ids and the text they made; does not know engines, sequences or votes.
 
@@ -26,6 +27,7 @@ from typing import Final, Protocol
 from edgereason.core.chat import CLOSING, CLOSING_TAG, STUB, Seams
 from edgereason.core.types import Stop, reserve_tokens
 from edgereason.errors import RequestError
+from edgereason.reasoning.pace import Deadline
 
 ANSWER_TOKENS: Final = 8
 """Room that a forced answer gets at the least, and thinking too."""
@@ -88,12 +90,42 @@ class Control(Protocol):
         ...
 
 
-class ChatControl:
-    """The chat route: answer until the model ends its turn or the limit is reached."""
+class Limit:
+    """What a stream has left: tokens of a fixed limit, and steps until a deadline if there is one.
 
-    def __init__(self, limit_tokens: int, cut: Stop = Stop.LENGTH) -> None:
+    Args:
+        limit_tokens: most tokens of the stream.
+        cut: what it is called when they run out: the budget, or `max_tokens`. A deadline is the budget.
+        deadline: when the request must have ended.
+    """
+
+    def __init__(self, limit_tokens: int, cut: Stop, deadline: Deadline | None) -> None:
         self._limit_tokens = limit_tokens
         self._cut = cut
+        self._deadline = deadline
+
+    def left(self, used_tokens: int, forced_tokens: int = 0) -> int:
+        """Tokens left, `forced_tokens` among them, which take less time than drawn ones."""
+        left_tokens = self._limit_tokens - used_tokens
+        if self._deadline is None:
+            return left_tokens
+        return min(left_tokens, self._deadline.left_steps(forced_tokens) + forced_tokens)
+
+    def expected(self, used_tokens: int) -> int:
+        """Tokens that the stream will have spent in the end, should it spend all it may."""
+        return used_tokens + self.left(used_tokens)
+
+    def cause(self, used_tokens: int) -> Stop:
+        """What ran out first."""
+        fixed = self._limit_tokens - used_tokens
+        return self._cut if self._deadline is None or fixed <= self.left(used_tokens) else Stop.BUDGET
+
+
+class ChatControl:
+    """The chat route: answer until the model ends its turn or the limit is reached; see `Limit`."""
+
+    def __init__(self, limit_tokens: int, cut: Stop = Stop.LENGTH, deadline: Deadline | None = None) -> None:
+        self._limit = Limit(limit_tokens, cut, deadline)
         self.phase = Phase.ANSWER
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
@@ -103,9 +135,9 @@ class ChatControl:
         if is_end:
             return Verdict(keep=False, done=True)
         self.answer_tokens += 1
-        if self.answer_tokens < self._limit_tokens:
+        if self._limit.left(self.answer_tokens) > 0:
             return Verdict(keep=True)
-        self.stop = self._cut
+        self.stop = self._limit.cause(self.answer_tokens)
         return Verdict(keep=True, done=True)
 
 
@@ -116,20 +148,21 @@ class ThinkControl:
         seams: ids of closing and stub.
         limit_tokens: most tokens of the stream.
         cut: what to call it when the limit ends thinking or answer: the budget, or `max_tokens`.
+        deadline: when the request must have ended; where it leaves too little, thinking ends at once.
 
     Raises:
         RequestError: the limit leaves less than 8 tokens to think beside the reserve.
     """
 
-    def __init__(self, seams: Seams, limit_tokens: int, cut: Stop = Stop.BUDGET) -> None:
+    def __init__(
+        self, seams: Seams, limit_tokens: int, cut: Stop = Stop.BUDGET, deadline: Deadline | None = None
+    ) -> None:
         self._seams = seams
-        self._limit_tokens = limit_tokens
-        self._cut = cut
-        self._reserve_tokens = reserve(seams, limit_tokens)
-        if limit_tokens < self._reserve_tokens + ANSWER_TOKENS:
+        self._limit = Limit(limit_tokens, cut, deadline)
+        if limit_tokens < least_tokens(seams):
             raise RequestError(
                 f"a limit of {limit_tokens} tokens is too small: closing and answer need "
-                f"{self._reserve_tokens} of them; the minimum is {self._reserve_tokens + ANSWER_TOKENS}"
+                f"{reserve(seams, limit_tokens)} of them; the minimum is {least_tokens(seams)}"
             )
         self.phase = Phase.THINKING
         self.stop = Stop.NATURAL
@@ -140,8 +173,8 @@ class ThinkControl:
         self._mid_character = False
 
     @property
-    def _left_tokens(self) -> int:
-        return self._limit_tokens - self.thinking_tokens - self.answer_tokens
+    def _used_tokens(self) -> int:
+        return self.thinking_tokens + self.answer_tokens
 
     def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         self._mid_character = mid_character
@@ -158,8 +191,9 @@ class ThinkControl:
             self.phase = Phase.ANSWER
             self._text = tail.partition(CLOSING_TAG)[2]
             return Verdict(keep=True)
-        if self._left_tokens <= self._reserve_tokens:
-            self.stop = self._cut
+        held_back = reserve(self._seams, self._limit.expected(self._used_tokens))
+        if self._limit.left(self._used_tokens, _forced_tokens(self._seams)) <= held_back:
+            self.stop = self._limit.cause(self._used_tokens)
             return self._force_closing(keep=True)
         return Verdict(keep=True)
 
@@ -169,16 +203,17 @@ class ThinkControl:
             owed = not self._text.strip() and not self._stub_given
             return (
                 self._force_stub(keep=False)
-                if owed and self._left_tokens > stub_tokens
+                if owed and self._limit.left(self._used_tokens, stub_tokens) > stub_tokens
                 else Verdict(False, done=True)
             )
         self.answer_tokens += 1
         self._text += text
-        if self._left_tokens <= 0:
-            self.stop = self._cut
+        if self._limit.left(self._used_tokens) <= 0:
+            self.stop = self._limit.cause(self._used_tokens)
             return Verdict(keep=True, done=True)
-        if stub_tokens < self._left_tokens <= stub_tokens + ANSWER_TOKENS and not self._is_concluded():
-            self.stop = self._cut
+        left = self._limit.left(self._used_tokens, stub_tokens)
+        if stub_tokens < left <= stub_tokens + ANSWER_TOKENS and not self._is_concluded():
+            self.stop = self._limit.cause(self._used_tokens)
             return self._force_stub(keep=True)
         return Verdict(keep=True)
 
@@ -217,8 +252,17 @@ class ThinkControl:
 
 def reserve(seams: Seams, limit_tokens: int) -> int:
     """Tokens held back for closing, stub and answer: DESIGN's rule, or what this vocabulary needs."""
-    pieces = len(seams.newline) + len(seams.closing) + len(seams.stub)
-    return max(reserve_tokens(limit_tokens), pieces + ANSWER_TOKENS)
+    return max(reserve_tokens(limit_tokens), _forced_tokens(seams) + ANSWER_TOKENS)
+
+
+def least_tokens(seams: Seams) -> int:
+    """Smallest limit that leaves 8 tokens to think beside its reserve."""
+    return reserve(seams, 0) + ANSWER_TOKENS
+
+
+def _forced_tokens(seams: Seams) -> int:
+    """Tokens of a forced end, a newline before it included."""
+    return len(seams.newline) + len(seams.closing) + len(seams.stub)
 
 
 def bucket_for(limit_tokens: int, buckets: tuple[int, ...], margin: float = 0.25) -> int | None:

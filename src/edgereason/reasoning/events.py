@@ -22,13 +22,19 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """The prompt is encoded and the route is chosen."""
+    """The prompt is encoded and the route is chosen.
+
+    Attributes:
+        limit_tokens: most tokens of a stream.
+        limit_s: seconds for it all, if that is the budget; they run out before the tokens do.
+    """
 
     route: Route
     p_think: float | None
     prompt_tokens: int
     num_streams: int
     limit_tokens: int
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

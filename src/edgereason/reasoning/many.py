@@ -59,7 +59,9 @@ def answer_many(
     if not requests:
         return
     batch = batch or Batch(model.engine)
-    _make_room(model, requests, max_running)
+    streams = max(request.streams for request in requests)
+    most = max_running if streams == 1 else _AHEAD * -(-max_running // streams)
+    make_room(model, [model.pipeline.room(request) for request in requests], most)
     if start is None:
         starts = [partial(model.pipeline.run, request, batch) for request in requests]
     else:
@@ -72,17 +74,23 @@ def answer_many(
                 yield index, event.response
 
 
-def _make_room(model: Model, requests: Sequence[Request], max_running: int) -> None:
-    """Makes the context as large as the dearest requests that run at a time need, if the memory allows."""
-    streams = max(request.streams for request in requests)
-    most = max_running if streams == 1 else _AHEAD * -(-max_running // streams)
-    rooms = sorted((model.pipeline.room(request) for request in requests), reverse=True)
-    chosen = rooms[:most]
+def make_room(model: Model, rooms: Sequence[tuple[int, int]], most: int) -> None:
+    """Makes the context as large as the dearest requests that run at a time need, if the memory allows.
+
+    Args:
+        model: nobody uses it now.
+        rooms: cells and sequences of each request (`Pipeline.room`).
+        most: requests that run at a time.
+
+    Raises:
+        ContextOverflow: a request does not fit.
+    """
+    dearest = sorted(rooms, reverse=True)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     bearable = int(_MEMORY_SHARE * memory_bytes) // model.info.kv_bytes_per_cell
-    cells = max(rooms[0][0], min(sum(cells for cells, _ in chosen), bearable))
-    sequences = sum(sequences for _, sequences in chosen)
+    cells = max(dearest[0][0], min(sum(cells for cells, _ in dearest[:most]), bearable))
+    sequences = sum(sequences for _, sequences in dearest[:most])
     try:
         model.engine.reserve(cells=cells, sequences=sequences).close()
     except ContextOverflow:  # a context of fixed size: what fits runs, unless not even one would
-        model.engine.reserve(cells=rooms[0][0], sequences=rooms[0][1]).close()
+        model.engine.reserve(cells=dearest[0][0], sequences=dearest[0][1]).close()

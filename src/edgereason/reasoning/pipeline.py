@@ -15,32 +15,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edgereason.core.chat import CLOSING, OPENING, STUB, ChatTemplate, Seams
-from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request, Route, Stop, Trace, Vote
+from edgereason.core.types import Mode, Request, Route, Stop, Trace, Vote
 from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
-from edgereason.errors import ContextOverflow, ModelFileError, NoRoomNow, RequestError
+from edgereason.errors import ModelFileError, NoRoomNow
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.reasoning.batch import Batch, Stream
-from edgereason.reasoning.control import ChatControl, Control, ThinkControl, bucket_for
+from edgereason.reasoning.control import ChatControl, Control, ThinkControl
 from edgereason.reasoning.events import Answered, Event, Notice, Routed, Step
+from edgereason.reasoning.pace import Deadline, Pace
+from edgereason.reasoning.plan import Plan, Planner, room_of
+from edgereason.reasoning.prefix import Prefix
 from edgereason.reasoning.race import Race
 
 Run = Generator[Event | Step, None, None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a request would take on one route; settled before the first token is encoded."""
-
-    route: Route
-    opening: tuple[int, ...]
-    limit_tokens: int
-    cut: Stop
-    num_streams: int
-    cells: int
 
 
 class Pipeline:
@@ -69,10 +60,10 @@ class Pipeline:
             raise ModelFileError(f"{engine.info.name} carries no chat template: use an instruct model's GGUF")
         self._engine = engine
         self._adapter = adapter
-        self._buckets = buckets
         self._switcher = switcher
         self._verifier = verifier
         self._clock = clock
+        self._pace = Pace(engine.info.size_bytes)
         self._seams = Seams.of(engine.tokenize)
         for ids, text in (
             (self._seams.opening, OPENING),
@@ -85,15 +76,31 @@ class Pipeline:
                 )
         info = engine.info
         self._template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
+        self._planner = Planner(
+            engine=engine,
+            seams=self._seams,
+            adapter=adapter,
+            buckets=buckets,
+            can_choose=switcher is not None,
+            verifier=verifier,
+            pace=self._pace,
+        )
         self._said: set[str] = set()
 
-    def run(self, request: Request, batch: Batch, should_stop: Callable[[], bool] = lambda: False) -> Run:
+    def run(
+        self,
+        request: Request,
+        batch: Batch,
+        should_stop: Callable[[], bool] = lambda: False,
+        prefix: Prefix | None = None,
+    ) -> Run:
         """Answers one request.
 
         Args:
             request: what is asked.
             batch: the engine's batch; the run adds its streams to it.
             should_stop: asked between steps; once true, the run ends with what there is.
+            prefix: where the prompt's KV is kept from one run to the next; by default it goes with the run.
 
         Yields:
             Events, the last of them `Answered`; and `STEP` whenever the batch must take one.
@@ -102,32 +109,40 @@ class Pipeline:
             RequestError: the request can't be served; nothing was encoded.
         """
         engine, accepted_s = self._engine, self._clock()
-        prompt = self._template.encode(request.messages, engine.tokenize)
-        plans = self._plans(request, len(prompt))
+        prompt = self.prompt(request)
+        missing_tokens = len(prompt) if prefix is None else prefix.missing(prompt)
+        plans = self._planner.plans(request, len(prompt), unencoded_tokens=missing_tokens)
         with ExitStack() as held:
-            cells, sequences = _room(plans)
-            held.enter_context(engine.reserve(cells=cells, sequences=sequences))
-            prefix = _hold(held, engine, engine.new_sequence())
-            reader = self._switcher.reader() if self._switcher and len(plans) > 1 else None
-            on_states = reader.push if reader else None
-            encoded = engine.encode(prefix, prompt, on_states=on_states, should_stop=should_stop)
-            p_think = reader.p_think() if reader and encoded else None
+            cells, sequences = room_of(plans)
+            if prefix is None:
+                prefix = held.enter_context(self.prefix(reads=len(plans) > 1))
+            held.enter_context(prefix.reserved(cells=cells, sequences=sequences))
+            start_s = self._clock()
+            is_whole = prefix.become(prompt, should_stop)
+            if is_whole and missing_tokens:
+                self._pace.note_encoding(missing_tokens, self._clock() - start_s)
+            p_think = prefix.p_think if is_whole and len(plans) > 1 else None
             plan = self._choose(plans, p_think)
             verifier = self._verifier if plan.route is Route.THINK else None
             vote, notices = self._settle(request, plan, verifier)
-            race = Race(request, vote, verifier, engine)
+            deadline = self._deadline(request, plan, verifier, accepted_s)
+            race = Race(
+                request, vote, verifier, engine, pace=self._pace, deadline=deadline, clock=self._clock
+            )
 
             # No event from here to the last stream's first draw: whoever takes one may use the engine, and
             # these logits would be gone.
-            opened = self._open(held, prefix, plan) if encoded else prefix
+            opened = self._open(held, prefix, plan, deadline) if is_whole else prefix.sequence
             prefilled_s = self._clock()
-            for index in range(plan.num_streams if encoded else 0):
-                stream = self._stream(held, request, plan, index, _hold(held, engine, engine.fork(opened)))
+            for index in range(plan.num_streams if is_whole else 0):
+                fork = _hold(held, engine, engine.fork(opened))
+                stream = self._stream(held, request, plan, index, fork, deadline)
                 batch.add(stream)
                 race.add(stream)
             first_token_s, shared_cells = self._clock(), opened.length
             yield from map(Notice, notices)
-            yield Routed(plan.route, p_think, len(prompt), plan.num_streams, plan.limit_tokens)
+            limit_s = request.budget.limit_s if request.budget else None
+            yield Routed(plan.route, p_think, len(prompt), plan.num_streams, plan.limit_tokens, limit_s)
             yield from race.run(should_stop)
 
             response = race.response(
@@ -160,9 +175,9 @@ class Pipeline:
         Source: paper section 5, hard budgets at evaluation: cut, then made to answer.
         """
         engine, accepted_s = self._engine, self._clock()
-        prompt = self._template.encode(request.messages, engine.tokenize)
-        plan = self._plans(request, len(prompt))[-1]
-        race = Race(request, Vote.MAJORITY, None, engine)
+        prompt = self.prompt(request)
+        plan = self._planner.plans(request, len(prompt))[-1]
+        race = Race(request, Vote.MAJORITY, None, engine, pace=self._pace, clock=self._clock)
         with ExitStack() as held:
             held.enter_context(engine.reserve(cells=plan.cells, sequences=plan.num_streams + 2))
             spoken = prefix = _hold(held, engine, engine.new_sequence())
@@ -177,7 +192,7 @@ class Pipeline:
                     cuts.append((said, stream))
             if cuts:
                 engine.encode(prefix, prompt)
-                spoken = self._open(held, prefix, plan)
+                spoken = self._behind_opening(held, prefix, plan)
             shared_cells, encoded = spoken.length, 0
             for said, stream in sorted(cuts, key=lambda cut: cut[0]):
                 if said > encoded:
@@ -198,76 +213,21 @@ class Pipeline:
             )
         yield Answered(response)
 
+    def prompt(self, request: Request) -> tuple[int, ...]:
+        """Ids of a request's prompt."""
+        return self._template.encode(request.messages, self._engine.tokenize)
+
+    def prefix(self, *, reads: bool = True) -> Prefix:
+        """Where a prompt's KV is kept; closed by the caller. The switcher reads along unless it needn't."""
+        return Prefix(self._engine, self._switcher if reads else None)
+
     def room(self, request: Request) -> tuple[int, int]:
         """KV cells and sequences that a request reserves while it runs.
 
         Raises:
             RequestError: the request can't be served.
         """
-        prompt = self._template.encode(request.messages, self._engine.tokenize)
-        return _room(self._plans(request, len(prompt)))
-
-    def _plans(self, request: Request, prompt_tokens: int) -> list[Plan]:
-        """The routes that the request may take: one, or both if the switcher is to choose."""
-        context_tokens = self._engine.context_tokens
-        if prompt_tokens >= context_tokens:
-            raise ContextOverflow(prompt_tokens + 1, context_tokens, "the prompt")
-        thinks = request.mode is not Mode.CHAT and request.think_budget is not None
-        chats = not thinks or (request.mode is Mode.AUTO and self._switcher is not None)
-        plans = []
-        if chats:
-            num_streams = 1 if thinks else request.streams  # a switcher's chat is the cheap way out
-            plans.append(self._chat_plan(request, num_streams, prompt_tokens, context_tokens - prompt_tokens))
-        if thinks:
-            plans.append(self._think_plan(request, prompt_tokens, context_tokens - prompt_tokens))
-        return plans
-
-    def _chat_plan(self, request: Request, num_streams: int, prompt_tokens: int, room_tokens: int) -> Plan:
-        limit_tokens = min(request.max_tokens or DEFAULT_CHAT_TOKENS, room_tokens)
-        cut = Stop.LENGTH
-        if request.budget is not None and request.budget.limit_tokens <= limit_tokens:
-            limit_tokens, cut = request.budget.limit_tokens, Stop.BUDGET
-        return Plan(
-            route=Route.CHAT,
-            opening=(),
-            limit_tokens=limit_tokens,
-            cut=cut,
-            num_streams=num_streams,
-            cells=prompt_tokens + num_streams * limit_tokens,
-        )
-
-    def _think_plan(self, request: Request, prompt_tokens: int, room_tokens: int) -> Plan:
-        budget = request.think_budget
-        assert budget is not None
-        limit_tokens, cut = budget.limit_tokens, Stop.BUDGET
-        if request.max_tokens is not None and request.max_tokens < limit_tokens:
-            limit_tokens, cut = request.max_tokens, Stop.LENGTH
-        try:
-            ThinkControl(self._seams, limit_tokens, cut)  # refuses a limit that is too small, before any work
-        except RequestError as error:
-            raise RequestError(f"{'the budget' if cut is Stop.BUDGET else 'max_tokens'}: {error}") from error
-        opening = self._seams.opening + self._preamble(limit_tokens)
-        each_tokens = limit_tokens + (len(self._verifier.prompt_ids) if self._verifier else 0)
-        if len(opening) + each_tokens > room_tokens:
-            needed = prompt_tokens + len(opening) + each_tokens
-            raise ContextOverflow(
-                needed, prompt_tokens + room_tokens, f"a prompt of {prompt_tokens} with its stream"
-            )
-        return Plan(
-            route=Route.THINK,
-            opening=opening,
-            limit_tokens=limit_tokens,
-            cut=cut,
-            num_streams=request.streams,
-            cells=prompt_tokens + len(opening) + request.streams * each_tokens,
-        )
-
-    def _preamble(self, limit_tokens: int) -> tuple[int, ...]:
-        """What follows the opening: an adapter's hint, or what elicits thinking without an adapter."""
-        if self._adapter is None:
-            return self._seams.lead_in
-        bucket = bucket_for(limit_tokens, self._buckets)
-        return () if bucket is None else self._seams.hint(bucket)
+        return room_of(self._planner.plans(request, len(self.prompt(request))))
 
     def _settle(
         self, request: Request, plan: Plan, verifier: Verifier | None
@@ -292,33 +252,59 @@ class Pipeline:
             return plans[-1]
         return plans[p_think >= self._switcher.threshold]
 
-    def _open(self, held: ExitStack, prefix: base.Sequence, plan: Plan) -> base.Sequence:
+    def _deadline(
+        self, request: Request, plan: Plan, verifier: Verifier | None, accepted_s: float
+    ) -> Deadline | None:
+        if request.budget is None or request.budget.limit_s is None:
+            return None
+        return Deadline(
+            accepted_s + request.budget.limit_s,
+            self._pace,
+            num_streams=plan.num_streams,
+            verifying_tokens=len(verifier.prompt_ids) if verifier else 0,
+            clock=self._clock,
+        )
+
+    def _open(self, held: ExitStack, prefix: Prefix, plan: Plan, deadline: Deadline | None) -> base.Sequence:
         """Where streams fork from: the prompt itself in chat, a fork of it behind the opening in thinking."""
         if not plan.opening:
-            return prefix
-        opened = _hold(held, self._engine, self._engine.fork(prefix))
+            return prefix.sequence_to_sample()
+        opened = self._behind_opening(held, prefix.sequence, plan)
+        if deadline is not None:
+            # What there is time for is known now; before any step was seen, this encoding stands for one.
+            limit_tokens = min(plan.limit_tokens, deadline.left_steps())
+            if preamble := self._planner.preamble(limit_tokens):
+                self._engine.encode(opened, preamble)
+        return opened
+
+    def _behind_opening(self, held: ExitStack, prompt: base.Sequence, plan: Plan) -> base.Sequence:
+        start_s = self._clock()
+        opened = _hold(held, self._engine, self._engine.fork(prompt))
         self._engine.cross(opened, self._adapter)
         self._engine.encode(opened, plan.opening)
+        if not self._pace.has_seen_steps:
+            self._pace.note_step(len(plan.opening), self._clock() - start_s)
         return opened
 
     def _stream(
-        self, held: ExitStack, request: Request, plan: Plan, index: int, sequence: base.Sequence
+        self,
+        held: ExitStack,
+        request: Request,
+        plan: Plan,
+        index: int,
+        sequence: base.Sequence,
+        deadline: Deadline | None = None,
     ) -> Stream:
         control: Control = (
-            ChatControl(plan.limit_tokens, plan.cut)
+            ChatControl(plan.limit_tokens, plan.cut, deadline)
             if plan.route is Route.CHAT
-            else ThinkControl(self._seams, plan.limit_tokens, plan.cut)
+            else ThinkControl(self._seams, plan.limit_tokens, plan.cut, deadline)
         )
         seed = request.seed + index
         sampler = self._engine.sampler(request.sampling, seed)
         stream = Stream(index, seed, sequence, sampler, control, request.want_logprobs)
         held.callback(stream.cancel)
         return stream
-
-
-def _room(plans: Sequence[Plan]) -> tuple[int, int]:
-    """Cells of the dearest plan; sequences for the prompt, the opening and every stream."""
-    return max(plan.cells for plan in plans), max(plan.num_streams for plan in plans) + 2
 
 
 def _hold(held: ExitStack, engine: Engine, sequence: base.Sequence) -> base.Sequence:
@@ -359,7 +345,7 @@ def drive_many(
                 index, start = pending
                 run = held.enter_context(closing(start()))
                 try:
-                    events = _until_step(run)
+                    events = until_step(run)
                 except NoRoomNow:
                     if not running:
                         raise
@@ -368,23 +354,25 @@ def drive_many(
                 pending = next(waiting, None)
                 running[index] = run
                 yield from ((index, event) for event in events)
-                if _is_over(events):
+                if is_over(events):
                     del running[index]
             if batch.num_running:
                 batch.step()
             for index, run in list(running.items()):
-                events = _until_step(run)
+                events = until_step(run)
                 yield from ((index, event) for event in events)
-                if _is_over(events):
+                if is_over(events):
                     del running[index]
                     may_fit = True
 
 
-def _is_over(events: Sequence[Event]) -> bool:
+def is_over(events: Sequence[Event]) -> bool:
+    """Whether these were a run's last events."""
     return bool(events) and isinstance(events[-1], Answered)
 
 
-def _until_step(run: Run) -> Sequence[Event]:
+def until_step(run: Run) -> Sequence[Event]:
+    """A run's events until it wants a step, or to its end."""
     events: list[Event] = []
     for event in run:
         if isinstance(event, Step):

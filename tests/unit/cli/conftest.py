@@ -24,17 +24,28 @@ class Ran:
 
 
 class Terminal(io.StringIO):
-    """Standard input with a person at its other end, who types nothing."""
+    """Standard input with a person at its other end, who types some lines or nothing."""
 
     def isatty(self) -> bool:
         return True
 
 
 class InterruptedEngine(ScriptedEngine):
-    """Ctrl-C is pressed in the middle of its steps, at those named."""
+    """Ctrl-C is pressed in the middle of its steps, at those named; it notes the prompts that it encodes."""
 
     interrupt_at: tuple[int, ...] = ()
     num_steps = 0
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.prompts: list[str] = []
+
+    def encode(self, sequence, tokens, **options):
+        is_whole = super().encode(sequence, tokens, **options)
+        text = b"".join(map(self.piece, self.tokens(sequence))).decode()
+        if text.endswith("assistant\n"):
+            self.prompts.append(text)
+        return is_whole
 
     def step(self, feeds):
         self.num_steps += 1
@@ -51,12 +62,16 @@ class Cli:
     monkeypatch: pytest.MonkeyPatch
     replies: tuple[str, ...] = ("17 · 23 = 391\n</think>\n\nThe final answer is 391.",)
     interrupt_at: tuple[int, ...] = ()
+    context_tokens: int | None = None
     loads: list[dict[str, object]] = field(default_factory=list)
+    engines: list[InterruptedEngine] = field(default_factory=list)
     num_resolved: int = 0
 
-    def __call__(self, *arguments: str, stdin: str | bytes | None = None, in_terminal: bool = False) -> Ran:
+    def __call__(
+        self, *arguments: str, stdin: str | bytes | None = None, in_terminal: bool = False, typed: str = ""
+    ) -> Ran:
         content = stdin.encode() if isinstance(stdin, str) else stdin
-        source = Terminal() if content is None else io.TextIOWrapper(io.BytesIO(content))
+        source = Terminal(typed) if content is None else io.TextIOWrapper(io.BytesIO(content))
         self.monkeypatch.setattr(sys, "stdin", source)
         self.monkeypatch.setattr(sys, "argv", ["edgereason", *arguments])
         self.monkeypatch.setattr(sys.stdout, "isatty", lambda: in_terminal)
@@ -69,8 +84,9 @@ class Cli:
 
     def load(self, source: object, **options: object) -> Model:
         self.loads.append({"source": source, **options})
-        engine = InterruptedEngine(self.replies)
+        engine = InterruptedEngine(self.replies, context_tokens=self.context_tokens)
         engine.interrupt_at = self.interrupt_at
+        self.engines.append(engine)
         return Model(engine)
 
     def resolve(self, name: str, **_options: object) -> Path:

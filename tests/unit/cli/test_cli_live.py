@@ -98,6 +98,17 @@ def _watch(console: Console, replies: tuple[str, ...], **options):
     return watch(events, console, model="scripted", clock=itertools.count(step=60).__next__)
 
 
+def test_seconds_are_shown_as_seconds_and_tokens_without_a_limit():
+    console = recording()
+    response = _watch(console, ("think\n</think>\n\n391",), streams=2, budget="50s", mode="think")
+    assert response.timing.overshoot_s == 0.0
+    text = shown(console)
+    assert "think · scripted · 2 streams · within 50 s" in text
+    # Bytes: "think\n" 6, the tag 8, "\n\n" and the answer 5.
+    assert "19 tokens" in text
+    assert " of 50 s" in text
+
+
 def test_a_race_leaves_its_results_tally_thinking_answer_and_figures():
     console = recording()
     replies = tuple(f"think {n}\n</think>\n\nThe final answer is {n}." for n in ("391", "390", "391"))

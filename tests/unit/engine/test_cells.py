@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgereason.engine.base import Adapter, Sequence, TextDecoder
 from edgereason.engine.cells import Ledger
-from edgereason.errors import AdapterCrossing, EngineError
+from edgereason.errors import AdapterCrossing, EngineError, NoRoomNow
 
 
 def test_shared_cells_count_once_and_are_free_when_their_last_user_is_gone() -> None:
@@ -40,23 +40,32 @@ def test_a_parent_goes_on_without_changing_its_forks() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["new", "fork", "grow", "release"]), st.integers(0, 9)), max_size=80)
+    st.lists(
+        st.tuples(
+            st.sampled_from(["new", "fork", "grow", "trim", "release"]), st.integers(0, 9), st.integers(0, 9)
+        ),
+        max_size=80,
+    )
 )
-def test_used_cells_are_the_distinct_positions_of_live_sequences(steps: list[tuple[str, int]]) -> None:
+def test_used_cells_are_the_distinct_positions_of_live_sequences(steps: list[tuple[str, int, int]]) -> None:
     ledger = Ledger(cells=10_000, slots=64)
-    cells_of: dict[Sequence, set[int]] = {}  # the reference: every cell by name
+    cells_of: dict[Sequence, list[int]] = {}  # the reference: every cell by name, in order
     fresh = iter(range(100_000))
-    for step, n in steps:
+    for step, n, m in steps:
         live = list(cells_of)
         if step == "new" and ledger_has_slot(ledger):
-            cells_of[ledger.new()] = set()
+            cells_of[ledger.new()] = []
         elif live:
             sequence = live[n % len(live)]
             if step == "fork" and ledger_has_slot(ledger):
-                cells_of[ledger.fork(sequence)] = set(cells_of[sequence])
+                cells_of[ledger.fork(sequence)] = cells_of[sequence].copy()
             elif step == "grow":
-                ledger.grow(sequence, n)
-                cells_of[sequence] |= {next(fresh) for _ in range(n)}
+                ledger.grow(sequence, m)
+                cells_of[sequence] += [next(fresh) for _ in range(m)]
+            elif step == "trim":
+                length = max(0, sequence.length - m)
+                ledger.trim(sequence, length)
+                del cells_of[sequence][length:]
             elif step == "release":
                 ledger.release(sequence)
                 del cells_of[sequence]
@@ -75,9 +84,76 @@ def test_promised_cells_are_not_promised_twice() -> None:
         assert not ledger.has_room(41, 1)
         assert not ledger.has_room(10, 3)
         assert ledger.has_room(40, 2)
-        assert not ledger.is_idle
+        assert not ledger.is_resting
     assert ledger.has_room(100, 4)
-    assert ledger.is_idle
+    assert ledger.is_resting
+
+
+def test_a_promise_may_take_the_place_of_another() -> None:
+    ledger = Ledger(cells=100, slots=4)
+    first = ledger.promise(60, 2)
+    assert not ledger.has_room(90, 3)
+    assert ledger.has_room(90, 3, instead_of=first)
+    ledger.promise(90, 3, instead_of=first)
+    assert (ledger.unpromised_cells, ledger.unpromised_slots) == (10, 1)
+
+
+class Kept:
+    """A sequence at rest, which leaves when it is asked to."""
+
+    def __init__(self, ledger: Ledger, cells: int, left: list[Kept]) -> None:
+        self.sequence = ledger.new()
+        ledger.grow(self.sequence, cells)
+        self.promise = ledger.promise(cells, 1, make_room=self.leave)
+        self._ledger, self._left = ledger, left
+
+    def leave(self) -> None:
+        self._ledger.release(self.sequence)
+        self.promise.close()
+        self._left.append(self)
+
+
+def test_kept_sequences_leave_when_their_cells_are_wanted_the_longest_kept_first() -> None:
+    ledger, left = Ledger(cells=100, slots=8), list[Kept]()
+    first, second, third = (Kept(ledger, 30, left) for _ in range(3))
+    assert ledger.clear(10, 1, None, can_grow=False) is None
+    assert left == []
+    assert ledger.clear(40, 1, None, can_grow=False) is None
+    assert left == [first]
+    assert ledger.clear(60, 1, second.promise, can_grow=False) is None  # in its own place there is room
+    assert left == [first]
+    assert ledger.clear(80, 1, second.promise, can_grow=False) is None
+    assert left == [first, third]
+
+
+def test_beside_what_runs_kept_sequences_leave_and_then_there_is_no_room() -> None:
+    ledger, left = Ledger(cells=100, slots=8), list[Kept]()
+    kept = Kept(ledger, 30, left)
+    ledger.promise(50, 2)
+    with pytest.raises(NoRoomNow):
+        ledger.clear(60, 1, None, can_grow=True)
+    assert left == [kept]
+
+
+def test_a_context_that_can_grow_gets_room_for_all_that_rest() -> None:
+    ledger, left = Ledger(cells=100, slots=8), list[Kept]()
+    own, other = Kept(ledger, 30, left), Kept(ledger, 40, left)
+    # 100 in the place of its own 30, and the other's 40; three sequences and the other's one.
+    assert ledger.clear(100, 3, own.promise, can_grow=True) == (140, 4)
+    assert left == [own, other]
+    assert (ledger.used_cells, ledger.is_resting) == (0, True)
+
+
+def test_what_is_not_the_bases_or_not_so_long_is_not_trimmed() -> None:
+    ledger = Ledger(cells=100, slots=2)
+    sequence = ledger.new()
+    ledger.grow(sequence, 5)
+    for length in (-1, 6):
+        with pytest.raises(EngineError, match="sequence of 5 tokens"):
+            ledger.trim(sequence, length)
+    sequence.cross(Adapter(Path("a.gguf")))
+    with pytest.raises(EngineError, match="the base's"):
+        ledger.trim(sequence, 4)
 
 
 def test_slots_run_out_with_an_error() -> None:

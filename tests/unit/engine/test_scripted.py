@@ -100,3 +100,27 @@ def test_forks_of_one_prefix_are_scored_together_by_its_last_token() -> None:
         engine.score([(prefix, [2])])
     with pytest.raises(EngineError, match="nothing to score"):
         engine.score([(forks[0], [])])
+
+
+def test_a_saved_sequence_is_put_back_as_it_was_and_obeys_the_same_rules() -> None:
+    engine = ScriptedEngine(["ab"], context_tokens=100)
+    with engine.reserve(cells=100, sequences=4):
+        sequence = engine.new_sequence()
+        engine.encode(sequence, [1, 2, 3, 4])
+        state = engine.save(sequence)
+        engine.trim(sequence, 2)
+        assert (engine.tokens(sequence), sequence.length, engine.used_cells) == ([1, 2], 2, 2)
+        with pytest.raises(EngineError, match="fresh"):
+            engine.sample(sequence, engine.sampler(Sampling(), 0))
+        again = engine.new_sequence()
+        for bad in (state[:-1], state + b"x", b""):
+            with pytest.raises(EngineError, match="no KV of 4 tokens"):
+                engine.restore(again, bad, 4)
+        engine.restore(again, state, 4)
+        assert (engine.tokens(again), engine.used_cells) == ([1, 2, 3, 4], 6)
+        with pytest.raises(EngineError, match="only an empty sequence"):
+            engine.restore(again, state, 4)
+        engine.cross(again, engine.load_adapter(Path("a.gguf")))
+        for refused in (lambda: engine.save(again), lambda: engine.trim(again, 1)):
+            with pytest.raises(EngineError, match="the base's"):
+                refused()

@@ -214,6 +214,14 @@ def test_a_summary_by_hand():
     }
 
 
+def test_of_a_budget_in_seconds_a_tenth_more_is_still_in_time():
+    rows = [sample(name, 1.0, total_s=total_s) for name, total_s in (("a", 1.9), ("b", 2.2), ("c", 2.25))]
+    found = summarise(rows, budget_s=2.0)
+    assert found["share_in_time"] == pytest.approx(2 / 3)
+    assert found["max_overshoot_s"] == pytest.approx(0.25)
+    assert "share_in_time" not in summarise(rows)
+
+
 def test_pass_at_k_stops_where_a_question_runs_out_of_traces():
     rows = [pool("a", *[trace()] * 9), pool("b", *[trace()] * 5)]
     assert list(summarise(rows)["pass_at_k"]) == ["1", "2", "4"]

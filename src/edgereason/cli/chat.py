@@ -1,0 +1,179 @@
+"""`edgereason chat`: a conversation in the terminal, or of the lines on standard input.
+
+Owns where lines come from and what ends the conversation: Ctrl-D or the last line; Ctrl-C only ends an
+answer, except in a script. What a line does is `talk.py`'s business.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from edgereason.cli.options import (
+    KV,
+    BaseOption,
+    BudgetOption,
+    BundleOption,
+    ContextOption,
+    EffortOption,
+    KvOption,
+    MaxTokensOption,
+    ModelOption,
+    ModeOption,
+    NoMirrorOption,
+    SeedOption,
+    StreamsOption,
+    SystemOption,
+    TemperatureOption,
+    ThreadsOption,
+    VoteOption,
+    given,
+)
+from edgereason.errors import EdgeReasonError, RequestError
+
+if TYPE_CHECKING:
+    from edgereason.cli.talk import Talk
+    from edgereason.core.types import Response
+    from edgereason.reasoning.events import Event
+    from edgereason.reasoning.model import AskOptions, Model
+
+_PROMPT: Final = "› "
+_INTERRUPTED: Final = 130
+
+
+def chat(
+    mode: ModeOption = None,
+    budget: BudgetOption = None,
+    effort: EffortOption = None,
+    streams: StreamsOption = None,
+    vote: VoteOption = None,
+    temperature: TemperatureOption = None,
+    seed: SeedOption = None,
+    max_tokens: MaxTokensOption = None,
+    system: SystemOption = None,
+    bundle: BundleOption = None,
+    model: ModelOption = None,
+    base: BaseOption = None,
+    kv: KvOption = KV.F16,
+    threads: ThreadsOption = None,
+    context: ContextOption = None,
+    no_mirror: NoMirrorOption = False,
+) -> None:
+    """Talk with a model, which can think harder about what it was asked; /help lists what else it can do."""
+    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.cli.question import checked
+    from edgereason.cli.source import find, require_one
+    from edgereason.reasoning.model import make_request
+
+    if sys.stdin is None:
+        raise typer.BadParameter("there is nothing to read questions from", param_hint="standard input")
+    require_one(bundle, model, base)
+    options = given(
+        mode=mode,
+        budget=budget,
+        effort=effort,
+        streams=streams,
+        vote=vote,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+        system=checked(system, "the system message") if system is not None else None,
+    )
+    make_request("?", **options)  # refused before anything is loaded
+    source = find(bundle, model, base, allow_mirror=not no_mirror)
+    with stop_on_interrupt() as should_stop:
+        loaded = source.load(kv=kv, threads=threads, context=context)
+    with loaded:
+        if should_stop():
+            raise KeyboardInterrupt
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            _converse(loaded, options, source.name)
+        else:
+            _recite(loaded, options)
+
+
+def _converse(model: Model, options: AskOptions, name: str) -> None:
+    """With a person at both ends."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.cli.live import watch
+    from edgereason.cli.prose import printable
+    from edgereason.cli.talk import Talk
+
+    with suppress(ImportError):
+        import readline  # noqa: F401  # gives `input` its editing and history
+
+    console = Console(highlight=False, markup=False, emoji=False)
+
+    def say(text: str) -> None:
+        console.print(Text(printable(text), "dim"))
+
+    def show(events: Iterator[Event]) -> Response:
+        console.print()
+        response = watch(events, console, model=name)
+        console.print()
+        return response
+
+    say(f"{name} · /help lists the commands, Ctrl-D leaves")
+    with closing(Talk(model, options, show=show, say=say)) as talk:
+        while not talk.is_over:
+            try:
+                while not talk.is_over:
+                    line = input(_PROMPT)
+                    with stop_on_interrupt() as should_stop:
+                        _is_done(talk, line, should_stop)
+            except EOFError:
+                console.print()
+                return
+            except KeyboardInterrupt:  # while nothing is answered, it takes back what was typed
+                console.print()
+
+
+def _recite(model: Model, options: AskOptions) -> None:
+    """With lines from a file or another program: answers alone on stdout, the rest on stderr."""
+    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.cli.plain import follow, print_answer
+    from edgereason.cli.talk import Talk
+
+    def show(events: Iterator[Event]) -> Response:
+        response, _ = follow(events)
+        print_answer(response)
+        return response
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    went_well = True
+    with closing(Talk(model, options, show=show, say=say)) as talk:
+        while not talk.is_over and (line := sys.stdin.buffer.readline()):
+            with stop_on_interrupt() as should_stop:
+                went_well &= _is_done(talk, line, should_stop)
+            if should_stop():
+                raise typer.Exit(_INTERRUPTED)
+    if not went_well:
+        raise typer.Exit(1)
+
+
+def _is_done(talk: Talk, line: str | bytes, should_stop: Callable[[], bool]) -> bool:
+    """Whether what a line says could be done; why not is said in one line, and the conversation goes on."""
+    try:
+        talk.take(_text(line), should_stop)
+    except EdgeReasonError as error:
+        typer.echo(f"edgereason: {' '.join(str(error).split())}", err=True)
+        return False
+    return True
+
+
+def _text(line: str | bytes) -> str:
+    if isinstance(line, str):
+        return line
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError("this line of standard input is no UTF-8 text") from error

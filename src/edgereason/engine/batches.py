@@ -1,0 +1,41 @@
+"""Rows of native batches: which tokens share a batch, and how they are written into it.
+
+Knows sequences' slots and positions; decodes nothing and owns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Tokens
+from typing import Any
+
+from edgereason.engine.base import Adapter, Sequence
+from edgereason.engine.params import BATCH_TOKENS
+
+Row = tuple[Sequence, Tokens[int], int]
+"""A sequence, the tokens to encode onto it, and of how many of the last ones the logits are wanted."""
+
+
+def packed(feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[list[tuple[int, Tokens[int]]]]:
+    """Batches of (index of the feed, its tokens), each of one adapter and `BATCH_TOKENS` at most."""
+    groups: dict[Adapter | None, list[list[tuple[int, Tokens[int]]]]] = {}
+    for i, (sequence, tokens) in enumerate(feeds):
+        batches = groups.setdefault(sequence.encoder, [[]])
+        if sum(len(others) for _, others in batches[-1]) + len(tokens) > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append((i, tokens))
+    return [batch for batches in groups.values() for batch in batches]
+
+
+def fill(batch: Any, rows: list[Row]) -> int:
+    """Writes rows into the native batch; returns how many tokens it holds."""
+    token, pos, num_ids, ids, output = batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.logits
+    n = 0
+    for sequence, tokens, num_outputs in rows:
+        first_output = sequence.length + len(tokens) - num_outputs
+        for position, one in enumerate(tokens, sequence.length):
+            token[n], pos[n], num_ids[n], output[n] = one, position, 1, position >= first_output
+            ids[n][0] = sequence.slot
+            n += 1
+    batch.n_tokens = n
+    return n

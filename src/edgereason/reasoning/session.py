@@ -1,0 +1,271 @@
+"""A conversation that can think harder: turns on one prompt KV, which only ever grows by what is new.
+
+::
+
+    session.ask("…")          question and answer become a turn; the prompt's KV stays
+    session.think_harder()    the same question again, thinking, on the KV that is there: no prompt token
+    session.ask("…")          the last answer and the question are encoded behind it
+
+The KV is the base's alone (`Prefix`): thinking is dropped, and what the adapter encoded is never used again.
+A turn that fails, is stopped or abandoned leaves the session as it was, and can be asked again.
+
+Knows turns and options; does not know how the KV is kept, nor how a request is answered.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple, Self, Unpack, cast
+
+from edgereason.core.types import (
+    EFFORT_TOKENS,
+    MAX_SECONDS,
+    MAX_STREAMS,
+    Effort,
+    Message,
+    Mode,
+    Request,
+    Response,
+    Route,
+    Stop,
+)
+from edgereason.errors import ContextOverflow, RequestError
+from edgereason.reasoning.batch import Batch
+from edgereason.reasoning.events import Answered, Event, Routed
+from edgereason.reasoning.model import AskOptions, Model, last_response, make_request
+from edgereason.reasoning.pipeline import Run, drive
+from edgereason.reasoning.prompt_cache import PromptCache
+
+_INHERITED: Final = ("effort", "budget", "streams", "vote", "temperature", "seed")
+"""Options of a turn that thinking harder takes over. Not `max_tokens`: it was meant for the first answer."""
+
+
+class _Turn(NamedTuple):
+    """How the last answer came about."""
+
+    options: AskOptions
+    request: Request
+    routed: Routed
+
+
+class Session:
+    """One conversation on a model; a context manager. Made by `Model.session` and `Model.load_session`.
+
+    Between turns it holds as many KV cells as its prompt has tokens, or memory where others want the cells.
+
+    Args:
+        model: answers; must outlive the session.
+        messages: the conversation so far; a question at its end waits to be answered.
+    """
+
+    def __init__(self, model: Model, messages: Iterable[Message] = ()) -> None:
+        self._model = model
+        self._messages = tuple(messages)
+        self._prefix = model.pipeline.prefix()
+        self._last: _Turn | None = None
+        self._is_answering = False
+        self._is_closed = False
+
+    @classmethod
+    def load(cls, model: Model, path: Path) -> Session:
+        """A session as it was saved; see `Model.load_session`."""
+        cache = PromptCache.read(path, model.origin)
+        session = cls(model, cache.messages)
+        session._prefix.put_back(cache.ids, cache.kv, cache.notes)
+        return session
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation: questions and answers, without the thinking."""
+        return self._messages
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens whose KV is there, and that the next turn need not encode."""
+        return len(self._prefix.ids)
+
+    def ask(self, text: str | None = None, **options: Unpack[AskOptions]) -> Response:
+        """Asks the next question; without one, the question that the conversation was begun with.
+
+        Raises:
+            ContextOverflow: the conversation is too long; the message says what to drop.
+            RequestError: an option is out of range, or there is no question.
+        """
+        return last_response(self.stream(text, **options))
+
+    def stream(
+        self,
+        text: str | None = None,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        **options: Unpack[AskOptions],
+    ) -> Iterator[Event]:
+        """Like `ask`, but yields events as they happen; see `Model.stream`. Stopped, it adds no turn."""
+        asks_already = bool(self._messages) and self._messages[-1].role == "user"
+        if asks_already == (text is not None):
+            raise RequestError(
+                "the conversation ends in a question already: answer it by ask() without one"
+                if asks_already
+                else "there is no question: give one"
+            )
+        asked = self._messages if text is None else (*self._messages, Message("user", text))
+        return self._stream(asked, options, should_stop)
+
+    def think_harder(self, **options: Unpack[AskOptions]) -> Response:
+        """Answers the last question again, thinking; the new answer takes the old one's place.
+
+        By default it thinks with the next effort above what the last answer was given, or with twice its
+        seconds; with the same budget, if the last answer did not think; beyond the highest effort, in twice
+        the streams. Other options are the last answer's, except `max_tokens`. Of an answer that was given
+        before the session began or was loaded nothing is known: it is thought about with the default effort.
+
+        Raises:
+            RequestError: nothing was asked yet, or as for `ask`.
+        """
+        return last_response(self.stream_harder(**options))
+
+    def stream_harder(
+        self, *, should_stop: Callable[[], bool] = lambda: False, **options: Unpack[AskOptions]
+    ) -> Iterator[Event]:
+        """Like `think_harder`, but yields events as they happen. Stopped, the old answer stays."""
+        asked = self._messages
+        if asked and asked[-1].role == "assistant":
+            asked = asked[:-1]
+        if not asked or asked[-1].role != "user":
+            raise RequestError("there is no question to think harder about: ask one first")
+        return self._stream(asked, self._harder(options), should_stop)
+
+    def drop(self, num_turns: int) -> None:
+        """Forgets the first turns, questions with their answers; a system message stays.
+
+        Raises:
+            RequestError: there are not so many.
+        """
+        starts = _starts(self._messages)
+        if not 1 <= num_turns <= len(starts):
+            raise RequestError(f"there are {len(starts)} turns to drop from, got {num_turns}")
+        self._messages = _dropped(self._messages, num_turns)
+
+    def save(self, path: str | Path) -> None:
+        """Writes conversation and KV to a file, for `Model.load_session` of the same model.
+
+        Raises:
+            ConfigError: it can't be written there.
+        """
+        origin = self._model.origin
+        PromptCache(
+            messages=self._messages,
+            ids=self._prefix.ids,
+            kv=self._prefix.state(),
+            # Notes of a switcher that no file tells apart from another are of no use to whoever loads.
+            notes=self._prefix.notes if origin.heads else {},
+        ).write(Path(path), origin)
+
+    def close(self) -> None:
+        """Gives back the cells; what has been said can still be read. Closing twice is harmless."""
+        self._is_closed = True
+        self._prefix.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _stream(
+        self, asked: tuple[Message, ...], options: AskOptions, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        if options.get("system") is not None:
+            raise RequestError("a session's system message is given when it is made")
+        batch = Batch(self._model.engine)
+        return drive(self._run(make_request(asked, **options), options, batch, should_stop), batch)
+
+    def _run(
+        self, request: Request, options: AskOptions, batch: Batch, should_stop: Callable[[], bool]
+    ) -> Run:
+        """The pipeline's run on this session's KV; what it answers becomes a turn."""
+        if self._is_closed:
+            raise RequestError("the session is closed: begin another")
+        if self._is_answering:
+            raise RequestError("the session is still answering: read that stream to its end, or close it")
+        self._is_answering = True
+        try:
+            with closing(self._model.pipeline.run(request, batch, should_stop, self._prefix)) as run:
+                for event in run:
+                    if isinstance(event, Routed):
+                        routed = event
+                    elif isinstance(event, Answered) and event.response.stop is not Stop.CANCELLED:
+                        self._messages = (*request.messages, Message("assistant", event.response.text))
+                        self._last = _Turn(options, request, routed)
+                    yield event
+        except ContextOverflow as error:
+            raise self._advised(error, request) from error
+        finally:
+            self._is_answering = False
+
+    def _harder(self, given: AskOptions) -> AskOptions:
+        """Options of the next answer to the last question."""
+        options: dict[str, object] = {"mode": Mode.THINK}
+        if self._last is not None:
+            options |= {name: value for name, value in self._last.options.items() if name in _INHERITED}
+        if "effort" in given or "budget" in given:
+            options = {name: value for name, value in options.items() if name not in ("effort", "budget")}
+        elif self._last is not None:
+            options |= _raised(self._last)
+        return cast(AskOptions, options | cast(dict[str, object], given))
+
+    def _advised(self, error: ContextOverflow, request: Request) -> ContextOverflow:
+        """The same error, saying how many turns have to go; as it was if nothing but the question is left."""
+        pipeline, engine = self._model.pipeline, self._model.engine
+        prompt_tokens = len(pipeline.prompt(request))
+
+        def shorter(num_turns: int) -> Request:
+            return replace(request, messages=_dropped(request.messages, num_turns))
+
+        def freed(num_turns: int) -> int:
+            return prompt_tokens - len(pipeline.prompt(shorter(num_turns)))
+
+        def suffices(num_turns: int) -> bool:
+            try:
+                pipeline.room(shorter(num_turns))
+            except ContextOverflow:
+                return False
+            return freed(num_turns) >= error.needed_tokens - error.available_tokens
+
+        most = len(_starts(request.messages)) - 1  # the question itself stays
+        num_turns = 1 + bisect_left(range(1, most + 1), True, key=suffices)
+        if num_turns > most:
+            return error
+        turns = "turn" if num_turns == 1 else f"{num_turns} turns"
+        advice = f"drop the first {turns} ({freed(num_turns):,} tokens)"
+        if engine.context_tokens < engine.info.train_context_tokens:
+            advice += ", or load with a larger context"
+        return ContextOverflow(error.needed_tokens, error.available_tokens, "the conversation", advice)
+
+
+def _raised(last: _Turn) -> dict[str, object]:
+    """What more than the last answer's budget is."""
+    budget = last.request.think_budget
+    if last.routed.route is Route.CHAT:
+        return {} if budget is not None else {"effort": Effort.MEDIUM}
+    if budget is not None and budget.limit_s is not None:
+        return {"budget": f"{min(2 * budget.limit_s, MAX_SECONDS):g}s"}
+    above = [effort for effort, tokens in EFFORT_TOKENS.items() if (tokens or 0) > last.routed.limit_tokens]
+    if above:
+        return {"budget": None, "effort": above[0]}
+    return {"budget": None, "effort": Effort.MAX, "streams": min(2 * last.request.streams, MAX_STREAMS)}
+
+
+def _starts(messages: tuple[Message, ...]) -> list[int]:
+    """Where turns begin: with each question."""
+    return [i for i, message in enumerate(messages) if message.role == "user"]
+
+
+def _dropped(messages: tuple[Message, ...], num_turns: int) -> tuple[Message, ...]:
+    """The conversation without its first turns, but with what stands before them."""
+    starts = [*_starts(messages), len(messages)]
+    return messages[: starts[0]] + messages[starts[num_turns] :]

@@ -1,0 +1,159 @@
+"""Requests with a budget in seconds, on an engine whose every token takes its time on a scripted clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgereason.core.types import Budget, Message, Mode, Request, Response, Route, Stop
+from edgereason.engine.base import Feed, Sampled
+from edgereason.engine.scripted import ScriptedEngine
+from edgereason.errors import RequestError
+from edgereason.reasoning.batch import Batch
+from edgereason.reasoning.events import Answered, Event
+from edgereason.reasoning.pipeline import Pipeline, drive
+
+ENDLESS = "hm " * 5000 + "\n</think>\n\nThe final answer is 6."
+STEP_S, PREFILL_S = 0.05, 0.005
+"""What a step takes beside 0.01 s a stream, and what a token takes that is encoded."""
+
+
+class SlowEngine(ScriptedEngine):
+    """Takes its time, on its own clock."""
+
+    now_s = 0.0
+    slowdown = 1.0
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def encode(self, sequence, tokens, **more) -> bool:
+        self.now_s += self.slowdown * PREFILL_S * len(tokens)
+        return super().encode(sequence, tokens, **more)
+
+    def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
+        feeds = list(feeds)
+        forced = sum(len(feed.tokens) for feed in feeds) - len(feeds)
+        self.now_s += self.slowdown * (STEP_S + 0.01 * len(feeds) + PREFILL_S * forced)
+        return super().step(feeds)
+
+    def states(self, feeds):
+        feeds = list(feeds)
+        self.now_s += self.slowdown * PREFILL_S * sum(len(tokens) for _, tokens in feeds)
+        return super().states(feeds)
+
+
+class HalfSure:
+    """A verifier with a long prompt."""
+
+    prompt_ids = tuple(range(65, 95))
+
+    def score(self, states: np.ndarray) -> np.ndarray:
+        return np.full(len(states), 0.5, np.float32)
+
+
+def request(limit_s: float, **options: object) -> Request:
+    options.setdefault("mode", Mode.THINK)
+    return Request(messages=(Message("user", "What is 2+2?"),), budget=Budget(limit_s=limit_s), **options)  # type: ignore[arg-type]
+
+
+def events_of(pipeline: Pipeline, engine: SlowEngine, asked: Request) -> list[Event]:
+    batch = Batch(engine)
+    return list(drive(pipeline.run(asked, batch), batch))
+
+
+def ask(pipeline: Pipeline, engine: SlowEngine, asked: Request) -> Response:
+    last = events_of(pipeline, engine, asked)[-1]
+    assert isinstance(last, Answered)
+    return last.response
+
+
+@pytest.mark.parametrize("limit_s", [3.0, 6.0, 12.0])
+@pytest.mark.parametrize(
+    ("streams", "verifier"), [(1, None), (4, None), (8, None), (1, HalfSure()), (8, HalfSure())]
+)
+def test_every_response_ends_in_time_with_an_answer(limit_s, streams, verifier) -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, verifier=verifier, clock=engine.clock)
+    for _ in range(3):  # the first knows nothing of the machine yet
+        response = ask(pipeline, engine, request(limit_s, streams=streams))
+        assert response.timing.total_s <= 1.1 * limit_s
+        assert response.timing.budget_s == limit_s
+        assert response.answer == "6"
+        assert all(candidate.answer == "6" for candidate in response.candidates)
+        assert response.stop is Stop.BUDGET
+    # What it spends is what it may, not a fraction of it; here a stub is 20 tokens, and not every step is
+    # worth beginning.
+    assert response.timing.total_s > 0.7 * limit_s
+
+
+def test_a_machine_that_slows_down_in_the_middle_still_answers_in_time() -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    ask(pipeline, engine, request(6.0))
+    batch, start_s = Batch(engine), engine.now_s
+    event = None
+    for event in drive(pipeline.run(request(6.0), batch), batch):  # noqa: B007
+        engine.slowdown = 3.0 if engine.now_s - start_s > 2.0 else 1.0
+    assert isinstance(event, Answered)
+    assert event.response.timing.total_s <= 6.6
+    assert event.response.answer == "6"
+
+
+def test_a_stream_that_ends_by_itself_is_not_held_up() -> None:
+    engine = SlowEngine(["2+2 is 4.\n</think>\n\nThe final answer is 4."])
+    response = ask(Pipeline(engine, clock=engine.clock), engine, request(12.0))
+    assert response.stop is Stop.NATURAL
+    assert response.timing.total_s < 6.0
+    assert response.timing.overshoot_s == 0.0
+
+
+def test_chat_ends_in_time_too() -> None:
+    engine = SlowEngine(["so " * 4000])
+    response = ask(Pipeline(engine, clock=engine.clock), engine, request(3.0, mode=Mode.CHAT))
+    assert response.route is Route.CHAT
+    assert response.stop is Stop.BUDGET
+    assert 2.5 < response.timing.total_s <= 3.3
+
+
+def test_the_hint_is_the_largest_that_there_is_time_for() -> None:
+    def hints(limit_s: float) -> list[int]:
+        engine = SlowEngine([ENDLESS])
+        adapter = engine.load_adapter(Path("reasoning.gguf"))
+        pipeline = Pipeline(engine, adapter=adapter, buckets=(32, 64, 1024), clock=engine.clock)
+        for _ in range(2):
+            engine.decoded.clear()
+            ask(pipeline, engine, request(limit_s))
+        return engine.decoded[1:3]
+
+    # Opening and hint are encoded apart: what the opening took is part of what is left.
+    opening = len("<think>\n")
+    assert hints(3.0) == [opening, len("Budget: 32 tokens.\n")]  # 3 s ÷ 0.06 s: about 45 tokens
+    assert hints(6.0) == [opening, len("Budget: 64 tokens.\n")]  # about 95
+    assert hints(200.0) == [opening, len("Budget: 1024 tokens.\n")]
+
+
+def test_tokens_and_seconds_together_end_at_what_runs_out_first() -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    both = Request(
+        messages=(Message("user", "?"),), mode=Mode.THINK, budget=Budget(limit_tokens=60, limit_s=60.0)
+    )
+    response = ask(pipeline, engine, both)
+    assert response.usage.thinking_tokens == 60 - 39 + len("\n</think>\n\n")  # 39: what the seams need, and 8
+    assert response.timing.total_s < 10.0
+
+
+def test_a_budget_that_nothing_fits_into_is_refused_once_the_machine_is_known() -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    late = ask(pipeline, engine, request(0.2))
+    assert late.answer == "6"
+    assert late.timing.overshoot_s is not None and late.timing.overshoot_s > 0  # told, not hidden
+    ask(pipeline, engine, request(3.0))
+    with pytest.raises(RequestError, match=r"a budget of 0\.2 s is too short"):
+        ask(pipeline, engine, request(0.2))
+    assert engine.live_sequences == 0
