@@ -330,12 +330,7 @@ def _heads_of(bundle: Bundle) -> Heads | None:
 def _load_adapter(engine: Engine, bundle: Bundle | None) -> Adapter | None:
     if bundle is None:
         return None
-    opening = tuple(engine.tokenize(OPENING))
-    if bundle.opening_ids != opening or bundle.closing != CLOSING:
-        raise BundleError(
-            f"the bundle opens thinking with ids {list(bundle.opening_ids)} and closes it with "
-            f"{bundle.closing!r}; this edgereason writes {list(opening)} and {CLOSING!r}"
-        )
+    bundle.check_seams(tuple(engine.tokenize(OPENING)), CLOSING)
     return engine.load_adapter(bundle.verified_file(bundle.adapter)) if bundle.adapter else None
 
 

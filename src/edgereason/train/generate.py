@@ -35,8 +35,8 @@ from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Response,
 from edgereason.errors import ConfigError, ContextOverflow
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
-from edgereason.train.decontaminate import Evaluations, normalised
-from edgereason.train.questions import Question, Questions
+from edgereason.train.decontaminate import Evaluations
+from edgereason.train.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
 from edgereason.train.solutions import RULE, choose
 from edgereason.train.trace_folder import (
     SampleRow,
@@ -119,7 +119,7 @@ class Progress:
 
 
 _COUNTS: Final = (
-    *("questions", "without_answer", "contaminated", "duplicate_questions", "question_too_long", "asked"),
+    *(*LEFT_OUT, "question_too_long", "asked"),
     *(
         "samples",
         Drop.CUT,
@@ -187,8 +187,9 @@ def generate(
         ConfigError: the folder holds something else, or two questions have one id.
         RequestError: a setting is out of range.
     """
-    yields = {source.entry["name"]: Yield() for source in sources}
-    questions = _to_ask(sources, against, yields)
+    require_unique_ids(question for source in sources for question in source.questions)
+    questions, counts = usable(sources, against)
+    yields = {name: Yield(of_source) for name, of_source in counts.items()}
     teacher = model_entry(model.engine)
     run = {"teacher": teacher["sha256"] or teacher["name"], **config.run}
     claim_folder(folder, run)
@@ -233,34 +234,6 @@ def sample_seed(seed: int, question_id: str, number: int) -> int:
     """The seed of a question's sample: its own for every question, and the next one for the next sample."""
     digest = hashlib.sha256(f"{seed}/{question_id}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % (2**31 - MAX_STREAMS) + number
-
-
-def _to_ask(
-    sources: Sequence[Questions], against: Evaluations, yields: Mapping[str, Yield]
-) -> list[Question]:
-    """Questions that no evaluation asks, each once."""
-    asked: list[Question] = []
-    places: dict[str, str] = {}
-    said: set[str] = set()
-    for source in sources:
-        counts = yields[source.entry["name"]].counts
-        counts["without_answer"] += source.num_without_answer
-        counts["questions"] += len(source.questions) + source.num_without_answer
-        for question in source.questions:
-            if question.id in places:
-                raise ConfigError(
-                    f"{question.place}: id is {question.id!r}, as at {places[question.id]}; "
-                    "expected unique ids"
-                )
-            places[question.id] = question.place
-            if against.know(question.text):
-                counts["contaminated"] += 1
-            elif (text := normalised(question.text)) in said:
-                counts["duplicate_questions"] += 1
-            else:
-                said.add(text)
-                asked.append(question)
-    return asked
 
 
 def _sample(

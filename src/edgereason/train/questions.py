@@ -16,7 +16,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +26,11 @@ from typing import Any, Final
 from edgereason.core.answers import extract
 from edgereason.errors import ConfigError
 from edgereason.hub.rows import Row, import_optional, read_file
-from edgereason.train.decontaminate import question_of
+from edgereason.train.decontaminate import Evaluations, normalised, question_of
 from edgereason.train.traces import row_id
+
+LEFT_OUT: Final = ("questions", "without_answer", "contaminated", "duplicate_questions")
+"""What `usable` counts: all that there are, and why some are not used."""
 
 _GYM: Final = "reasoning-gym:"
 _GYM_QUESTIONS: Final = 100
@@ -82,6 +86,47 @@ def read_questions(source: str, *, limit: int | None = None, seed: int = 0) -> Q
         if reference is not None
     )
     return Questions(entry=entry, questions=questions, num_without_answer=len(found) - len(questions))
+
+
+def usable(
+    sources: Sequence[Questions], against: Evaluations
+) -> tuple[list[Question], dict[str, Counter[str]]]:
+    """Questions that no evaluation asks, each once.
+
+    Returns:
+        The questions; and, by the name of their source, how many there were and why others were left out.
+    """
+    chosen: list[Question] = []
+    counts: dict[str, Counter[str]] = {}
+    said: set[str] = set()
+    for source in sources:
+        of_source = counts.setdefault(source.entry["name"], Counter(dict.fromkeys(LEFT_OUT, 0)))
+        of_source["without_answer"] += source.num_without_answer
+        of_source["questions"] += len(source.questions) + source.num_without_answer
+        for question in source.questions:
+            if against.know(question.text):
+                of_source["contaminated"] += 1
+            elif (text := normalised(question.text)) in said:
+                of_source["duplicate_questions"] += 1
+            else:
+                said.add(text)
+                chosen.append(question)
+    return chosen, counts
+
+
+def require_unique_ids(questions: Iterable[Question]) -> None:
+    """Refuses two questions with one id.
+
+    Raises:
+        ConfigError: it names both places.
+    """
+    places: dict[str, str] = {}
+    for question in questions:
+        if question.id in places:
+            raise ConfigError(
+                f"{question.place}: id is {question.id!r}, as at {places[question.id]}; expected unique ids"
+            )
+        places[question.id] = question.place
 
 
 def _reference(row: Row) -> str | None:

@@ -32,7 +32,7 @@ from edgereason.heads.reliability import auroc_within
 from edgereason.heads.switcher import sigmoid
 from edgereason.heads.verifier import LinearVerifier
 from edgereason.reasoning.model import Model
-from edgereason.train.decontaminate import Evaluations, normalised
+from edgereason.train.decontaminate import Evaluations
 from edgereason.train.head_linear import (
     Calibration,
     CrossValidated,
@@ -55,7 +55,7 @@ from edgereason.train.heads import (
     require_names,
     store,
 )
-from edgereason.train.questions import Question, Questions
+from edgereason.train.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
 from edgereason.train.trace_folder import claim_folder, length_summary, model_entry
 from edgereason.train.trace_states import Samples, TraceConfig, TraceStateRow, collect, verification_ids
 
@@ -119,12 +119,12 @@ def train_verifier(
             a folder that holds something else.
     """
     require_names([one.entry for one in (*sources, *tests)])
-    counts: Counter[str] = Counter()
     asked_by_tests = Evaluations.of(question.text for test in tests for question in test.questions)
-    learned = _to_learn(sources, both(against, asked_by_tests), counts)
+    learned, left_out = usable(sources, both(against, asked_by_tests))
+    counts = {name: sum(counts[name] for counts in left_out.values()) for name in LEFT_OUT}
     judged = [question for test in tests for question in test.questions]
     everything = [*learned, *judged]
-    _require_ids(everything)
+    require_unique_ids(everything)
     if len(learned) < MIN_QUESTIONS:
         raise ConfigError(
             f"a verifier needs {MIN_QUESTIONS} questions that no evaluation asks, got {len(learned)}: add "
@@ -176,7 +176,7 @@ def train_verifier(
         "questions": [dict(one.entry) for one in sources],
         "against": list(against.files),
         "tests": [dict(one.entry) for one in tests],
-        "counts": dict(counts),
+        "counts": counts,
         "splits": {name: of_set.counts for name, of_set in sets.items()},
         "stops": Counter(str(row.stop) for row in asked.rows),
         "tokens": length_summary([row.num_tokens for row in asked.rows]),
@@ -189,32 +189,6 @@ def train_verifier(
         **(about or {}),
     }
     return finish(folder, run, heads, record)
-
-
-def _to_learn(sources: Sequence[Questions], known: Evaluations, counts: Counter[str]) -> list[Question]:
-    """Questions that no evaluation asks, each once; what is left out is counted."""
-    counts.update(dict.fromkeys(("questions", "without_answer", "contaminated", "duplicate_questions"), 0))
-    found: dict[str, Question] = {}
-    for source in sources:
-        counts["questions"] += len(source.questions) + source.num_without_answer
-        counts["without_answer"] += source.num_without_answer
-        for question in source.questions:
-            text = normalised(question.text)
-            if known.know(question.text):
-                counts["contaminated"] += 1
-            elif found.setdefault(text, question) is not question:
-                counts["duplicate_questions"] += 1
-    return list(found.values())
-
-
-def _require_ids(questions: Sequence[Question]) -> None:
-    places: dict[str, str] = {}
-    for question in questions:
-        if question.id in places:
-            raise ConfigError(
-                f"{question.place}: id is {question.id!r}, as at {places[question.id]}; expected unique ids"
-            )
-        places[question.id] = question.place
 
 
 def _split(samples: Samples, learned: Sequence[Question], config: VerifierConfig) -> tuple[Samples, Samples]:
