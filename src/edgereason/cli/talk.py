@@ -139,12 +139,14 @@ class Talk:
         loaded = self._model.load_session(path)
         self._session.close()
         self._session = loaded
+        self._asked_with = {}
         self._say(f"{_count(loaded.messages)} from {path}")
 
     def _clear(self, argument: str) -> None:
         _require_none(argument, "/clear")
         self._session.close()
         self._session = self._model.session(system=self._system)
+        self._asked_with = {}
         self._say("a new conversation")
 
     def _drop(self, text: str) -> None:

@@ -53,10 +53,14 @@ class Ledger:
         return all(p.make_room for p in self.promises) and len(self.live) == len(self.promises)
 
     def has_room(self, cells: int, slots: int, instead_of: Reservation | None = None) -> bool:
-        given_up = [promise for promise in self.promises if promise is instead_of]
-        return cells <= self.unpromised_cells + sum(
-            p.cells for p in given_up
-        ) and slots <= self.unpromised_slots + sum(p.slots for p in given_up)
+        return self._can_free(cells, slots, {instead_of})
+
+    def _can_free(self, cells: int, slots: int, without: set[Reservation | None]) -> bool:
+        """Whether there would be room without these promises."""
+        given_up = [promise for promise in self.promises if promise in without]
+        free_cells = self.unpromised_cells + sum(promise.cells for promise in given_up)
+        free_slots = self.unpromised_slots + sum(promise.slots for promise in given_up)
+        return cells <= free_cells and slots <= free_slots
 
     def clear(
         self, cells: int, slots: int, instead_of: Reservation | None, *, can_grow: bool
@@ -69,19 +73,19 @@ class Ledger:
             None if there is room; else the cells and slots that a new context needs. Nothing lives here then.
 
         Raises:
-            NoRoomNow: something runs, and there is no room beside it.
+            NoRoomNow: something runs, and there is no room beside it; nobody has left then.
         """
         if self.has_room(cells, slots, instead_of):
             return None
         kept = [promise for promise in self.promises if promise.make_room]
         others = [promise for promise in kept if promise is not instead_of]
         if not (can_grow and self.is_resting):
+            if not self.is_resting and not self._can_free(cells, slots, {instead_of, *others}):
+                raise NoRoomNow(NO_ROOM)
             for promise in others:
                 promise.leave()
                 if self.has_room(cells, slots, instead_of):
                     return None
-            if not self.is_resting:
-                raise NoRoomNow(NO_ROOM)
         for promise in kept:
             promise.leave()
         return cells + sum(p.cells for p in others), slots + sum(p.slots for p in others)

@@ -167,10 +167,11 @@ class LlamaEngine:
             raise ContextOverflow(cells, self._fixed_cells)
         needed = self._ledger.clear(cells, sequences, instead_of, can_grow=self._fixed_cells is None)
         if needed is not None:
-            self._open_context(
-                cells=self._fixed_cells or max(self._ledger.cells, round_up(needed[0])),
-                slots=max(self._ledger.slots, self._min_sequences, needed[1]),
-            )
+            before = self._ledger
+            try:
+                self._open_context(max(before.cells, needed[0]), max(before.slots, needed[1]))
+            except EngineError:  # no memory for all that rest; for the request alone there may be
+                self._open_context(cells, sequences)
         return self._ledger.promise(cells, sequences, instead_of=instead_of)
 
     def keep(self, sequence: Sequence, make_room: Callable[[], None]) -> Promise:
@@ -333,7 +334,8 @@ class LlamaEngine:
     def _memory(self) -> Any:
         return C.llama_get_memory(self._open.context)
 
-    def _open_context(self, *, cells: int, slots: int) -> None:
+    def _open_context(self, cells: int, slots: int) -> None:
+        cells, slots = self._fixed_cells or round_up(cells), max(slots, self._min_sequences)
         params = context_params(cells=cells, slots=slots, threads=self._threads, kv=self._kv)
         params.cb_eval = self._tap.callback
         self._ledger, self._active = Ledger(cells=0, slots=0), None  # what holds if the next line fails

@@ -201,7 +201,10 @@ class ScriptedEngine:
         require_empty(sequence)
         if len(state) != 4 * length:
             raise EngineError(f"{len(state)} bytes are no KV of {length} tokens")
-        self._require_cells(length)
+        try:
+            self._require_cells(length)
+        except ContextOverflow as error:
+            raise EngineError(f"no cells for a KV of {length} tokens") from error
         self._ledger.grow(sequence, length)
         self._tokens[sequence] = np.frombuffer(state, "<i4").tolist()
 

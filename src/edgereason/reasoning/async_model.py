@@ -47,6 +47,7 @@ class AsyncModel:
         if max_running < 1:
             raise RequestError(f"max_running must be at least 1, got {max_running}")
         self._worker = _Worker(model, max_running)
+        self._clock = model.pipeline.clock
 
     async def ask(self, question: str | Iterable[Message], **options: Unpack[AskOptions]) -> Response:
         """Answers a question, or a conversation whose last message is the user's; see `Model.ask`.
@@ -70,7 +71,7 @@ class AsyncModel:
         Leaving the loop early stops the streams once the generator is closed: `contextlib.aclosing` does it
         at once.
         """
-        asked = _Asked(make_request(question, **options))
+        asked = _Asked(make_request(question, **options), self._clock())
         self._worker.put(asked)
         try:
             while True:
@@ -98,8 +99,9 @@ class AsyncModel:
 class _Asked:
     """A request on its way, and where its events go. Made by the task; the worker only tells it things."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, accepted_s: float) -> None:
         self.request = request
+        self.accepted_s = accepted_s
         self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self.is_wanted = True
         """Cleared by the task, looked at by the worker between steps."""
@@ -134,16 +136,18 @@ class _Worker:
         self._running: dict[_Asked, Run] = {}
         self._may_fit = True  # what did not fit is tried again only when another request has given room back
         self._is_closed = False
+        self._gate = threading.Lock()
         # A daemon: a model that nobody closes must not keep the interpreter from ending.
         self._thread = threading.Thread(target=self._work, name="edgereason", daemon=True)
         self._thread.start()
 
     def put(self, asked: _Asked | None) -> None:
         """Hands in a request; None closes."""
-        if self._is_closed and asked is not None:
-            raise RequestError("the model is closed: load it again")
-        self._is_closed = self._is_closed or asked is None
-        self._inbox.put(asked)
+        with self._gate:  # or a request might come in behind the last look into the inbox
+            if self._is_closed and asked is not None:
+                raise RequestError("the model is closed: load it again")
+            self._is_closed = self._is_closed or asked is None
+            self._inbox.put(asked)
 
     def join(self) -> None:
         """Waits until everything is freed."""
@@ -158,7 +162,8 @@ class _Worker:
                     self._step()
                     self._advance()
         finally:
-            self._is_closed = True
+            with self._gate:
+                self._is_closed = True
             self._end_all("the model was closed before the answer was there")
             self._model.close()
 
@@ -181,7 +186,9 @@ class _Worker:
             self._make_room()
         while self._waiting and self._may_fit and self._batch.num_running < self._max_running:
             asked = self._waiting[0]
-            run = self._model.pipeline.run(asked.request, self._batch, asked.is_given_up)
+            run = self._model.pipeline.run(
+                asked.request, self._batch, asked.is_given_up, accepted_s=asked.accepted_s
+            )
             self._running[asked] = run
             try:
                 events = until_step(run)

@@ -15,12 +15,14 @@ Knows streams and their controls; does not know requests, answers or votes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
 from edgereason.reasoning.control import Control, Phase
+from edgereason.reasoning.pace import Pace
 
 
 @dataclass(eq=False, slots=True)
@@ -138,10 +140,16 @@ class Batch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._running: list[Stream] = []
+        self._pace: Pace | None = None
+        self._clock: Callable[[], float] = time.perf_counter
 
     @property
     def num_running(self) -> int:
         return sum(stream.is_running for stream in self._running)
+
+    def tell(self, pace: Pace, clock: Callable[[], float]) -> None:
+        """Lets a pace know from now on what steps take."""
+        self._pace, self._clock = pace, clock
 
     def add(self, stream: Stream) -> None:
         """Draws a stream's first token and lets it run; its sequence's logits must be fresh."""
@@ -158,7 +166,13 @@ class Batch:
         """One token for every running stream."""
         self._running = [stream for stream in self._running if stream.is_running]
         feeds = [stream.owed() for stream in self._running]
-        for stream, drawn in zip(self._running, self._engine.step(feeds), strict=True):
+        # One that also encodes what was forced on a stream says nothing of the others.
+        is_plain = all(len(feed.tokens) <= 1 for feed in feeds)
+        start_s = self._clock()
+        draws = self._engine.step(feeds)
+        if self._pace is not None and is_plain and feeds:
+            self._pace.note_step(len(feeds), self._clock() - start_s)
+        for stream, drawn in zip(self._running, draws, strict=True):
             self._take(stream, drawn)
 
     def _take(self, stream: Stream, drawn: Sampled) -> None:

@@ -26,7 +26,7 @@ class Routed:
 
     Attributes:
         limit_tokens: most tokens of a stream.
-        limit_s: seconds for it all, if that is the budget; they run out before the tokens do.
+        limit_s: seconds for it all, if the budget names some; which of the two runs out first is open.
     """
 
     route: Route

@@ -39,7 +39,7 @@ def answer_many(
     start: Callable[[int, Batch], Run] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[int, Response], None, None]:
-    """Answers many requests, as many at a time as there is room for.
+    """Answers many requests, as many at a time as there is room for; seconds count from a request's start.
 
     Args:
         model: answers; nobody else may use it meanwhile.

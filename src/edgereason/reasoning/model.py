@@ -96,7 +96,6 @@ class Model:
         """The same engine and adapter under other heads; whichever is closed, both are."""
         other = copy(self)
         other._heads = None
-        other.__dict__.pop("origin", None)  # cached, and of the heads that were
         other._pipeline = Pipeline(
             self._engine,
             adapter=self._adapter,

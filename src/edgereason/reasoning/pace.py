@@ -6,8 +6,10 @@
                             └─ each timed ────┘
                                left = ⌊(deadline − now − verification) ÷ seconds of a step⌋
 
-A step's seconds depend on how many streams it carries, and drift: they are the median of the last steps with
-as many streams, which a hiccup leaves as it is. What has not been seen is put together from what has.
+A step's seconds depend on how many streams it carries, whoever asked for them, and drift: they are the median
+of the last steps with as many streams, which a hiccup leaves as it is. What has not been seen is put together
+from what has. Whether a request is possible at all is judged by the fastest that was seen: a slow minute must
+not shut out what comes after it.
 
 Knows seconds and counts; does not know tokens' text, engines or what the time is spent on.
 """
@@ -19,8 +21,8 @@ from collections.abc import Callable
 from statistics import median
 from typing import Final
 
-_LAST_STEPS: Final = 8
-"""Steps that an estimate is over: few enough to follow a drift."""
+_LAST: Final = 8
+"""Steps and encodings that an estimate is over: few enough to follow a drift."""
 
 _SHORTEST_S: Final = 1e-6
 """No step takes less, whatever a clock says."""
@@ -28,8 +30,8 @@ _SHORTEST_S: Final = 1e-6
 _SURE_TOKENS: Final = 32
 """From so many tokens on, encoding is bound by arithmetic, and its time by their number."""
 
-_MARGIN: Final = 1.5
-"""Steps may get so much faster while a request runs."""
+_MARGIN: Final = 4.0
+"""Steps may get so much faster than what was seen of them: it may have been a slow hour."""
 
 _FASTEST_BYTES_PER_S: Final = 50e9
 """Before anything was measured: weights are read no faster than this, which a good phone's memory can do."""
@@ -45,51 +47,75 @@ class Pace:
     def __init__(self, weights_bytes: int) -> None:
         self._unseen_s = max(weights_bytes / _FASTEST_BYTES_PER_S, _SHORTEST_S)
         self._steps: dict[int, deque[float]] = {}
-        self._encode_s_per_token: float | None = None
+        self._latest_streams = 0
+        self._stand_in: tuple[int, float] | None = None
+        self._encodings: deque[float] = deque(maxlen=_LAST)
+        self._are_sure = False
 
     def note_step(self, num_streams: int, seconds: float) -> None:
         """A step with so many streams took so long."""
-        self._steps.setdefault(num_streams, deque(maxlen=_LAST_STEPS)).append(max(seconds, _SHORTEST_S))
+        if self._latest_streams > num_streams:  # a stream ended: what was seen of so few may be of a slow hour
+            bound = median(self._steps[self._latest_streams])
+            if self.step_s(num_streams) >= bound:
+                self._steps[num_streams] = deque([bound] * _LAST, maxlen=_LAST)
+        self._steps.setdefault(num_streams, deque(maxlen=_LAST)).append(max(seconds, _SHORTEST_S))
+        self._latest_streams = num_streams
+
+    def note_stand_in(self, num_tokens: int, seconds: float) -> None:
+        """So many tokens of one stream took so long: what a step costs, until one was seen."""
+        self._stand_in = num_tokens, max(seconds, _SHORTEST_S)
 
     def note_encoding(self, num_tokens: int, seconds: float) -> None:
-        """A prompt, or the rest of one, took so long to encode; of short ones only the first counts."""
-        if num_tokens >= _SURE_TOKENS or (num_tokens and self._encode_s_per_token is None):
-            self._encode_s_per_token = seconds / num_tokens
-
-    def step_s(self, num_streams: int) -> float:
-        """Seconds of a step with so many streams.
-
-        Of a number not seen yet: that of the nearest number seen, which can't cost less with fewer streams
-        and not more than in proportion with more; before anything was seen, what the machine could do at
-        best.
-        """
-        if num_streams in self._steps:
-            return median(self._steps[num_streams])
-        if not self._steps:
-            return self._unseen_s
-        nearest = min(self._steps, key=lambda seen: (abs(seen - num_streams), seen))
-        return median(self._steps[nearest]) * max(1.0, num_streams / nearest)
-
-    def most_steps(self, num_streams: int, seconds: float) -> int:
-        """So many steps at the most, to set cells aside for: a step costs no less with more streams."""
-        seen = [number for number in self._steps if number <= num_streams]
-        best_s = median(self._steps[max(seen)]) / _MARGIN if seen else self._unseen_s
-        return int(seconds / best_s) + 1
-
-    def least_s(self, num_streams: int, num_prompt_tokens: int, num_steps: int) -> float:
-        """Seconds that a request takes at the least, by what was seen; 0 before anything was."""
-        seen = [number for number in self._steps if number <= num_streams]
-        step_s = median(self._steps[max(seen)]) if seen else 0.0
-        return self.encode_s(num_prompt_tokens) + num_steps * step_s
+        """A prompt, or the rest of one, took so long to encode; short ones count until a long one comes."""
+        is_sure = num_tokens >= _SURE_TOKENS
+        if num_tokens == 0 or (self._are_sure and not is_sure):
+            return
+        if is_sure and not self._are_sure:
+            self._encodings.clear()
+            self._are_sure = True
+        self._encodings.append(seconds / num_tokens)
 
     @property
     def has_seen_steps(self) -> bool:
         """Whether any step was timed yet."""
         return bool(self._steps)
 
+    def step_s(self, num_streams: int) -> float:
+        """Seconds of a step with so many streams.
+
+        Of a number not seen yet: that of the nearest number seen, which can't cost less with fewer streams
+        and not more than in proportion with more; before anything was seen, what the machine could do at
+        best. Never more than a step with more streams that was seen just now.
+        """
+        if not self._steps:
+            if self._stand_in is None:
+                return self._unseen_s
+            num_tokens, seconds = self._stand_in
+            return seconds * max(1.0, num_streams / num_tokens)
+        nearest = min(self._steps, key=lambda seen: (abs(seen - num_streams), seen))
+        seconds = median(self._steps[nearest]) * max(1.0, num_streams / nearest)
+        if self._latest_streams > num_streams:
+            seconds = min(seconds, median(self._steps[self._latest_streams]))
+        return seconds
+
     def encode_s(self, num_tokens: int) -> float:
         """Seconds to encode so many tokens; 0 before any encoding was seen."""
-        return num_tokens * (self._encode_s_per_token or 0.0)
+        return num_tokens * median(self._encodings) if self._encodings else 0.0
+
+    def most_steps(self, num_streams: int, seconds: float) -> int:
+        """So many steps fit, to set cells aside for: a step costs no less with more streams."""
+        seen = self._fewer_or_equal(num_streams)
+        return int(seconds / (median(seen) / _MARGIN if seen else self._unseen_s)) + 1
+
+    def least_s(self, num_streams: int, num_prompt_tokens: int, num_steps: int) -> float:
+        """Seconds that a request takes on the best terms that were seen; 0 before anything was."""
+        steps_s = num_steps * min(self._fewer_or_equal(num_streams), default=0.0)
+        return steps_s + num_prompt_tokens * min(self._encodings, default=0.0)
+
+    def _fewer_or_equal(self, num_streams: int) -> deque[float]:
+        """The last steps with as many streams, or the most below that."""
+        seen = [number for number in self._steps if number <= num_streams]
+        return self._steps[max(seen)] if seen else deque()
 
 
 class Deadline:
@@ -98,8 +124,9 @@ class Deadline:
     Args:
         ends_s: on the clock.
         pace: of the machine.
-        num_streams: that run; whoever watches them keeps it true.
+        num_streams: of the request that run; whoever watches them keeps it true.
         verifying_tokens: of a stream's verification, which follows its last step; 0 without a verifier.
+        in_step: how many streams a step carries, those of others among them; by default the request's.
         clock: seconds.
     """
 
@@ -110,12 +137,14 @@ class Deadline:
         *,
         num_streams: int,
         verifying_tokens: int = 0,
+        in_step: Callable[[], int] = lambda: 0,
         clock: Callable[[], float],
     ) -> None:
         self.num_streams = num_streams
         self._ends_s = ends_s
         self._pace = pace
         self._verifying_tokens = verifying_tokens
+        self._in_step = in_step
         self._clock = clock
 
     def left_steps(self, forced_tokens: int = 0) -> int:
@@ -125,4 +154,4 @@ class Deadline:
         """
         owed_s = self._pace.encode_s(self.num_streams * (self._verifying_tokens + forced_tokens))
         left_s = self._ends_s - self._clock() - owed_s
-        return max(0, int(left_s / self._pace.step_s(self.num_streams)))
+        return max(0, int(left_s / self._pace.step_s(max(self.num_streams, self._in_step()))))

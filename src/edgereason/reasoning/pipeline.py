@@ -62,7 +62,7 @@ class Pipeline:
         self._adapter = adapter
         self._switcher = switcher
         self._verifier = verifier
-        self._clock = clock
+        self.clock = clock
         self._pace = Pace(engine.info.size_bytes)
         self._seams = Seams.of(engine.tokenize)
         for ids, text in (
@@ -93,6 +93,7 @@ class Pipeline:
         batch: Batch,
         should_stop: Callable[[], bool] = lambda: False,
         prefix: Prefix | None = None,
+        accepted_s: float | None = None,
     ) -> Run:
         """Answers one request.
 
@@ -101,6 +102,7 @@ class Pipeline:
             batch: the engine's batch; the run adds its streams to it.
             should_stop: asked between steps; once true, the run ends with what there is.
             prefix: where the prompt's KV is kept from one run to the next; by default it goes with the run.
+            accepted_s: when seconds begin to count, on the pipeline's clock; by default now.
 
         Yields:
             Events, the last of them `Answered`; and `STEP` whenever the batch must take one.
@@ -108,7 +110,9 @@ class Pipeline:
         Raises:
             RequestError: the request can't be served; nothing was encoded.
         """
-        engine, accepted_s = self._engine, self._clock()
+        engine = self._engine
+        accepted_s = self.clock() if accepted_s is None else accepted_s
+        batch.tell(self._pace, self.clock)
         prompt = self.prompt(request)
         missing_tokens = len(prompt) if prefix is None else prefix.missing(prompt)
         plans = self._planner.plans(request, len(prompt), unencoded_tokens=missing_tokens)
@@ -117,29 +121,27 @@ class Pipeline:
             if prefix is None:
                 prefix = held.enter_context(self.prefix(reads=len(plans) > 1))
             held.enter_context(prefix.reserved(cells=cells, sequences=sequences))
-            start_s = self._clock()
+            start_s = self.clock()
             is_whole = prefix.become(prompt, should_stop)
-            if is_whole and missing_tokens:
-                self._pace.note_encoding(missing_tokens, self._clock() - start_s)
+            if is_whole:
+                self._pace.note_encoding(prefix.fresh_tokens, self.clock() - start_s)
             p_think = prefix.p_think if is_whole and len(plans) > 1 else None
             plan = self._choose(plans, p_think)
             verifier = self._verifier if plan.route is Route.THINK else None
             vote, notices = self._settle(request, plan, verifier)
-            deadline = self._deadline(request, plan, verifier, accepted_s)
-            race = Race(
-                request, vote, verifier, engine, pace=self._pace, deadline=deadline, clock=self._clock
-            )
+            deadline = self._deadline(request, plan, verifier, batch, accepted_s)
+            race = Race(request, vote, verifier, engine, deadline)
 
             # No event from here to the last stream's first draw: whoever takes one may use the engine, and
             # these logits would be gone.
             opened = self._open(held, prefix, plan, deadline) if is_whole else prefix.sequence
-            prefilled_s = self._clock()
+            prefilled_s = self.clock()
             for index in range(plan.num_streams if is_whole else 0):
                 fork = _hold(held, engine, engine.fork(opened))
                 stream = self._stream(held, request, plan, index, fork, deadline)
                 batch.add(stream)
                 race.add(stream)
-            first_token_s, shared_cells = self._clock(), opened.length
+            first_token_s, shared_cells = self.clock(), opened.length
             yield from map(Notice, notices)
             limit_s = request.budget.limit_s if request.budget else None
             yield Routed(plan.route, p_think, len(prompt), plan.num_streams, plan.limit_tokens, limit_s)
@@ -151,8 +153,8 @@ class Pipeline:
                 prompt_tokens=len(prompt),
                 kv_bytes=race.num_cells(shared_cells) * engine.info.kv_bytes_per_cell,
                 ttft_s=first_token_s - accepted_s,
-                decode_s=self._clock() - prefilled_s,
-                total_s=self._clock() - accepted_s,
+                decode_s=self.clock() - prefilled_s,
+                total_s=self.clock() - accepted_s,
             )
         yield Answered(replace(response, notices=notices))
 
@@ -174,10 +176,10 @@ class Pipeline:
 
         Source: paper section 5, hard budgets at evaluation: cut, then made to answer.
         """
-        engine, accepted_s = self._engine, self._clock()
+        engine, accepted_s = self._engine, self.clock()
         prompt = self.prompt(request)
         plan = self._planner.plans(request, len(prompt))[-1]
-        race = Race(request, Vote.MAJORITY, None, engine, pace=self._pace, clock=self._clock)
+        race = Race(request, Vote.MAJORITY, None, engine)
         with ExitStack() as held:
             held.enter_context(engine.reserve(cells=plan.cells, sequences=plan.num_streams + 2))
             spoken = prefix = _hold(held, engine, engine.new_sequence())
@@ -208,8 +210,8 @@ class Pipeline:
                 prompt_tokens=len(prompt),
                 kv_bytes=engine.info.kv_bytes_per_cell * (shared_cells + encoded),
                 ttft_s=0.0,
-                decode_s=self._clock() - accepted_s,
-                total_s=self._clock() - accepted_s,
+                decode_s=self.clock() - accepted_s,
+                total_s=self.clock() - accepted_s,
             )
         yield Answered(response)
 
@@ -253,7 +255,7 @@ class Pipeline:
         return plans[p_think >= self._switcher.threshold]
 
     def _deadline(
-        self, request: Request, plan: Plan, verifier: Verifier | None, accepted_s: float
+        self, request: Request, plan: Plan, verifier: Verifier | None, batch: Batch, accepted_s: float
     ) -> Deadline | None:
         if request.budget is None or request.budget.limit_s is None:
             return None
@@ -262,28 +264,35 @@ class Pipeline:
             self._pace,
             num_streams=plan.num_streams,
             verifying_tokens=len(verifier.prompt_ids) if verifier else 0,
-            clock=self._clock,
+            in_step=lambda: batch.num_running,
+            clock=self.clock,
         )
 
     def _open(self, held: ExitStack, prefix: Prefix, plan: Plan, deadline: Deadline | None) -> base.Sequence:
         """Where streams fork from: the prompt itself in chat, a fork of it behind the opening in thinking."""
         if not plan.opening:
             return prefix.sequence_to_sample()
-        opened = self._behind_opening(held, prefix.sequence, plan)
-        if deadline is not None:
-            # What there is time for is known now; before any step was seen, this encoding stands for one.
+        is_new = deadline is not None and not self._pace.has_seen_steps
+        opened = self._behind_opening(held, prefix.sequence, plan, is_new=is_new)
+        if deadline is not None:  # what there is time for is known now
             limit_tokens = min(plan.limit_tokens, deadline.left_steps())
             if preamble := self._planner.preamble(limit_tokens):
                 self._engine.encode(opened, preamble)
         return opened
 
-    def _behind_opening(self, held: ExitStack, prompt: base.Sequence, plan: Plan) -> base.Sequence:
-        start_s = self._clock()
+    def _behind_opening(
+        self, held: ExitStack, prompt: base.Sequence, plan: Plan, *, is_new: bool = False
+    ) -> base.Sequence:
+        """A fork of the prompt, behind the opening; timed where no step was yet."""
         opened = _hold(held, self._engine, self._engine.fork(prompt))
         self._engine.cross(opened, self._adapter)
-        self._engine.encode(opened, plan.opening)
-        if not self._pace.has_seen_steps:
-            self._pace.note_step(len(plan.opening), self._clock() - start_s)
+        if not is_new or len(plan.opening) == 1:
+            self._engine.encode(opened, plan.opening)
+        else:  # the first token pays for the switch to the adapter, and the rest stands for a step
+            self._engine.encode(opened, plan.opening[:1])
+            start_s = self.clock()
+            self._engine.encode(opened, plan.opening[1:])
+            self._pace.note_stand_in(len(plan.opening) - 1, self.clock() - start_s)
         return opened
 
     def _stream(

@@ -38,6 +38,10 @@ MAX_TIMED_TOKENS: Final = EFFORT_TOKENS[Effort.MAX] or 0
 """Most tokens of a stream whose budget is in seconds, however fast the machine."""
 
 
+LEAST_CHAT_TOKENS: Final = 64
+"""Room without which a chat is refused rather than cut, unless it asks for less."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a request would take on one route.
@@ -95,10 +99,18 @@ class Planner:
         return plans
 
     def _chat(self, request: Request, num_streams: int, prompt_tokens: int, room_tokens: int) -> Plan:
-        limit_tokens = min(request.max_tokens or DEFAULT_CHAT_TOKENS, room_tokens)
+        wanted_tokens = request.max_tokens or DEFAULT_CHAT_TOKENS
+        if room_tokens < min(wanted_tokens, LEAST_CHAT_TOKENS):
+            needed = prompt_tokens + min(wanted_tokens, LEAST_CHAT_TOKENS)
+            raise ContextOverflow(
+                needed, prompt_tokens + room_tokens, f"a prompt of {prompt_tokens} with its answer"
+            )
+        limit_tokens = min(wanted_tokens, room_tokens)
         cut = Stop.LENGTH
         if request.budget is not None:
             budget_tokens = self._most_tokens(request.budget, num_streams)
+            if request.budget.limit_s is not None:  # what the context holds is enough
+                budget_tokens = min(budget_tokens, room_tokens // num_streams)
             if budget_tokens <= limit_tokens:
                 limit_tokens, cut = budget_tokens, Stop.BUDGET
         return Plan(
@@ -124,7 +136,7 @@ class Planner:
         opening = self.seams.opening + self.preamble(limit_tokens)
         verifying_tokens = len(self.verifier.prompt_ids) if self.verifier else 0
         if is_timed:  # seconds are asked for, not tokens: what the context holds is enough
-            fits = room_tokens - len(opening) - verifying_tokens
+            fits = (room_tokens - len(opening)) // request.streams - verifying_tokens
             limit_tokens = max(min(limit_tokens, fits), least_tokens(self.seams))
         each_tokens = limit_tokens + verifying_tokens
         if len(opening) + each_tokens > room_tokens:

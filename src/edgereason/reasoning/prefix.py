@@ -51,6 +51,8 @@ class Prefix:
         self._ids: tuple[int, ...] = ()
         self._notes: dict[int, Mapping[str, Array]] = {}
         self._can_sample = False
+        self.fresh_tokens = 0
+        """How many tokens the last `become` had to encode."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -100,6 +102,7 @@ class Prefix:
         if self._switcher is not None:
             self._reader = self._switcher.reader(self._notes.get(shared))
         rest = prompt[shared:]
+        self.fresh_tokens = len(rest)
         return not rest or self._encode(rest, should_stop)
 
     def sequence_to_sample(self) -> base.Sequence:
@@ -149,8 +152,8 @@ class Prefix:
         return max((length for length in self._notes if length <= common), default=0)
 
     def _cut(self, length: int) -> None:
-        if length < len(self._ids):
-            self._engine.trim(self.sequence, length)
+        # Always: a native call that failed half way may have left cells that nobody knows of.
+        self._engine.trim(self.sequence, length)
         self._ids = self._ids[:length]
         self._notes = {n: state for n, state in self._notes.items() if n <= length}
         self._can_sample = False
@@ -179,12 +182,13 @@ class Prefix:
     def _unpark(self) -> None:
         if self._sequence is not None and not self._sequence.released:
             return
-        self._sequence, state, self._parked = self._engine.new_sequence(), self._parked, None
+        ids, notes, state = self._ids, self._notes, self._parked
+        self._ids, self._notes, self._parked = (), {}, None  # what holds if anything below fails
+        self._sequence = self._engine.new_sequence()
         if state:
-            with suppress(EngineError):
-                self._engine.restore(self._sequence, state, len(self._ids))
-                return
-        self._ids, self._notes = (), {}
+            with suppress(EngineError, MemoryError):
+                self._engine.restore(self._sequence, state, len(ids))
+                self._ids, self._notes = ids, notes
 
     def _give_back(self) -> None:
         if self._sequence is not None:

@@ -17,7 +17,7 @@ from edgereason.heads.base import Verifier
 from edgereason.reasoning.batch import Stream
 from edgereason.reasoning.control import ChatControl
 from edgereason.reasoning.events import STEP, Ended, Event, Step, Tallied, Text
-from edgereason.reasoning.pace import Deadline, Pace
+from edgereason.reasoning.pace import Deadline
 from edgereason.reasoning.vote import Ballot, decided, tally, winner
 
 
@@ -29,9 +29,7 @@ class Race:
         vote: how it is settled.
         verifier: scores what ended, if there is one.
         engine: the streams'.
-        pace: gets to know what the steps take.
         deadline: of the streams, if they have one; told how many of them still run.
-        clock: seconds.
     """
 
     def __init__(
@@ -40,18 +38,13 @@ class Race:
         vote: Vote,
         verifier: Verifier | None,
         engine: Engine,
-        *,
-        pace: Pace,
         deadline: Deadline | None = None,
-        clock: Callable[[], float],
     ) -> None:
         self._request = request
         self._vote = vote
         self._verifier = verifier
         self._engine = engine
-        self._pace = pace
         self._deadline = deadline
-        self._clock = clock
         self._streams: list[Stream] = []
         self._ballots: dict[int, Ballot] = {}
         self._candidates: dict[int, Candidate] = {}
@@ -76,12 +69,7 @@ class Race:
             else:
                 if self._deadline is not None:
                     self._deadline.num_streams = len(running)
-                # A step that also encodes what was forced says nothing of the others.
-                is_plain = all(len(stream.unencoded) <= 1 for stream in running)
-                start_s = self._clock()
                 yield STEP
-                if is_plain:
-                    self._pace.note_step(len(running), self._clock() - start_s)
 
     def _collect(self) -> Iterator[Event]:
         """Candidates of the streams that ended since the last look."""

@@ -143,8 +143,10 @@ class Session:
         """Forgets the first turns, questions with their answers; a system message stays.
 
         Raises:
-            RequestError: there are not so many.
+            RequestError: there are not so many, or an answer is under way.
         """
+        if self._is_answering:
+            raise RequestError("the session is still answering: read that stream to its end, or close it")
         starts = _starts(self._messages)
         if not 1 <= num_turns <= len(starts):
             raise RequestError(f"there are {len(starts)} turns to drop from, got {num_turns}")
@@ -182,16 +184,24 @@ class Session:
         if options.get("system") is not None:
             raise RequestError("a session's system message is given when it is made")
         batch = Batch(self._model.engine)
-        return drive(self._run(make_request(asked, **options), options, batch, should_stop), batch)
+        run = self._run(make_request(asked, **options), options, self._messages, batch, should_stop)
+        return drive(run, batch)
 
     def _run(
-        self, request: Request, options: AskOptions, batch: Batch, should_stop: Callable[[], bool]
+        self,
+        request: Request,
+        options: AskOptions,
+        said: tuple[Message, ...],
+        batch: Batch,
+        should_stop: Callable[[], bool],
     ) -> Run:
         """The pipeline's run on this session's KV; what it answers becomes a turn."""
         if self._is_closed:
             raise RequestError("the session is closed: begin another")
         if self._is_answering:
             raise RequestError("the session is still answering: read that stream to its end, or close it")
+        if self._messages is not said:
+            raise RequestError("the conversation has gone on since this was asked: ask again")
         self._is_answering = True
         try:
             with closing(self._model.pipeline.run(request, batch, should_stop, self._prefix)) as run:
@@ -257,7 +267,7 @@ def _raised(last: _Turn) -> dict[str, object]:
     above = [effort for effort, tokens in EFFORT_TOKENS.items() if (tokens or 0) > last.routed.limit_tokens]
     if above:
         return {"budget": None, "effort": above[0]}
-    return {"budget": None, "effort": Effort.MAX, "streams": min(2 * last.request.streams, MAX_STREAMS)}
+    return {"streams": min(2 * last.request.streams, MAX_STREAMS)}
 
 
 def _starts(messages: tuple[Message, ...]) -> list[int]:

@@ -126,12 +126,14 @@ def test_kept_sequences_leave_when_their_cells_are_wanted_the_longest_kept_first
     assert left == [first, third]
 
 
-def test_beside_what_runs_kept_sequences_leave_and_then_there_is_no_room() -> None:
+def test_beside_what_runs_nobody_leaves_for_a_room_that_there_is_not_to_be() -> None:
     ledger, left = Ledger(cells=100, slots=8), list[Kept]()
     kept = Kept(ledger, 30, left)
     ledger.promise(50, 2)
     with pytest.raises(NoRoomNow):
         ledger.clear(60, 1, None, can_grow=True)
+    assert left == []
+    assert ledger.clear(40, 1, None, can_grow=True) is None
     assert left == [kept]
 
 

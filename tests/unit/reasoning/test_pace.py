@@ -74,8 +74,8 @@ def test_before_anything_was_seen_a_step_reads_the_weights_at_50_gigabytes_a_sec
     assert pace.least_s(4, 100, 10) == 0.0
 
 
-def test_cells_are_set_aside_for_steps_that_get_half_again_as_fast() -> None:
-    assert pace_of(n2=0.15).most_steps(8, 3.0) == 31  # 3 s ÷ (0.15 s ÷ 1.5), and one
+def test_cells_are_set_aside_for_steps_that_get_four_times_as_fast() -> None:
+    assert pace_of(n2=0.5).most_steps(8, 3.0) == 25  # 3 s ÷ (0.5 s ÷ 4), and one
 
 
 def test_what_a_request_takes_at_the_least_is_its_prompt_and_its_steps() -> None:

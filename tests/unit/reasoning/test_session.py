@@ -206,6 +206,12 @@ def test_seconds_are_doubled() -> None:
         assert session.think_harder().timing.budget_s == 6.0
 
 
+def test_beyond_the_highest_effort_a_larger_budget_stays_and_streams_double() -> None:
+    with Model(WatchedEngine(["hm " * 9000])).session() as session:
+        session.ask("2+2?", mode="think", budget=8000)
+        assert limits(session) == (8000, 2)
+
+
 # What errors leave behind
 
 
@@ -287,6 +293,27 @@ def test_one_answer_at_a_time() -> None:
             session.ask("3+3?")
         events.close()  # type: ignore[attr-defined]
         assert session.ask("3+3?", mode="think", budget=60).answer == "6"
+
+
+def test_a_stream_that_the_conversation_has_overtaken_is_refused_and_loses_no_turn() -> None:
+    with Model(WatchedEngine([SAYS])).session() as session:
+        late = session.stream("3+3?", mode="think")
+        session.ask("2+2?", mode="think")
+        with pytest.raises(RequestError, match="has gone on"):
+            next(late)
+        assert [message.content for message in session.messages] == ["2+2?", "The final answer is 4."]
+
+
+def test_turns_are_not_dropped_under_an_answer() -> None:
+    with Model(WatchedEngine([SAYS])).session() as session:
+        session.ask("2+2?", mode="think")
+        events = session.stream("3+3?", mode="think")
+        next(events)
+        with pytest.raises(RequestError, match="still answering"):
+            session.drop(1)
+        list(events)
+        session.drop(1)
+        assert [message.content for message in session.messages] == ["3+3?", "The final answer is 4."]
 
 
 def test_a_question_that_is_missing_or_there_already_is_refused() -> None:
@@ -391,6 +418,34 @@ def test_what_can_not_be_put_back_is_encoded_again(monkeypatch: pytest.MonkeyPat
         engine.take_encoded()
         session.think_harder(budget=50)
         assert engine.take_encoded() == [len(prompt_of(engine, ("user", "x" * 60))), OPENED]
+
+
+@pytest.mark.parametrize("error", [MemoryError("restore"), KeyboardInterrupt()])
+def test_kv_that_was_not_put_back_is_never_taken_for_there(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    engine = WatchedEngine(["It is 4."], context_tokens=400)
+    model = Model(engine)
+    with model.session() as session:
+        session.ask("x" * 60, mode="chat", max_tokens=20)
+        model.ask("y" * 200, mode="chat", max_tokens=100)  # the session leaves
+        with monkeypatch.context() as broken:
+            broken.setattr(engine, "restore", lambda *_: (_ for _ in ()).throw(error))
+            try:
+                session.ask("Sure?", mode="chat", max_tokens=20)
+            except KeyboardInterrupt:
+                session.ask("Sure?", mode="chat", max_tokens=20)
+        turns = (("user", "x" * 60), ("assistant", "It is 4."), ("user", "Sure?"))
+        sequence = session._prefix.sequence
+        assert engine.tokens(sequence) == prompt_of(engine, *turns) == list(session._prefix.ids)
+
+
+def test_a_chat_with_hardly_any_room_is_refused_rather_than_cut() -> None:
+    with Model(WatchedEngine(["It is four. " * 20], context_tokens=256)).session() as session:
+        session.ask("x" * 40, mode="chat", max_tokens=64)
+        with pytest.raises(ContextOverflow, match="drop the first turn"):
+            session.ask("y" * 60, mode="chat", max_tokens=64)
+        session.ask("y" * 60, mode="chat", max_tokens=5)
 
 
 # The switcher

@@ -14,7 +14,7 @@ from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
-from edgereason.reasoning.pipeline import Pipeline, drive
+from edgereason.reasoning.pipeline import Pipeline, drive, drive_many
 
 ENDLESS = "hm " * 5000 + "\n</think>\n\nThe final answer is 6."
 STEP_S, PREFILL_S = 0.05, 0.005
@@ -157,3 +157,58 @@ def test_a_budget_that_nothing_fits_into_is_refused_once_the_machine_is_known() 
     with pytest.raises(RequestError, match=r"a budget of 0\.2 s is too short"):
         ask(pipeline, engine, request(0.2))
     assert engine.live_sequences == 0
+
+
+def test_a_slow_prefill_does_not_shut_out_what_comes_after_it() -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    ask(pipeline, engine, request(3.0))
+    engine.slowdown = 100.0
+    ask(pipeline, engine, request(3.0))
+    engine.slowdown = 1.0
+    for _ in range(10):
+        response = ask(pipeline, engine, request(3.0))
+        assert response.answer == "6"
+        assert response.timing.total_s <= 3.3
+
+
+def test_requests_that_ran_side_by_side_say_nothing_of_one_alone() -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    ask(pipeline, engine, request(12.0))
+    before = ask(pipeline, engine, request(12.0)).usage.all_streams_tokens
+    batch = Batch(engine)
+    many = Request(messages=(Message("user", "?"),), mode=Mode.THINK, budget=Budget(limit_tokens=100))
+    for _ in drive_many([lambda: pipeline.run(many, batch)] * 16, batch, max_running=16):
+        pass
+    assert ask(pipeline, engine, request(12.0)).usage.all_streams_tokens >= before - 2
+
+
+def test_streams_that_end_do_not_end_the_others() -> None:
+    engine = SlowEngine([ENDLESS, ENDLESS, ENDLESS, "4.\n</think>\n\nThe final answer is 4."])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    engine.slowdown = 4.0
+    ask(pipeline, engine, request(12.0, streams=3))  # steps of three streams are slow, as far as anyone knows
+    engine.slowdown = 1.0
+    response = ask(pipeline, engine, request(12.0, streams=4))
+    assert response.timing.total_s > 10.0
+
+
+def test_several_streams_share_a_context_of_fixed_size() -> None:
+    engine = SlowEngine([ENDLESS], context_tokens=2048)
+    pipeline = Pipeline(engine, clock=engine.clock)
+    response = ask(pipeline, engine, request(5.0, streams=4))
+    assert len(response.candidates) == 4
+    assert response.timing.total_s <= 5.5
+
+
+def test_seconds_count_from_acceptance() -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    ask(pipeline, engine, request(6.0))
+    batch, accepted_s = Batch(engine), engine.now_s
+    engine.now_s += 2.0  # it waited for others
+    *_, last = drive(pipeline.run(request(6.0), batch, accepted_s=accepted_s), batch)
+    assert isinstance(last, Answered)
+    assert engine.now_s - accepted_s <= 6.6
+    assert last.response.timing.total_s == pytest.approx(engine.now_s - accepted_s)
