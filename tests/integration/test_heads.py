@@ -16,9 +16,11 @@ from edgereason.core.chat import CLOSING, VERIFICATION, ChatTemplate
 from edgereason.core.types import Message, Vote
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError
-from edgereason.heads.file import Heads, Storage, read_heads, write_heads
+from edgereason.heads import features
+from edgereason.heads.file import Heads, read_heads, write_heads
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model, describe_base, last_response
 from edgereason.train.decontaminate import Evaluations
 from edgereason.train.generate import sample_seed
@@ -114,6 +116,7 @@ def test_heads_for_another_base_or_adapter_or_broken_ones_are_refused(
             replace(fitting, adapter_sha256="0" * 64),
             "for another adapter: it expects SHA-256 000.*no adapter",
         ),
+        (replace(fitting, buckets=(128,)), r"for other hints: it expects the buckets \[128\], got \[\]"),
     ):
         bundle = bundle_of(tmp_path, model, smollm2, heads)
         with pytest.raises(BundleError, match=says):
@@ -147,16 +150,22 @@ def test_a_switcher_learns_from_real_states_and_says_the_same_at_run_time(
     rows += [{"prompt": f"Prove that {n} times any even number is even.", "label": 1} for n in range(20)]
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = SwitcherConfig(
-        mlp=MlpConfig(restarts=1, max_epochs=60), validation_share=0.2, held_out_share=0.2
-    )
+    # The sources of both labels are one file: folds are parts of the prompts.
+    config = SwitcherConfig(mlp=MlpConfig(restarts=2, max_epochs=30), held_out_share=0.2)
     record = train_switcher(tmp_path / "run", config, [read_prompts(path)], model=model)
     assert record is not None
     assert record["reliability"]["held_out"]["auroc"] > 0.9
     switcher = read_heads(tmp_path / "run" / "heads.safetensors").switcher
     assert switcher is not None
-    states = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(-1, 576)
-    trained = switcher.p_think(states)
+    layers = sorted({one["layer"] for one in record["yardstick"]["candidates"]})
+    assert len(layers) == 4
+    states = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(
+        -1, len(layers), len(features.Part), 576
+    )
+    parts = [
+        states[:, layers.index(switcher.layer), list(features.Part).index(p)] for p in switcher.features.parts
+    ]
+    trained = switcher.p_think(np.concatenate(parts, axis=1))
     for n in (0, len(rows) - 1):
         response = model.with_heads(switcher=switcher).ask(rows[n]["prompt"], budget=40, max_tokens=32)
         assert response.p_think == pytest.approx(float(trained[n]), abs=0.01)

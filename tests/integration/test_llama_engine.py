@@ -178,10 +178,10 @@ def test_prompt_states_have_a_row_a_token_and_do_not_look_ahead(engine: LlamaEng
     tokens = engine.tokenize(STORY * 40)  # more than one chunk of 512
     with engine.reserve(cells=2048, sequences=4):
         whole: list[np.ndarray] = []
-        engine.encode(first := engine.new_sequence(), tokens, on_states=whole.append)
+        engine.encode(first := engine.new_sequence(), tokens, on_states={-2: whole.append})
         engine.release(first)
         part: list[np.ndarray] = []
-        engine.encode(engine.new_sequence(), tokens[:100], on_states=part.append)
+        engine.encode(engine.new_sequence(), tokens[:100], on_states={-2: part.append})
     rows, head = np.concatenate(whole), np.concatenate(part)
     assert rows.shape == (len(tokens), engine.info.hidden_size)
     assert [len(chunk) for chunk in whole] == [512, len(tokens) - 512]
@@ -189,6 +189,26 @@ def test_prompt_states_have_a_row_a_token_and_do_not_look_ahead(engine: LlamaEng
     assert norms[0] > 5 * np.median(norms)  # the attention sink at position 0
     cosine = (rows[:100] * head).sum(1) / (np.linalg.norm(rows[:100], axis=1) * np.linalg.norm(head, axis=1))
     assert cosine.min() > 0.999
+
+
+def test_several_layers_come_in_one_pass_as_each_comes_alone(engine: LlamaEngine) -> None:
+    tokens, layers = engine.tokenize(STORY), (-13, -2, -engine.info.num_layers)
+
+    def rows_of(*asked: int) -> list[np.ndarray]:
+        found: dict[int, list[np.ndarray]] = {layer: [] for layer in asked}
+        takes = {layer: chunks.append for layer, chunks in found.items()}
+        with engine.reserve(cells=512, sequences=1):
+            engine.encode(sequence := engine.new_sequence(), tokens, on_states=takes)
+            engine.release(sequence)
+        return [np.concatenate(chunks) for chunks in found.values()]
+
+    together, alone = rows_of(*layers), [rows_of(layer)[0] for layer in layers]
+    assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
+    first, last = together[2], together[1]
+    assert not np.allclose(first, last, atol=1.0)
+    for layer in (-1, 0, -engine.info.num_layers - 1):
+        with pytest.raises(EngineError, match=f"counted from the end, got {layer}"):
+            rows_of(layer)
 
 
 def test_final_norm_states_times_the_output_matrix_are_the_logits(engine: LlamaEngine, smollm2: Path) -> None:

@@ -5,26 +5,26 @@
     bundle build       parts that fit one another, with their history and figures, in a new folder
     bundle show        what is in one
     bundle verify      whether all of it is right
-    bundle calibrate   where its switcher begins to think (`bundle_calibrate.py`)
+    bundle calibrate   where its switcher begins to think
 
-Owns the options and what is printed. Does not know how anything is checked or made.
+Owns the options, which of them go together, and what is printed. Does not know how anything is checked or
+made.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgereason.cli.bundle_calibrate import calibrate
-
 if TYPE_CHECKING:
     from edgereason.core.bundle import Bundle
+    from edgereason.evals.bundles.calibrate import Found
+    from edgereason.evals.bundles.threshold import Point
 
 bundle_app = typer.Typer(name="bundle", no_args_is_help=True)
-bundle_app.command()(calibrate)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")]
 
@@ -57,16 +57,22 @@ def build(
     name: Annotated[str | None, typer.Option(help="What it is called. [the folder's name]")] = None,
 ) -> None:
     """Put parts together that fit one another, with where they are from and what was measured."""
+    from edgereason.cli.pull import fetch
     from edgereason.core.bundle import Bundle
     from edgereason.evals.bundles.build import Parts
     from edgereason.evals.bundles.build import build as put_together
     from edgereason.evals.report.markdown import bytes_text
+    from edgereason.hub.locate import base_file
 
     begin = None if start is None else Bundle.read(start)
-    if begin is None and base is None:
+    if base is not None:
+        path = fetch(base)
+    elif begin is not None:
+        path = base_file(begin, fetch)
+    else:
         raise typer.BadParameter("say which base, or --from which bundle", param_hint="'--base'")
     parts = Parts(
-        base=_base_of(begin, base),
+        base=path,
         start=begin,
         adapter=adapter,
         heads=heads,
@@ -116,21 +122,96 @@ def verify(
         raise typer.Exit(1)
 
 
-def _base_of(start: Bundle | None, base: str | None) -> Path:
-    """The file of the base, pulled in view of the user if it is not here."""
-    from edgereason.cli.pull import fetch
-    from edgereason.errors import BundleError
-    from edgereason.evals.bundles.base import find_base
+@bundle_app.command("calibrate")
+def calibrate(
+    folder: Folder,
+    target_think_rate: Annotated[
+        float | None, typer.Option(help="So large a share of the prompts is to think, such as 0.3.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="With --target-think-rate: rows with a prompt or question each.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Think as little as this accuracy allows, such as 0.6.")
+    ] = None,
+    chat: Annotated[
+        Path | None, typer.Option(help="With --min-accuracy: folder of an evaluation in chat mode.")
+    ] = None,
+    think: Annotated[
+        Path | None, typer.Option(help="With --min-accuracy: the same questions in think mode.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With --min-accuracy: the local file of both, if it was one.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what went into the manifest.")] = False,
+) -> None:
+    """Set the switcher's threshold, by the share of prompts that think or by the accuracy it must keep."""
+    from edgereason.cli.eval_progress import progress_display, timed
+    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.cli.pull import display, fetch
+    from edgereason.core.bundle import Bundle
+    from edgereason.evals.bundles.calibrate import require_switcher, set_threshold
+    from edgereason.evals.bundles.threshold_sources import ByAccuracy, ByShare
+    from edgereason.reasoning.model import load
 
-    if base is not None:
-        return fetch(base)
-    assert start is not None
-    found = find_base(start)
-    if found.path is not None:
-        return found.path
-    if found.model is not None:
-        return fetch(found.model.name)
-    raise BundleError(
-        f"the base {start.base.name} of {start.title} is neither in the bundle nor in the catalogue: "
-        "give --base"
+    _require_one_way(
+        {"--prompts": prompts, "--target-think-rate": target_think_rate},
+        {"--min-accuracy": min_accuracy, "--chat": chat, "--think": think},
+        data,
+    )
+    bundle = Bundle.read(folder)
+    require_switcher(bundle)
+    way: ByShare | ByAccuracy
+    if target_think_rate is not None and prompts is not None:
+        way = ByShare.read(target_think_rate, prompts)
+    else:
+        assert min_accuracy is not None
+        assert chat is not None
+        assert think is not None
+        way = ByAccuracy.read(min_accuracy, bundle, chat, think, data)
+    base_path = None if base is None else fetch(base)
+    with display() as (report, notice):
+        model = load(folder, base=base_path, threads=threads, progress=report, notice=notice)
+    with stop_on_interrupt() as should_stop, progress_display() as show, model:
+        found = way.find(model, timed(show), should_stop)
+    if found is None:
+        typer.echo(f"stopped; {folder} is as it was", err=True)
+        raise typer.Exit(130)
+    _end(set_threshold(bundle, found), found, as_json=as_json)
+
+
+def _require_one_way(share: dict[str, Any], accuracy: dict[str, Any], data: Path | None) -> None:
+    """Refuses options of both ways, or of none, or half of one."""
+    given = [name for name, value in (share | accuracy).items() if value is not None]
+    complete = [way for way in (share, accuracy) if set(given) == set(way)]
+    if not complete or (data is not None and complete[0] is share):
+        ways = " or ".join(", ".join(sorted(way)) for way in (share, accuracy))
+        raise typer.BadParameter(
+            f"give {ways} (with --data for a local file), got {', '.join(given) or 'none'}",
+            param_hint="'--target-think-rate'",
+        )
+
+
+def _end(bundle: Bundle, found: Found, *, as_json: bool) -> None:
+    if found.num_left_out:
+        typer.echo(f"{found.num_left_out} prompts do not fit in the context and were left out", err=True)
+    typer.echo(json.dumps(bundle.calibration, ensure_ascii=False) if as_json else _sentence(found.point))
+
+
+def _sentence(point: Point) -> str:
+    said = f"threshold {point.threshold:.4g}: {point.share_think:.1%} of {point.num_prompts} prompts think"
+    if point.accuracy is None:
+        return said
+    if point.held_out_accuracy is not None and point.held_out_ci95 is not None:
+        low, high = point.held_out_ci95
+        said += f"; expected accuracy {point.held_out_accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    return (
+        f"{said}, {point.accuracy:.1%} on the questions that it was chosen on, with "
+        f"{point.mean_tokens:.0f} tokens a question (all chat: {point.chat_accuracy:.1%}, "
+        f"{point.chat_tokens:.0f} tokens; all think: {point.think_accuracy:.1%}, "
+        f"{point.think_tokens:.0f} tokens)"
     )

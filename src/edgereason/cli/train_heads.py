@@ -9,12 +9,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from edgereason.cli.eval_progress import Show
+    from edgereason.heads.features import Part
     from edgereason.reasoning.model import Model
 
 heads_app = typer.Typer(name="heads", no_args_is_help=True)
@@ -30,6 +31,7 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Store weights in 8 bits.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each source.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record.")]
+_DECIDES_NOTHING: Final = ("into", "threads", "as_json")
 Named = Annotated[str | None, typer.Option("--model", help="A name of `edgereason models`, or a GGUF file.")]
 
 
@@ -40,6 +42,7 @@ def _heads() -> None:
 
 @heads_app.command("switcher")
 def switcher(
+    context: typer.Context,
     prompts: Annotated[
         list[Path],
         typer.Option(metavar="FILE", help="Rows {id, prompt, label 0 or 1, source}; repeatable."),
@@ -51,6 +54,19 @@ def switcher(
     ] = None,
     model: Named = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle: its base counts.")] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(
+            max=-2, help="Whose states are read, counted from the end; repeatable. [the best of four depths]"
+        ),
+    ] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="average|last|average+last",
+            help="What is read of them; repeatable. [the best of the three]",
+        ),
+    ] = None,
     into: Into = None,
     int8: Int8 = False,
     seed: Annotated[int, typer.Option(min=0, help="Of splits, first weights and noise.")] = 0,
@@ -58,17 +74,19 @@ def switcher(
     as_json: AsJson = False,
 ) -> None:
     """Train the switcher, which decides between chat and think; stopped or killed, it goes on."""
+    from edgereason.cli.again import command_again
     from edgereason.cli.eval_progress import progress_display
     from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.evals.record import about
 
     _require_training(threads, model, bundle)
-    from edgereason.heads.file import Storage
+    from edgereason.heads.weights import Storage
     from edgereason.train.head_mlp import MlpConfig
     from edgereason.train.prompt_states import read_prompts
     from edgereason.train.switcher import SwitcherConfig, train_switcher
 
-    config = SwitcherConfig(mlp=MlpConfig(seed=seed), seed=seed)
+    given: dict[str, Any] = {"parts": tuple(map(_parts, parts))} if parts else {}
+    config = SwitcherConfig(mlp=MlpConfig(seed=seed), seed=seed, layers=tuple(layer or ()), **given)
     learned, judged = ([read_prompts(path) for path in paths] for paths in (prompts, test or []))
     with (
         stop_on_interrupt() as should_stop,
@@ -82,7 +100,7 @@ def switcher(
             judged,
             model=loaded,
             storage=Storage.INT8 if int8 else Storage.F32,
-            about=about(threads),
+            about=about(threads) | {"command": command_again(context, _DECIDES_NOTHING)},
             progress=_by_stage(show),
             should_stop=should_stop,
         )
@@ -91,6 +109,7 @@ def switcher(
 
 @heads_app.command("verifier")
 def verifier(
+    context: typer.Context,
     questions: Annotated[
         list[str],
         typer.Option(
@@ -123,12 +142,13 @@ def verifier(
     as_json: AsJson = False,
 ) -> None:
     """Train the verifier, which scores finished traces; stopped or killed, it goes on."""
+    from edgereason.cli.again import command_again
     from edgereason.cli.eval_progress import progress_display
     from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.evals.record import about
 
     _require_training(threads, model, bundle)
-    from edgereason.heads.file import Storage
+    from edgereason.heads.weights import Storage
     from edgereason.train.decontaminate import Evaluations
     from edgereason.train.questions import read_questions
     from edgereason.train.trace_states import TraceConfig
@@ -155,11 +175,23 @@ def verifier(
             judged,
             model=loaded,
             storage=Storage.INT8 if int8 else Storage.F32,
-            about=about(threads),
+            about=about(threads) | {"command": command_again(context, _DECIDES_NOTHING)},
             progress=_by_stage(show),
             should_stop=should_stop,
         )
     _end(record, output, into, as_json=as_json)
+
+
+def _parts(text: str) -> tuple[Part, ...]:
+    """Parts of features, as ``average+last``."""
+    from edgereason.heads.features import Part
+
+    try:
+        return tuple(map(Part, text.split("+")))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is none; expected {', '.join(Part)}, or two with + between", param_hint="'--parts'"
+        ) from error
 
 
 def _require_training(threads: int | None, model: str | None, bundle: Path | None) -> None:
@@ -180,7 +212,7 @@ def _loaded(
     """The model that will run, without the heads that its bundle may have; `into` may get its heads."""
     from edgereason.cli.pull import display, fetch
     from edgereason.core.bundle import Bundle
-    from edgereason.heads.file import Heads, read_heads
+    from edgereason.heads.file import require_base
     from edgereason.hub.catalog import DEFAULT_MODEL
     from edgereason.reasoning.model import load
     from edgereason.train.head_states import base_sha256
@@ -193,7 +225,7 @@ def _loaded(
             opened = load(bundle, threads=threads, use_heads=False, progress=report, notice=notice)
     with opened as loaded:
         if into is not None and into.exists():  # refused now, not after hours
-            Heads(base_sha256=base_sha256(loaded)).merged(read_heads(into))
+            require_base(into, base_sha256(loaded))
         yield loaded
 
 

@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.core.fields import Fields
 from edgereason.core.result import Result, read_result
+from edgereason.core.section import Section
 from edgereason.errors import BundleError
 
 MANIFEST: Final = "bundle.json"
@@ -120,10 +120,10 @@ class Bundle:
             raise BundleError(f"no {MANIFEST} in {folder}: that folder is no bundle") from error
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} can't be read as JSON: {error}") from error
-        return cls._from_manifest(folder, Fields(manifest, MANIFEST))
+        return cls._from_manifest(folder, Section(manifest, MANIFEST))
 
     @classmethod
-    def _from_manifest(cls, folder: Path, manifest: Fields) -> Bundle:
+    def _from_manifest(cls, folder: Path, manifest: Section) -> Bundle:
         if manifest.take("format", str) != FORMAT:
             raise BundleError(f"{folder / MANIFEST} is no edgereason bundle: its format is not {FORMAT!r}")
         version = manifest.take("version", int)
@@ -219,7 +219,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _base(section: Fields) -> Base:
+def _base(section: Section) -> Base:
     base = Base(
         name=section.take("name", str),
         sha256=section.take("sha256", str),
@@ -232,7 +232,7 @@ def _base(section: Fields) -> Base:
     return base
 
 
-def _part(section: Fields | None) -> Part | None:
+def _part(section: Section | None) -> Part | None:
     if section is None:
         return None
     part = Part(file=section.take("file", str), sha256=section.take("sha256", str))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgereason.core.fields import Fields, number, pair
+from edgereason.core.section import Section, number, pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Result:
     commit: str | None = None
 
 
-def read_result(section: Fields) -> Result:
+def read_result(section: Section) -> Result:
     """The result that an entry of the manifest describes.
 
     Raises:

@@ -15,7 +15,7 @@ Two rules hold for every engine, and are kept here so that all engines share the
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,7 +224,7 @@ class Engine(Protocol):
         sequence: Sequence,
         tokens: Tokens[int],
         *,
-        on_states: Callable[[States], None] | None = None,
+        on_states: Mapping[int, Callable[[States], None]] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> bool:
         """Encodes tokens in chunks under the sequence's encoder; the last one's logits can be sampled.
@@ -232,8 +232,8 @@ class Engine(Protocol):
         Args:
             sequence: grows by the tokens encoded.
             tokens: at least one.
-            on_states: gets the penultimate layer's output rows of every chunk, in order, (T, H): the
-                switcher's raw features.
+            on_states: by layer, who gets its output rows of every chunk, in order, (T, H): a switcher's raw
+                features. Layers count from the end; −2, the last but one, is the highest.
             should_stop: asked between chunks.
 
         Returns:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from pathlib import Path
 from typing import Any, Self
@@ -167,11 +167,10 @@ class LlamaEngine:
             raise ContextOverflow(cells, self._fixed_cells)
         needed = self._ledger.clear(cells, sequences, instead_of, can_grow=self._fixed_cells is None)
         if needed is not None:
-            before = self._ledger
-            try:
-                self._open_context(max(before.cells, needed[0]), max(before.slots, needed[1]))
-            except EngineError:  # no memory for all that rest; for the request alone there may be
-                self._open_context(cells, sequences)
+            self._open_context(
+                cells=self._fixed_cells or max(self._ledger.cells, round_up(needed[0])),
+                slots=max(self._ledger.slots, self._min_sequences, needed[1]),
+            )
         return self._ledger.promise(cells, sequences, instead_of=instead_of)
 
     def keep(self, sequence: Sequence, make_room: Callable[[], None]) -> Promise:
@@ -221,7 +220,7 @@ class LlamaEngine:
         sequence: Sequence,
         tokens: Tokens[int],
         *,
-        on_states: Callable[[States], None] | None = None,
+        on_states: Mapping[int, Callable[[States], None]] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> bool:
         if not tokens:
@@ -231,10 +230,13 @@ class LlamaEngine:
                 return False
             chunk = tokens[start : start + BATCH_TOKENS]
             num_outputs = int(start + BATCH_TOKENS >= len(tokens))
-            if on_states is None:
+            if not on_states:
                 self._decode([(sequence, chunk, num_outputs)])
-            else:
-                on_states(self._decode_tapped([(sequence, chunk, num_outputs)], self._tap.every_token))
+                continue
+            names = map(self._tap.every_token, on_states)
+            found = self._decode_tapped([(sequence, chunk, num_outputs)], *names)
+            for take, states in zip(on_states.values(), found, strict=True):
+                take(states)
         return True
 
     def sampler(self, sampling: Sampling, seed: int) -> NativeSampler:
@@ -279,7 +281,7 @@ class LlamaEngine:
         found = np.empty((len(feeds), self._info.hidden_size), np.float32)
         for batch in self._packed([(sequence, tokens[-1:]) for sequence, tokens in feeds]):
             rows = [(feeds[i][0], tokens, 1) for i, tokens in batch]
-            found[[i for i, _ in batch]] = self._decode_tapped(rows, self._tap.outputs_only)
+            (found[[i for i, _ in batch]],) = self._decode_tapped(rows, self._tap.outputs_only)
         return found
 
     def score(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[Scored]:
@@ -334,8 +336,7 @@ class LlamaEngine:
     def _memory(self) -> Any:
         return C.llama_get_memory(self._open.context)
 
-    def _open_context(self, cells: int, slots: int) -> None:
-        cells, slots = self._fixed_cells or round_up(cells), max(slots, self._min_sequences)
+    def _open_context(self, *, cells: int, slots: int) -> None:
         params = context_params(cells=cells, slots=slots, threads=self._threads, kv=self._kv)
         params.cb_eval = self._tap.callback
         self._ledger, self._active = Ledger(cells=0, slots=0), None  # what holds if the next line fails
@@ -374,8 +375,8 @@ class LlamaEngine:
             self._ledger.grow(sequence, len(tokens))
             sequence.logits_at = (self._decodes, n - 1) if num_outputs else None
 
-    def _decode_tapped(self, rows: list[Row], name: bytes) -> States:
-        self._tap.open(name)
+    def _decode_tapped(self, rows: list[Row], *names: bytes) -> list[States]:
+        self._tap.open(*names)
         try:
             self._decode(rows)
             return self._tap.take()

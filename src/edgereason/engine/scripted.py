@@ -12,7 +12,7 @@ Knows nothing of llama.cpp.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,7 @@ class ScriptedEngine:
         replies: what streams say; bytes where a reply is to break a character in two.
         context_tokens: cells of the context, fixed; None for as many as are asked for.
         train_context_tokens: longest single sequence.
+        num_layers: whose states can be asked for.
         bigram: what `score` goes by, (V, V) float32: row t are the logits after token t. By default every
             token is as likely as any other.
     """
@@ -97,6 +98,7 @@ class ScriptedEngine:
         *,
         context_tokens: int | None = None,
         train_context_tokens: int = 32_768,
+        num_layers: int = 2,
         bigram: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.replies = [r.encode() if isinstance(r, str) else r for r in replies]
@@ -115,7 +117,7 @@ class ScriptedEngine:
             arch="scripted",
             size_bytes=0,
             hidden_size=_HIDDEN_SIZE,
-            num_layers=2,
+            num_layers=num_layers,
             vocab_size=_VOCAB_SIZE,
             train_context_tokens=train_context_tokens,
             kv_bytes_per_cell=64,
@@ -201,10 +203,7 @@ class ScriptedEngine:
         require_empty(sequence)
         if len(state) != 4 * length:
             raise EngineError(f"{len(state)} bytes are no KV of {length} tokens")
-        try:
-            self._require_cells(length)
-        except ContextOverflow as error:
-            raise EngineError(f"no cells for a KV of {length} tokens") from error
+        self._require_cells(length)
         self._ledger.grow(sequence, length)
         self._tokens[sequence] = np.frombuffer(state, "<i4").tolist()
 
@@ -222,7 +221,7 @@ class ScriptedEngine:
         sequence: Sequence,
         tokens: Tokens[int],
         *,
-        on_states: Callable[[States], None] | None = None,
+        on_states: Mapping[int, Callable[[States], None]] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> bool:
         if not tokens:
@@ -230,8 +229,9 @@ class ScriptedEngine:
         if should_stop is not None and should_stop():
             return False
         self._decode([(sequence, tokens)])
-        if on_states is not None:
-            on_states(np.stack([_state(token) for token in tokens]))
+        for layer, take in (on_states or {}).items():
+            # Of −2 as it always was; each layer below says something else.
+            take(np.stack([_state(token + _VOCAB_SIZE * (-2 - layer)) for token in tokens]))
         return True
 
     def sampler(self, sampling: Sampling, seed: int) -> ScriptedSampler:

@@ -82,13 +82,14 @@ def model_entry(info: ModelInfo) -> dict[str, Any]:
 
 
 def bundle_entry(bundle: Bundle | None) -> dict[str, Any] | None:
-    """What a record says of its bundle: what it adds to the base in bytes, and the hash of each part."""
+    """What a record says of its bundle: the hash of each part, its hints' budgets, what it adds in bytes."""
     if bundle is None:
         return None
     parts = [part for part in (bundle.adapter, bundle.heads) if part]
     return {
         "name": bundle.folder.resolve().name,
         "sha256": [part.sha256 for part in parts],
+        "buckets": list(bundle.buckets),
         "size_bytes": sum(bundle.verified_file(part).stat().st_size for part in parts),
     }
 

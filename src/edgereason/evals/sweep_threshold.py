@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +25,7 @@ from edgereason.core.types import Route
 from edgereason.errors import ConfigError
 from edgereason.evals.metrics import NUM_RESAMPLES, Floats, percentile_intervals, resampling_weights
 from edgereason.evals.samples import Sample
-
-NEVER_THINK: Final = 1.01
-"""A threshold that no probability reaches."""
+from edgereason.heads.base import NEVER_THINK
 
 
 def p_think_of(samples: Iterable[Sample]) -> dict[str, float]:

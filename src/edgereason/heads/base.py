@@ -8,12 +8,20 @@ arrays; they don't know engines, texts or votes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+
+NEVER_THINK: Final = 1.01
+"""A threshold that no probability reaches; 0 is one that all reach."""
+
+
+def sigmoid(logits: Array) -> Array:
+    """1 / (1 + e^−x), of whatever size, without overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(logits / 2)), np.float32)
 
 
 class PromptReader(Protocol):
@@ -38,6 +46,11 @@ class Switcher(Protocol):
     @property
     def threshold(self) -> float:
         """Think at or above this probability."""
+        ...
+
+    @property
+    def layer(self) -> int:
+        """Whose output its readers take: −2 is the last layer but one, and none above it has all rows."""
         ...
 
     def reader(self, state: Mapping[str, Array] | None = None) -> PromptReader:

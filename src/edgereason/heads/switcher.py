@@ -2,12 +2,13 @@
 
 ::
 
-    x = (features − mean) / std        (H,)
-    h = max(0, W₁ x + b₁)              (8,)
+    x = (features − mean) / std        (F,)
+    h = max(0, W₁ x + b₁)              (U,)
     P(think) = σ(w₂ · h + b₂)          think at or above the threshold
 
-Source: paper section 4 (one hidden layer of 8 units, ReLU). Deviation: features are normalised, by statistics
-that are stored with the head.
+Source: paper section 4 (one hidden layer of 8 units, ReLU). Deviations: features are normalised, by
+statistics that are stored with the head; several such networks may be averaged in their logits, which is one
+of as many more units.
 
 Knows features and weights; does not know files, training or what is done with the probability.
 """
@@ -16,16 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from edgereason.heads.base import Array
-from edgereason.heads.features import PromptFeatures
+from edgereason.errors import BundleError
+from edgereason.heads.base import NEVER_THINK, Array, sigmoid
+from edgereason.heads.features import Features, PromptFeatures
 
-
-def sigmoid(logits: Array) -> Array:
-    """1 / (1 + e^−x), of whatever size, without overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(logits / 2)), np.float32)
+_FEATURES: Final = Features()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,13 +33,17 @@ class MlpSwitcher:
     """A `Switcher`.
 
     Attributes:
-        mean: (H,), taken off the features.
-        std: (H,), above 0, which they are then divided by.
-        hidden_weight: (8, H).
-        hidden_bias: (8,).
-        output_weight: (1, 8).
+        mean: (F,), taken off the features.
+        std: (F,), above 0, which they are then divided by.
+        hidden_weight: (U, F).
+        hidden_bias: (U,).
+        output_weight: (1, U).
         output_bias: (1,).
+        features: that it reads.
         threshold: think at or above this probability.
+
+    Raises:
+        BundleError: the threshold is none.
     """
 
     mean: Array
@@ -48,27 +52,39 @@ class MlpSwitcher:
     hidden_bias: Array
     output_weight: Array
     output_bias: Array
+    features: Features = _FEATURES
     threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= NEVER_THINK:  # as no comparison with what is no number is
+            raise BundleError(
+                f"a switcher's threshold lies between 0 (always think) and {NEVER_THINK} (never), got "
+                f"{self.threshold}: calibrate it again"
+            )
 
     @property
     def hidden_size(self) -> int:
         """Size of the states that it reads."""
-        return len(self.mean)
+        return len(self.mean) // len(self.features.parts)
+
+    @property
+    def layer(self) -> int:
+        return self.features.layer
 
     def reader(self, state: Mapping[str, Array] | None = None) -> SwitcherReader:
-        size = self.hidden_size
-        return SwitcherReader(
-            self, PromptFeatures(size) if state is None else PromptFeatures.restored(size, state)
-        )
+        size, features = self.hidden_size, self.features
+        if state is None:
+            return SwitcherReader(self, PromptFeatures(size, features))
+        return SwitcherReader(self, PromptFeatures.restored(size, state, features))
 
     def logits(self, features: Array) -> Array:
-        """Log-odds of thinking: (N, H) → (N,)."""
+        """Log-odds of thinking: (N, F) → (N,)."""
         normalised = (features - self.mean) / self.std
         hidden = np.maximum(normalised @ self.hidden_weight.T + self.hidden_bias, 0)
         return np.asarray((hidden @ self.output_weight.T + self.output_bias)[:, 0], np.float32)
 
     def p_think(self, features: Array) -> Array:
-        """Probability of thinking: (N, H) → (N,)."""
+        """Probability of thinking: (N, F) → (N,)."""
         return sigmoid(self.logits(features))
 
 

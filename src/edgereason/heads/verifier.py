@@ -19,8 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgereason.heads.base import Array
-from edgereason.heads.switcher import sigmoid
+from edgereason.heads.base import Array, sigmoid
 
 DEFINITION: Final[Mapping[str, Any]] = {"states": "final norm", "token": "last of the verification prompt"}
 """What a file of heads says its verifier was trained on."""

@@ -168,6 +168,11 @@ def suggestion(name: str) -> str:
     return (f"did you mean {close}? " if close else "") + f"known models: {known}"
 
 
+def find_by_sha256(sha256: str) -> CatalogModel | None:
+    """The model whose file has this hash."""
+    return next((model for model in CATALOG if model.sha256 == sha256), None)
+
+
 def find(name: str) -> CatalogModel:
     """The model called `name`.
 

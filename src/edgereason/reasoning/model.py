@@ -16,14 +16,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, Unpack
 
-from edgereason.core.bundle import BASE_FILE, MANIFEST, Base, Bundle, file_sha256
+from edgereason.core.bundle import MANIFEST, Base, Bundle, file_sha256
 from edgereason.core.chat import CLOSING, OPENING
 from edgereason.core.types import Budget, Effort, Message, Mode, Request, Response, Sampling, Vote
 from edgereason.engine.base import Adapter, Engine, ModelInfo
-from edgereason.errors import BundleError, EdgeReasonError, RequestError
+from edgereason.errors import EdgeReasonError, RequestError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
 from edgereason.hub import catalog
+from edgereason.hub.locate import base_file
 from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
@@ -238,12 +239,17 @@ def load(
     name = str(bundle_or_model or catalog.DEFAULT_MODEL)
     folder = Path(name).parent if Path(name).name == MANIFEST else Path(name)
     bundle = Bundle.read(folder) if folder.is_dir() else None
-    path = _base_of(bundle, base, fetch) if bundle else fetch(name)
+    if bundle is None:
+        path = fetch(name)
+    elif base is None:
+        path = base_file(bundle, fetch)
+    else:
+        path = fetch(str(base))
     engine = LlamaEngine(path, threads=threads, kv=kv, context_tokens=context_tokens)
     try:
         if bundle:
             bundle.check_base(describe_base(engine, path))
-        heads = _heads_of(bundle) if bundle and use_heads else None
+        heads = heads_of(bundle) if bundle and use_heads else None
         if heads is None:
             return Model(engine, bundle)
         return Model(engine, bundle, switcher=heads.switcher, verifier=heads.verifier)
@@ -263,6 +269,24 @@ def describe_base(engine: Engine, path: Path) -> Base:
         num_layers=info.num_layers,
         vocab_sha256=engine.vocab_sha256(),
     )
+
+
+def heads_of(bundle: Bundle) -> Heads | None:
+    """A bundle's heads, if it has any, for its own base and adapter.
+
+    Raises:
+        BundleError: the file was changed, can't be read, or is for something else.
+    """
+    if bundle.heads is None:
+        return None
+    heads = read_heads(bundle.verified_file(bundle.heads))
+    heads.check(
+        base_sha256=bundle.base.sha256,
+        hidden_size=bundle.base.hidden_size,
+        adapter_sha256=bundle.adapter_sha256,
+        buckets=bundle.buckets,
+    )
+    return heads
 
 
 def make_request(question: str | Iterable[Message], **options: Unpack[AskOptions]) -> Request:
@@ -295,35 +319,6 @@ def last_response(events: Iterator[Event]) -> Response:
             response = event.response
     assert response is not None
     return response
-
-
-def _base_of(bundle: Bundle, base: str | Path | None, fetch: Callable[[str], Path]) -> Path:
-    """Where a bundle's base is: named by the caller, in the bundle, or known to the catalogue by its hash."""
-    inside = bundle.folder / BASE_FILE
-    if base is not None:
-        return fetch(str(base))
-    if inside.is_file():
-        return inside
-    for model in catalog.CATALOG:
-        if model.sha256 == bundle.base.sha256:
-            return fetch(model.name)
-    raise BundleError(
-        f"the bundle's base {bundle.base.name} is neither in the bundle nor in the catalogue: "
-        "say where it is (base=…, or --base)"
-    )
-
-
-def _heads_of(bundle: Bundle) -> Heads | None:
-    """A bundle's heads, if it has any, for its own base and adapter."""
-    if bundle.heads is None:
-        return None
-    heads = read_heads(bundle.verified_file(bundle.heads))
-    heads.check(
-        base_sha256=bundle.base.sha256,
-        hidden_size=bundle.base.hidden_size,
-        adapter_sha256=bundle.adapter_sha256,
-    )
-    return heads
 
 
 def _load_adapter(engine: Engine, bundle: Bundle | None) -> Adapter | None:

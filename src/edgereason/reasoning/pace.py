@@ -54,7 +54,7 @@ class Pace:
 
     def note_step(self, num_streams: int, seconds: float) -> None:
         """A step with so many streams took so long."""
-        if self._latest_streams > num_streams:  # a stream ended: what was seen of so few may be of a slow hour
+        if self._latest_streams > num_streams:  # a stream ended; what was seen of so few may be old
             bound = median(self._steps[self._latest_streams])
             if self.step_s(num_streams) >= bound:
                 self._steps[num_streams] = deque([bound] * _LAST, maxlen=_LAST)

@@ -160,7 +160,7 @@ class Prefix:
 
     def _encode(self, rest: Sequence[int], should_stop: Callable[[], bool]) -> bool:
         whole = (*self._ids, *rest)
-        on_states = None if self._reader is None else self._note
+        on_states = None if self._switcher is None else {self._switcher.layer: self._note}
         try:
             self._can_sample = self._engine.encode(
                 self.sequence, rest, on_states=on_states, should_stop=should_stop

@@ -19,9 +19,8 @@ import numpy.typing as npt
 from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Message, Stop
 from edgereason.engine.base import Engine
-from edgereason.hub.rows import Row, Rows, read_file
+from edgereason.hub.rows import Row, Rows, read_file, turns
 from edgereason.hub.texts import read_text
-from edgereason.train.traces import turns
 
 
 @dataclass(frozen=True, slots=True)

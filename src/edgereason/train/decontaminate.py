@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from edgereason.hub.rows import Row, read_file
+from edgereason.hub.rows import question_of, read_file
 from edgereason.train.trace_folder import source_entry
 
 NGRAM_WORDS: Final = 13
-
-_QUESTIONS: Final = ("question", "problem", "prompt", "Question")
 
 
 def words(text: str) -> list[str]:
@@ -36,18 +34,6 @@ def words(text: str) -> list[str]:
 def normalised(text: str) -> str:
     """What two texts have in common if they differ in case, blanks and punctuation only."""
     return " ".join(words(text))
-
-
-def question_of(row: Row) -> str:
-    """The question of a row of whatever data set, such as GSM8K, MATH, SVAMP and HumanEval.
-
-    Raises:
-        ConfigError: it has none; the message names file and line.
-    """
-    if "Body" in row.values:  # SVAMP: the story, and what is asked about it
-        body = row.text("Body").strip()
-        return f"{body if body[-1] in '.?!,;:' else f'{body}.'} {row.text('Question').strip()}"
-    return row.text(next((f for f in _QUESTIONS if f in row.values), _QUESTIONS[0])).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +70,7 @@ class Evaluations:
             said = words(question)
             if len(said) < NGRAM_WORDS:
                 short.add(" ".join(said))
-            ngrams.update(_ngrams(said))
+            ngrams.update(ngrams_of(said))
         return cls(files, frozenset(ngrams), frozenset(short))
 
     def know(self, question: str) -> bool:
@@ -92,9 +78,10 @@ class Evaluations:
         said = words(question)
         if len(said) < NGRAM_WORDS:
             return " ".join(said) in self.short
-        return any(ngram in self.ngrams for ngram in _ngrams(said))
+        return any(ngram in self.ngrams for ngram in ngrams_of(said))
 
 
-def _ngrams(said: Sequence[str]) -> Iterator[str]:
+def ngrams_of(said: Sequence[str]) -> Iterator[str]:
+    """Every 13 words in a row."""
     for start in range(len(said) - NGRAM_WORDS + 1):
         yield " ".join(said[start : start + NGRAM_WORDS])

@@ -22,9 +22,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from edgereason.heads.base import Array
+from edgereason.heads.base import Array, sigmoid
 from edgereason.heads.reliability import ece
-from edgereason.heads.switcher import sigmoid
 
 Labels = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
@@ -150,21 +149,21 @@ def log_loss(logits: Doubles, targets: Doubles) -> float:
 
 
 class Calibration(NamedTuple):
-    """σ(slope · logit + offset), and the calibration error without it and with it."""
+    """σ(slope · logit + offset); and the calibration error on the rows it is from, without and with it."""
 
     slope: float
     offset: float
-    ece_before: float
-    ece_after: float
+    ece_on_fit_rows_before: float
+    ece_on_fit_rows_after: float
 
     def __call__(self, logits: Doubles) -> Doubles:
         """Logits, calibrated."""
         return self.slope * logits + self.offset
 
     @property
-    def is_better(self) -> bool:
-        """Whether it helps, and leaves the order as it is."""
-        return self.slope > 0 and self.ece_after < self.ece_before
+    def keeps_order(self) -> bool:
+        """Whether it is of use: a slope that is not above 0 says that the logits tell nothing."""
+        return self.slope > 0
 
 
 def calibrate(logits: Doubles, labels: Labels) -> Calibration:

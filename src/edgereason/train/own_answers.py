@@ -29,10 +29,9 @@ from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.core.journal import SAMPLES, Journal
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Sampling, Stop
 from edgereason.errors import ConfigError
-from edgereason.hub.rows import Rows
+from edgereason.hub.rows import Rows, question_of
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
-from edgereason.train.decontaminate import question_of
 from edgereason.train.generate import Progress, sample_seed
 from edgereason.train.trace_folder import RECORD, claim_folder, length_summary, model_entry, source_entry
 from edgereason.train.traces import row_id

@@ -2,11 +2,13 @@
 
 ::
 
-    {id, prompt, label, source}  ─ rendered as a chat request is ─ prefilled by the base ─→ features (H,)
+    {id, prompt, label, source} ─ rendered as a chat request is ─ prefilled once ─┬─ layer −13  average │ last
+                                                                                  └─ layer −2   average │ last
 
 `messages` may stand in place of a prompt. Features are what a `SwitcherReader` will see of the same prompt at
 run time: same template, same engine, same weights. They depend on nothing else, so a prompt is read once,
-whatever file it stands in and whatever its label.
+whatever file it stands in and whatever its label; and of each layer all parts are kept, so that features can
+be compared without reading again.
 
 Knows prompts and engines; does not know how a head is trained.
 """
@@ -20,16 +22,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Message
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
-from edgereason.heads.features import PromptFeatures
-from edgereason.hub.rows import Row, read_file
-from edgereason.train.decontaminate import question_of
+from edgereason.heads.base import Array
+from edgereason.heads.features import Features, Part, PromptFeatures
+from edgereason.hub.rows import Row, prompt_of, read_file
+from edgereason.train.head_splits import Indices
 from edgereason.train.head_states import StateJournal
 from edgereason.train.trace_folder import source_entry
-from edgereason.train.traces import row_id, turns
+from edgereason.train.traces import row_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +113,9 @@ def _prompt(row: Row) -> Prompt:
     label = row.value("label")
     if label not in (0, 1) or not isinstance(label, int):
         row.fail("label", f"is {label!r}; expected 0 (easy) or 1 (needs thinking)")
-    if "messages" in row.values:
-        messages = turns(row, "messages")
-        if messages[-1].role != "user":
-            row.fail("messages", "end with another's turn; expected the user's last")
-    else:
-        messages = (Message("user", question_of(row)),)
     return Prompt(
         id=row_id(row),
-        messages=messages,
+        messages=prompt_of(row),
         label=bool(label),
         source=row.text("source") if row.has("source") else row.source,
         place=row.place,
@@ -129,19 +128,38 @@ class PromptStates:
 
     Args:
         engine: nobody else may use it meanwhile.
+        layers: whose states are taken.
     """
 
     engine: Engine
+    layers: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Numbers that are kept of a prompt: of each layer, every part."""
+        return len(self.layers) * len(Part) * self.engine.info.hidden_size
+
+    def taken(self) -> tuple[Features, ...]:
+        """What is kept, of each layer; all that a template begins every prompt with is left out."""
+        plain, other = (self._encode((Message("user", text),)) for text in ("a", "1"))
+        same = next(n for n, (a, b) in enumerate(zip(plain, other, strict=False)) if a != b)
+        return tuple(
+            Features(layer=layer, parts=tuple(Part), skipped_tokens=max(1, same)) for layer in self.layers
+        )
+
+    def columns(self, features: Features) -> Indices:
+        """Where features stand in what is kept, (F,)."""
+        size, first = self.engine.info.hidden_size, self.layers.index(features.layer) * len(Part)
+        starts = [(first + list(Part).index(part)) * size for part in features.parts]
+        return np.concatenate([np.arange(start, start + size) for start in starts])
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Ids of the prompt, as the pipeline encodes a request of these messages."""
-        info = self.engine.info
-        template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
-        return template.encode(prompt.messages, self.engine.tokenize)
+        return self._encode(prompt.messages)
 
     def fits(self, prompt: Prompt) -> bool:
-        """Whether the context can hold the prompt."""
-        return len(self.encode(prompt)) <= self.engine.context_tokens
+        """Whether the context can hold the prompt, and a token after it."""
+        return len(self.encode(prompt)) < self.engine.context_tokens
 
     def collect(
         self,
@@ -161,27 +179,48 @@ class PromptStates:
         missing = {prompt.sha256: prompt for prompt in prompts if prompt.sha256 not in there}
         total = len({prompt.sha256 for prompt in prompts})
         encoded = {key: self.encode(prompt) for key, prompt in missing.items()}
+        taken = self.taken()
         progress(total - len(missing), total)
         if not missing:
             return True
         with self.engine.reserve(cells=max(map(len, encoded.values())), sequences=1):
             for done, (key, prompt) in enumerate(missing.items(), total - len(missing) + 1):
-                features = self._features(encoded[key], should_stop)
+                features = self._features(encoded[key], taken, should_stop)
                 if features is None:
                     return False
                 row = PromptRow(sha256=key, id=prompt.id, source=prompt.source, num_tokens=len(encoded[key]))
-                journal.append([row], features.value()[None])
+                journal.append([row], features[None])
                 progress(done, total)
         return True
 
-    def _features(self, ids: Sequence[int], should_stop: Callable[[], bool]) -> PromptFeatures | None:
-        features = PromptFeatures(self.engine.info.hidden_size)
+    def _encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        info = self.engine.info
+        template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
+        return template.encode(messages, self.engine.tokenize)
+
+    def _features(
+        self, ids: Sequence[int], taken: Sequence[Features], should_stop: Callable[[], bool]
+    ) -> Array | None:
+        found = {one.layer: PromptFeatures(self.engine.info.hidden_size, one) for one in taken}
         sequence = self.engine.new_sequence()
         try:
-            is_whole = self.engine.encode(sequence, ids, on_states=features.push, should_stop=should_stop)
+            is_whole = self.engine.encode(
+                sequence,
+                ids,
+                on_states={layer: features.push for layer, features in found.items()},
+                should_stop=should_stop,
+            )
         finally:
             self.engine.release(sequence)
-        return features if is_whole and not should_stop() else None
+        if not is_whole or should_stop():
+            return None
+        return np.concatenate([features.value() for features in found.values()])
+
+
+def layers_at(num_layers: int) -> tuple[int, ...]:
+    """Layers at a half, 0.65 and 0.8 of the depth, and the last that has all rows; counted from the end."""
+    depths = {min(round(share * num_layers) - 1, num_layers - 2) for share in (0.5, 0.65, 0.8, 1)}
+    return tuple(sorted(depth - num_layers for depth in depths))
 
 
 def require_both_labels(prompts: Sequence[Prompt], what: str) -> None:

@@ -6,8 +6,9 @@
     MATH: {problem, solution}        ─┼→ Question
     reasoning-gym:chain_sum:200      ─┘
 
-A row of another shape is an error that names file and line; one without an answer is left out and counted,
-since nothing could be graded against it. Knows formats; does not know who answers.
+A row of another shape is an error that names file and line, and so is one with options to choose among, which
+would be asked without them. A row without an answer is left out and counted, since nothing could be graded
+against it. Knows formats; does not know who answers.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from typing import Any, Final
 
 from edgereason.core.answers import extract
 from edgereason.errors import ConfigError
-from edgereason.hub.rows import Row, import_optional, read_file
-from edgereason.train.decontaminate import Evaluations, normalised, question_of
+from edgereason.hub.rows import Row, import_optional, question_of, read_file
+from edgereason.train.decontaminate import Evaluations, normalised
 from edgereason.train.traces import row_id
 
 LEFT_OUT: Final = ("questions", "without_answer", "contaminated", "duplicate_questions")
@@ -34,6 +35,7 @@ LEFT_OUT: Final = ("questions", "without_answer", "contaminated", "duplicate_que
 
 _GYM: Final = "reasoning-gym:"
 _GYM_QUESTIONS: Final = 100
+_OPTIONS: Final = ("choices", "options", "Incorrect Answer 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ def read_questions(source: str, *, limit: int | None = None, seed: int = 0) -> Q
         seed: of the generator.
 
     Raises:
-        ConfigError: it can't be read or made, or a row has no question.
+        ConfigError: it can't be read or made, or a row has no question, or options.
     """
     if source.startswith(_GYM):
         return _from_gym(source.removeprefix(_GYM), limit, seed)
@@ -131,6 +133,8 @@ def require_unique_ids(questions: Iterable[Question]) -> None:
 
 def _reference(row: Row) -> str | None:
     """The right answer of a row in any of the forms of GSM8K and MATH."""
+    if options := next((field for field in _OPTIONS if row.has(field)), None):
+        row.fail(options, "are options, without which the question would be asked; expected an open question")
     field = next((field for field in ("answer", "Answer") if field in row.values), None)
     if field is None:  # MATH's own files: the solution boxes it
         answer = extract(row.text("solution")) if row.has("solution") else None

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from edgereason.core.answers import extract
 from edgereason.core.chat import split_thinking
-from edgereason.hub.rows import Row, Rows, read_file, read_hub
+from edgereason.hub.rows import Role, Row, Rows, read_file, read_hub, turns
 from edgereason.reasoning.model import Model
 from edgereason.train.decontaminate import Evaluations, normalised
 from edgereason.train.trace_folder import (
@@ -39,12 +39,10 @@ from edgereason.train.traces import (
     TAGS,
     Drop,
     Lengths,
-    Role,
     TraceRow,
     row_id,
     trace_of,
     trace_or_drop,
-    turns,
     without_opening,
 )
 

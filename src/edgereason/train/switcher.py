@@ -2,15 +2,15 @@
 
 ::
 
-    prompts ─ that no test file asks ─ features by the engine ─┬─ train       the weights
-                                                               ├─ validation  when to stop, which restart,
-                                                               │              calibration
-                                                               └─ held out    only judged, as test files are
+    prompts ─ that no test file asks ─ features by the engine ─┬─ train     the weights; folds that leave out
+                                                               │            sources choose and calibrate
+                                                               └─ held out  only judged, as test files are
 
-Every part has the same share of every source. A folder goes on where it stands, and is trained again at once
-where all features are there.
+Both parts have the same share of every source, and prompts about one passage stand on one side. A folder goes
+on where it stands, and is trained again at once where all features are there.
 
-Source: paper section 4.
+Source: paper section 4. Deviation: features, weight decay and epochs are chosen by sources left out
+(`head_yardstick.py`) instead of fixed.
 
 Knows prompts, features and the record; does not know terminals.
 """
@@ -18,35 +18,63 @@ Knows prompts, features and the record; does not know terminals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from edgereason.errors import ConfigError
-from edgereason.heads.features import DEFINITION
-from edgereason.heads.file import Heads, Storage
+from edgereason.heads.base import Array, sigmoid
+from edgereason.heads.features import Features, Part
+from edgereason.heads.file import Heads
+from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
 from edgereason.train.decontaminate import Evaluations
-from edgereason.train.head_linear import calibrate
+from edgereason.train.head_linear import Labels, calibrate
 from edgereason.train.head_mlp import MlpConfig, calibrated_mlp, train_mlp
-from edgereason.train.head_splits import stratified
+from edgereason.train.head_record import (
+    FORMAT,
+    Progress,
+    calibration_entry,
+    finish,
+    judge,
+    require_names,
+    store,
+)
+from edgereason.train.head_splits import passages, stratified
 from edgereason.train.head_states import StateJournal, base_sha256
-from edgereason.train.heads import FORMAT, Progress, calibration_entry, finish, judge, require_names, store
-from edgereason.train.prompt_states import Prompt, PromptRow, Prompts, PromptStates, require_both_labels
+from edgereason.train.head_yardstick import Fold, Measured, folds_of, measure
+from edgereason.train.prompt_states import (
+    Prompt,
+    PromptRow,
+    Prompts,
+    PromptStates,
+    layers_at,
+    require_both_labels,
+)
 from edgereason.train.trace_folder import claim_folder, length_summary, model_entry
 
-PARTS: Final = ("train", "validation", "held_out")
+PARTS: Final = ("train", "held_out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitcherConfig:
-    """How a switcher is trained; the shares are those of the prompts not trained on."""
+    """How a switcher is trained.
+
+    Attributes:
+        layers: to choose among, counted from the end; () for four depths of the model.
+        parts: of features, to choose among.
+        weight_decays: to choose among once features are chosen, with `mlp`'s own.
+        held_out_share: of the prompts.
+        seed: of the splits.
+    """
 
     mlp: MlpConfig = field(default_factory=MlpConfig)
-    validation_share: float = 0.15
+    layers: tuple[int, ...] = ()
+    parts: tuple[tuple[Part, ...], ...] = ((Part.AVERAGE,), (Part.LAST,), (Part.AVERAGE, Part.LAST))
+    weight_decays: tuple[float, ...] = (0.1, 1.0, 10.0)
     held_out_share: float = 0.15
     seed: int = 0
 
@@ -73,7 +101,7 @@ def train_switcher(
         model: its base prefills; nobody else may use it meanwhile.
         storage: of the weights.
         about: what else the record says, such as date and machine.
-        progress: told after every prompt and every restart.
+        progress: told after every prompt and every candidate.
         should_stop: asked between steps; once true, the features that are written stay.
 
     Returns:
@@ -83,57 +111,68 @@ def train_switcher(
         ConfigError: too few prompts, one label only, or a folder that holds something else.
     """
     require_names([one.entry for one in (*prompts, *tests)])
-    counts: dict[str, int] = dict.fromkeys(("prompts", "in_tests", "duplicates", "too_long"), 0)
-    reading = PromptStates(model.engine)
+    counts = dict.fromkeys(("prompts", "in_tests", "duplicates", "too_long", "test_too_long"), 0)
+    layers = layers_at(model.info.num_layers)
+    reading = PromptStates(model.engine, tuple(sorted({*layers, *config.layers})))
     known = Evaluations.of(prompt.question for test in tests for prompt in test.prompts)
     chosen = _to_learn(prompts, known, reading, counts)
+    sources = [prompt.source for prompt in chosen]
+    together = passages([prompt.question for prompt in chosen], sources)
     splits = dict(
-        zip(
-            PARTS,
-            stratified(
-                [prompt.source for prompt in chosen],
-                (config.validation_share, config.held_out_share),
-                config.seed,
-            ),
-            strict=True,
-        )
+        zip(PARTS, stratified(sources, (config.held_out_share,), config.seed, together), strict=True)
     )
     for part in PARTS:
         require_both_labels([chosen[i] for i in splits[part]], f"the {part} part of the prompts")
     judged = {test.entry["name"]: [one for one in test.prompts if reading.fits(one)] for test in tests}
-    base = base_sha256(model)
-    run = {"head": "switcher", "base": base, "features": dict(DEFINITION)}
+    counts["test_too_long"] = sum(len(test.prompts) - len(judged[test.entry["name"]]) for test in tests)
+    base, taken = base_sha256(model), reading.taken()
+    run = {"head": "switcher", "base": base, "features": [one.to_json() for one in taken]}
     claim_folder(folder, run, FORMAT)
-    with StateJournal(folder, PromptRow, model.info.hidden_size) as journal:
+    with StateJournal(folder, PromptRow, reading.width) as journal:
         everything = [*chosen, *(prompt for test in judged.values() for prompt in test)]
         if not reading.collect(journal, everything, partial(progress, "prompts"), should_stop):
             return None
-        states = journal.states()
+        kept = journal.states()
         places = {row.key: place for place, row in enumerate(journal.rows)}
         lengths = {row.key: row.num_tokens for row in journal.rows}
-    features = states[[places[prompt.sha256] for prompt in chosen]]
-    labels = np.array([prompt.label for prompt in chosen])
-    validation = splits["validation"]
+
+    def features_of(of_set: Sequence[Prompt], features: Features) -> Array:
+        rows = np.array([places[prompt.sha256] for prompt in of_set], np.int64)
+        return kept[np.ix_(rows, reading.columns(features))]
+
+    sets = {part: [chosen[i] for i in splits[part]] for part in PARTS} | judged
+    learned = sets["train"]
+    labels = _labels(learned)
+    learned_sources = [prompt.source for prompt in learned]
+    folds = folds_of(labels, learned_sources, [together[i] for i in splits["train"]], config.seed)
+    wanted = config.layers or layers
+    candidates = [replace(one, parts=parts) for one in taken if one.layer in wanted for parts in config.parts]
+    found = _choose(candidates, config, partial(features_of, learned), labels, folds, progress, should_stop)
+    if found is None:
+        return None
+    calibration = calibrate(found.measured.logits, labels[found.measured.rows])
     trained = train_mlp(
-        features,
+        features_of(learned, found.features),
         labels,
-        splits["train"],
-        validation,
-        config.mlp,
-        partial(progress, "restarts"),
+        found.measured.num_epochs,
+        found.mlp,
+        found.features,
         should_stop,
     )
     if trained is None:
         return None
-    calibration = calibrate(trained.head.logits(features[validation]).astype(np.float64), labels[validation])
-    head = calibrated_mlp(trained.head, calibration) if calibration.is_better else trained.head
-    heads = store(folder, Heads(base_sha256=base, switcher=head, storage=storage))
+    left_out = found.measured.logits
+    if calibration.keeps_order:
+        trained, left_out = calibrated_mlp(trained, calibration), calibration(left_out)
+    heads = store(folder, Heads(base_sha256=base, switcher=trained, storage=storage))
     assert heads.switcher is not None
-    sets = {part: [chosen[i] for i in splits[part]] for part in PARTS} | judged
+    of_left_out = [learned_sources[i] for i in found.measured.rows]
     reliability = {
+        "validation": judge(sigmoid(left_out.astype(np.float32)), labels[found.measured.rows], of_left_out)
+    } | {
         name: judge(
-            heads.switcher.p_think(states[[places[prompt.sha256] for prompt in of_set]]),
-            np.array([prompt.label for prompt in of_set]),
+            heads.switcher.p_think(features_of(of_set, found.features)),
+            _labels(of_set),
             [prompt.source for prompt in of_set],
         )
         for name, of_set in sets.items()
@@ -148,13 +187,66 @@ def train_switcher(
         "counts": counts,
         "splits": {part: len(splits[part]) for part in PARTS},
         "prompt_tokens": length_summary([lengths[prompt.sha256] for prompt in chosen]),
-        "fit": {name: value for name, value in trained._asdict().items() if name != "head"},
+        "fit": {
+            "features": found.features.to_json(),
+            "weight_decay": found.mlp.weight_decay,
+            "epochs": found.measured.num_epochs,
+        },
+        "yardstick": {
+            "left_out": [list(fold.left_out) or "a part" for fold in folds],
+            **found.measured.to_json(),
+            "candidates": found.tried,
+        },
         "calibration": calibration_entry(calibration),
         "threshold": heads.switcher.threshold,
         "reliability": reliability,
         **(about or {}),
     }
     return finish(folder, run, heads, record)
+
+
+class _Found(NamedTuple):
+    """The best way to train, what it is worth, and what else was tried."""
+
+    features: Features
+    mlp: MlpConfig
+    measured: Measured
+    tried: list[dict[str, Any]]
+
+
+def _choose(
+    candidates: Sequence[Features],
+    config: SwitcherConfig,
+    rows_of: Callable[[Features], Array],
+    labels: Labels,
+    folds: Sequence[Fold],
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> _Found | None:
+    """The features that are worth the most, and then the weight decay; None if stopped."""
+    decays = [decay for decay in config.weight_decays if decay != config.mlp.weight_decay]
+    total, best = len(candidates) + len(decays), None
+    tried: list[dict[str, Any]] = []
+    for number in range(total):
+        if number < len(candidates):
+            features, mlp = candidates[number], config.mlp
+        else:
+            assert best is not None
+            features = best.features
+            mlp = replace(config.mlp, weight_decay=decays[number - len(candidates)])
+        measured = measure(rows_of(features), labels, folds, mlp, should_stop)
+        if measured is None:
+            return None
+        of_way = {"layer": features.layer, "parts": list(features.parts), "weight_decay": mlp.weight_decay}
+        tried.append(of_way | measured.to_json())
+        if best is None or measured.worth > best.measured.worth:
+            best = _Found(features, mlp, measured, tried)
+        progress("candidates", number + 1, total)
+    return best
+
+
+def _labels(prompts: Sequence[Prompt]) -> Labels:
+    return np.array([prompt.label for prompt in prompts], np.bool_)
 
 
 def _to_learn(

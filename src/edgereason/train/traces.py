@@ -12,23 +12,20 @@ its files and how long a trace is; does not know where traces come from, nor wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from edgereason.core.bundle import write_atomically
 from edgereason.core.chat import CLOSING, CLOSING_TAG, OPENING, ChatTemplate, Seams
 from edgereason.core.types import Message
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
-from edgereason.hub.rows import Row, read_file
+from edgereason.hub.rows import Row, read_file, turns
 
 TAGS: Final = (OPENING.strip(), CLOSING_TAG)
-
-Role = Literal["system", "user", "assistant"]
-ROLES: Final[Mapping[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,42 +161,6 @@ def row_id(row: Row) -> str:
         return f"{row.source}-{row.number:05d}"
     value = row.value("id")
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text("id")
-
-
-def turns(
-    row: Row,
-    field: str,
-    *,
-    role: str = "role",
-    content: str = "content",
-    roles: Mapping[str, Role] = ROLES,
-) -> tuple[Message, ...]:
-    """The turns of a conversation, at least one.
-
-    Args:
-        row: has the conversation.
-        field: which holds it, as a list of objects.
-        role: key of who speaks.
-        content: key of what is said.
-        roles: the source's names of roles, and ours.
-
-    Raises:
-        ConfigError: it is none, a turn is blank, or somebody unknown speaks.
-    """
-    found = row.value(field)
-    if not isinstance(found, list | tuple) or not found:
-        row.fail(field, "is no conversation; expected a list of turns")
-    messages = []
-    for index, turn in enumerate(found):
-        place = f"{field}[{index}]"
-        if not isinstance(turn, Mapping):
-            row.fail(place, f"is no turn; expected an object with {role} and {content}")
-        inner = Row(row.source, row.number, {f"{place}.{key}": value for key, value in turn.items()})
-        speaker = inner.text(f"{place}.{role}")
-        if speaker not in roles:
-            row.fail(f"{place}.{role}", f"is {speaker!r}; expected {', '.join(roles)}")
-        messages.append(Message(role=roles[speaker], content=inner.text(f"{place}.{content}")))
-    return tuple(messages)
 
 
 def without_opening(text: str) -> str:

@@ -26,11 +26,11 @@ import numpy as np
 
 from edgereason.core.chat import VERIFICATION
 from edgereason.errors import ConfigError
-from edgereason.heads.base import Array
-from edgereason.heads.file import Heads, Storage
+from edgereason.heads.base import Array, sigmoid
+from edgereason.heads.file import Heads
 from edgereason.heads.reliability import auroc_within
-from edgereason.heads.switcher import sigmoid
 from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
 from edgereason.train.decontaminate import Evaluations
 from edgereason.train.head_linear import (
@@ -43,9 +43,7 @@ from edgereason.train.head_linear import (
     cross_validate,
     train_logistic,
 )
-from edgereason.train.head_splits import grouped, stratified
-from edgereason.train.head_states import StateJournal, base_sha256
-from edgereason.train.heads import (
+from edgereason.train.head_record import (
     FORMAT,
     Progress,
     both,
@@ -55,6 +53,8 @@ from edgereason.train.heads import (
     require_names,
     store,
 )
+from edgereason.train.head_splits import grouped, stratified
+from edgereason.train.head_states import StateJournal, base_sha256
 from edgereason.train.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
 from edgereason.train.trace_folder import claim_folder, length_summary, model_entry
 from edgereason.train.trace_states import Samples, TraceConfig, TraceStateRow, collect, verification_ids
@@ -147,13 +147,14 @@ def train_verifier(
             return None
         samples = Samples.of(journal).only(lambda row: row.number < config.traces.samples)
     train, held_out = _split(samples, learned, config)
-    _require_enough(train, config.folds)
+    _require_enough(train, held_out, config.folds)
     fitted = _fit(train, config, progress, should_stop)
     if fitted is None:
         return None
     made = Heads(
         base_sha256=base,
         adapter_sha256=adapter,
+        buckets=bundle.buckets if bundle else (),
         verifier=fitted.head(verification_ids(model.engine)),
         storage=storage,
     )
@@ -200,7 +201,7 @@ def _split(samples: Samples, learned: Sequence[Question], config: VerifierConfig
     return train, held_out
 
 
-def _require_enough(train: Samples, folds: int) -> None:
+def _require_enough(train: Samples, held_out: Samples, folds: int) -> None:
     counts = train.counts
     if counts["questions"] < folds:
         raise ConfigError(f"only {counts['questions']} questions fit in the context: add shorter ones")
@@ -208,6 +209,12 @@ def _require_enough(train: Samples, folds: int) -> None:
         raise ConfigError(
             f"{counts['right']} of {counts['samples']} traces to learn from are right; a verifier needs both "
             f"kinds: ask {'harder' if counts['right'] else 'easier'} questions, or more of them"
+        )
+    held = held_out.counts
+    if held["right"] in (0, held["samples"]):
+        raise ConfigError(
+            f"{held['right']} of the {held['samples']} traces of {held['questions']} questions that are held "
+            "out are right; judging a verifier needs both kinds: add questions, or ask for more samples"
         )
 
 
@@ -244,7 +251,7 @@ def _fit(
     scale = Scale.of(train.states)
     layer = train_logistic(scale(train.states), train.right.astype(np.float64), found.l2)
     calibration, left_out = calibrate(found.logits, train.right), found.logits
-    if calibration.is_better:
+    if calibration.keeps_order:
         layer, left_out = calibrated_linear(layer, calibration), calibration(left_out)
     return _Fitted(scale, layer, found, calibration, sigmoid(left_out.astype(np.float32)))
 

@@ -89,7 +89,7 @@ def test_verify_is_a_line_a_check_and_fails_if_one_does(run, built, tiny, tmp_pa
     ran = run("verify", "b")
     assert ran.code == FAILED
     assert [line[:9].strip() for line in ran.out.splitlines()] == [
-        "ok", "left out", "wrong", "wrong", "ok", "ok", "ok",
+        "ok", "left out", "wrong", "wrong", "ok", "ok", "wrong",
     ]  # fmt: skip
     ran = run("verify", tmp_path)
     assert (ran.code, ran.out) == (
@@ -127,6 +127,8 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
     assert ran.out.startswith(
         f"threshold {calibration['threshold']:.4g}: {share:.1%} of 8 prompts think; expected "
     )
+    held_out = calibration["held_out_accuracy"]
+    assert f"expected accuracy {held_out:.1%} (95 % interval " in ran.out
     assert ran.out.endswith(
         f"{tokens:.0f} tokens a question (all chat: 25.0%, 10 tokens; all think: 75.0%, 100 tokens)\n"
     )
@@ -146,7 +148,7 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
         (
             ["build", "-o", "c", "--from", "b"],
             FAILED,
-            "neither in the bundle nor in the catalogue: give --base",
+            "neither in the bundle nor in the catalogue: say where it is",
         ),
         (["build", "-o", "b", "--base", "BASE"], FAILED, "b is there already"),
         (["build", "-o", "c", "--base", "BASE", "--bucket", "0"], USAGE, "bucket"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgereason.core.bundle import Base, Bundle, file_sha256
-from edgereason.heads.file import Heads, Storage, read_heads, write_heads
+from edgereason.heads.file import Heads, read_heads, write_heads
 from edgereason.heads.verifier import LinearVerifier
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
@@ -58,7 +58,7 @@ def test_a_switcher_ends_in_a_sentence_of_what_it_is_worth(cli, prompts: Path, t
         in (ran.out)
     )
     assert "61 of 61 done, prompts" in ran.err
-    assert "5 of 5 done, restarts" in ran.err
+    assert "5 of 5 done, candidates" in ran.err
     assert {"date", "machine", "versions"} <= record.keys()
 
 
@@ -76,9 +76,47 @@ def test_both_heads_go_into_one_file_and_each_keeps_its_own(verify, cli, prompts
     found = read_heads(into)
     assert found.switcher is not None
     assert found.verifier is not None
-    assert found.storage is Storage.INT8
+    assert found.storage is None  # the switcher stays in float32
+    switcher, verifier = (read_heads(folder / "heads.safetensors") for folder in (out, tmp_path / "verifier"))
+    assert np.array_equal(found.switcher.hidden_weight, switcher.switcher.hidden_weight)
+    assert np.array_equal(found.verifier.weight, verifier.verifier.weight)
     assert read_heads(out / "heads.safetensors").verifier is None
     assert str(tmp_path) not in ran.out
+
+
+def test_a_records_command_makes_the_same_head_again_and_holds_no_path(
+    verify, cli, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = lines(tmp_path / "hard.jsonl", [{"prompt": "0123", "label": 1}])
+    out = tmp_path / "switcher"
+    ran = cli(
+        *("train", "heads", "switcher", "--prompts", str(prompts), "--test", str(test), "-o", str(out)),
+        *("--into", str(tmp_path / "h.safetensors"), "--seed", "3", "--int8", "--layer", "-2", "--json"),
+        *("--parts", "average", "--parts", "average+last"),
+    )
+    record = json.loads(ran.out)
+    assert record["command"] == [
+        *("edgereason", "train", "heads", "switcher", "--prompts", "prompts.jsonl", "--output", "switcher"),
+        *("--test", "hard.jsonl", "--layer", "-2", "--parts", "average", "--parts", "average+last"),
+        *("--int8", "--seed", "3"),
+    ]
+    pytest.importorskip("reasoning_gym")
+    ran = verify("--temperature", "0.5", "--limit", "25", "--test", "reasoning-gym:chain_sum:9", "--json")
+    other = json.loads(ran.out)
+    assert other["command"][4:] == [
+        *("--questions", "questions.jsonl", "--output", "verifier", "--test", "reasoning-gym:chain_sum:9"),
+        *("--samples", "2", "--temperature", "0.5", "--budget", "100", "--limit", "25"),
+    ]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in tmp_path.glob("*.jsonl"):
+        (elsewhere / path.name).write_text(path.read_text())
+    monkeypatch.chdir(elsewhere)
+    for made in (record, other):
+        assert cli(*made["command"][1:]).code == 0
+        again = json.loads((elsewhere / made["head"] / "record.json").read_text())
+        assert again["heads"]["sha256"] == made["heads"]["sha256"]
+        assert again["command"] == made["command"]
 
 
 def test_an_interruption_leaves_what_is_done_and_the_same_command_goes_on(cli, verify, tmp_path) -> None:
@@ -136,6 +174,12 @@ def test_a_file_that_can_not_take_the_head_is_refused_before_the_work(
         (["switcher"], USAGE, "--prompts"),
         (["verifier"], USAGE, "--questions"),
         (["switcher", "--prompts", "p.jsonl"], FAILED, "p.jsonl is no file"),
+        (["switcher", "--prompts", "p.jsonl", "--layer", "-1"], USAGE, "less than or equal to -2"),
+        (
+            ["switcher", "--prompts", "p.jsonl", "--parts", "first"],
+            USAGE,
+            "'first' is none; expected average",
+        ),
         (["verifier", "--questions", "q.jsonl"], FAILED, "q.jsonl is no file"),
         (
             ["verifier", "--questions", "q.jsonl", "--samples", "0"],
@@ -168,7 +212,7 @@ def test_prompts_without_labels_or_of_one_label_are_refused(cli, prompts: Path, 
     ran = cli("train", "heads", "switcher", "--prompts", str(prompts), "-o", str(tmp_path / "out"))
     assert (ran.code, ran.err.count("\n")) == (FAILED, 1)
     assert "50 prompts" not in ran.err  # of the part that would be learned from
-    assert "36 of them labelled 1; a switcher needs both labels" in ran.err
+    assert "43 of them labelled 1; a switcher needs both labels" in ran.err
 
 
 def test_a_folder_that_is_no_bundle_is_named(verify, tmp_path: Path) -> None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgereason.heads.file import Heads, Storage
+from edgereason.heads.features import Features
+from edgereason.heads.file import Heads
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.weights import Storage
 
 BASE, ADAPTER = "b" * 64, "a" * 64
+BUCKETS = (128, 256)
 
 
-def random_switcher(seed: int = 0, size: int = 16, threshold: float = 0.5) -> MlpSwitcher:
+def random_switcher(
+    seed: int = 0, size: int = 16, threshold: float = 0.5, features: Features | None = None
+) -> MlpSwitcher:
     rng = np.random.default_rng(seed)
+    features = features or Features()
+    size = features.size(size)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
@@ -24,6 +31,7 @@ def random_switcher(seed: int = 0, size: int = 16, threshold: float = 0.5) -> Ml
         hidden_bias=normal(8),
         output_weight=normal(1, 8),
         output_bias=normal(1),
+        features=features,
         threshold=threshold,
     )
 
@@ -44,6 +52,7 @@ def both_heads(storage: Storage = Storage.F32) -> Heads:
     return Heads(
         base_sha256=BASE,
         adapter_sha256=ADAPTER,
+        buckets=BUCKETS,
         switcher=random_switcher(threshold=0.3),
         verifier=random_verifier(),
         storage=storage,

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from some_heads import ADAPTER, BASE, both_heads, random_switcher, random_verifier
+from some_heads import ADAPTER, BASE, BUCKETS, both_heads, random_switcher, random_verifier
 
 from edgereason.errors import BundleError
-from edgereason.heads.file import Heads, Storage, merge_heads, read_heads, to_int8, write_heads
+from edgereason.heads.features import Features, Part
+from edgereason.heads.file import Heads, merge_heads, read_heads, write_heads, write_with_threshold
+from edgereason.heads.weights import Storage, to_int8
 
 STATES = np.random.default_rng(9).standard_normal((64, 16)).astype(np.float32)
-FITTING = {"base_sha256": BASE, "hidden_size": 16, "adapter_sha256": ADAPTER}
+FITTING = {"base_sha256": BASE, "hidden_size": 16, "adapter_sha256": ADAPTER, "buckets": BUCKETS}
 
 
 @pytest.fixture
@@ -71,11 +73,13 @@ def test_codes_of_a_row_by_hand() -> None:
 
 
 def test_either_head_may_be_absent_but_not_both(path: Path) -> None:
-    write_heads(path, replace(both_heads(), verifier=None, adapter_sha256=None))
+    write_heads(path, replace(both_heads(), verifier=None, adapter_sha256=None, buckets=None))
     only = read_heads(path)
     assert only.verifier is None
     only.check(**FITTING | {"adapter_sha256": None})  # a switcher knows no adapter
     only.check(**FITTING)
+    only.check(**FITTING | {"buckets": (64,)})  # nor hints
+    replace(both_heads(), buckets=None).check(**FITTING)  # nobody said
     write_heads(path, replace(both_heads(), switcher=None))
     assert read_heads(path).switcher is None
     with pytest.raises(BundleError, match="no head"):
@@ -89,6 +93,8 @@ def test_either_head_may_be_absent_but_not_both(path: Path) -> None:
         ({"hidden_size": 896}, "reads states of size 16, the base's have 896"),
         ({"adapter_sha256": "c" * 64}, "another adapter: it expects SHA-256 aaa"),
         ({"adapter_sha256": None}, "another adapter: it expects SHA-256 a+, got no adapter"),
+        ({"buckets": (128,)}, r"other hints: it expects the buckets \[128, 256\], got \[128\]"),
+        ({"buckets": ()}, r"other hints: .* got \[\]"),
     ],
 )
 def test_another_base_or_adapter_is_refused(path: Path, other: dict, says: str) -> None:
@@ -103,7 +109,7 @@ def test_a_verifier_trained_without_an_adapter_is_refused_with_one() -> None:
 
 
 def test_a_file_gets_another_head_beside_or_in_place_of_its_own(path: Path) -> None:
-    merge_heads(path, replace(both_heads(), verifier=None, adapter_sha256=None))
+    merge_heads(path, replace(both_heads(), verifier=None, adapter_sha256=None, buckets=None))
     merge_heads(path, Heads(base_sha256=BASE, adapter_sha256="d" * 64, verifier=random_verifier(7)))
     merge_heads(path, Heads(base_sha256=BASE, switcher=random_switcher(8)))
     found = read_heads(path)
@@ -114,6 +120,73 @@ def test_a_file_gets_another_head_beside_or_in_place_of_its_own(path: Path) -> N
     with pytest.raises(BundleError, match="two bases"):
         merge_heads(path, Heads(base_sha256="c" * 64, switcher=random_switcher(8)))
     assert path.read_bytes() == before
+
+
+def stored_in(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    with safe_open(path, framework="numpy") as file:
+        told = json.loads(file.metadata()["edgereason-heads"])
+        return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("kept", ["switcher", "verifier"])
+@pytest.mark.parametrize(("one", "other"), [(Storage.F32, Storage.INT8), (Storage.INT8, Storage.F32)])
+def test_a_head_that_is_not_replaced_stays_bit_by_bit_as_it_is_stored(
+    path: Path, kept: str, one: Storage, other: Storage
+) -> None:
+    write_heads(path, both_heads(one))
+    told, tensors = stored_in(path)
+    fresh = {
+        "switcher": Heads(base_sha256=BASE, verifier=random_verifier(7), storage=other),
+        "verifier": Heads(base_sha256=BASE, switcher=random_switcher(7), storage=other),
+    }[kept]
+    merge_heads(path, fresh)
+    told_after, tensors_after = stored_in(path)
+    assert told_after[kept] == told[kept]
+    ours = {name for name in tensors if name.startswith(kept)}
+    assert {name for name in tensors_after if name.startswith(kept)} == ours
+    for name in ours:
+        assert tensors_after[name].dtype == tensors[name].dtype
+        assert np.array_equal(tensors_after[name], tensors[name])
+    replaced = "verifier" if kept == "switcher" else "switcher"
+    assert (told_after[kept]["storage"], told_after[replaced]["storage"]) == (one, other)
+    # no scale of the head that was there is left
+    assert any(name.endswith("_scale") and name.startswith(replaced) for name in tensors_after) == (
+        other is Storage.INT8
+    )
+    found = read_heads(path)
+    assert found.storage is None
+    assert found.buckets == (BUCKETS if kept == "verifier" else None)
+    with pytest.raises(BundleError, match="stored differently"):
+        write_heads(path, found)
+
+
+def test_features_are_stored_with_the_switcher_and_read_back(path: Path) -> None:
+    features = Features(layer=-9, parts=(Part.AVERAGE, Part.LAST), skipped_tokens=24)
+    switcher = random_switcher(features=features)
+    write_heads(path, Heads(base_sha256=BASE, switcher=switcher))
+    found = read_heads(path)
+    assert found.switcher is not None
+    assert (found.switcher.features, found.switcher.hidden_size) == (features, 16)
+    found.check(**FITTING)
+    states = np.random.default_rng(1).standard_normal((4, 32)).astype(np.float32)
+    assert np.array_equal(found.switcher.p_think(states), switcher.p_think(states))
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), 30.0, -0.5])
+def test_a_threshold_out_of_range_is_neither_written_nor_read(path: Path, threshold: float) -> None:
+    changed(path, described={"switcher": told_of(path, both_heads())["switcher"] | {"threshold": threshold}})
+    with pytest.raises(BundleError, match=r"heads\.safetensors: a switcher's threshold lies between 0"):
+        read_heads(path)
+    write_heads(path, both_heads())
+    before = path.read_bytes()
+    with pytest.raises(BundleError, match="threshold lies between 0"):
+        write_with_threshold(path, path, threshold)
+    assert path.read_bytes() == before
+
+
+def told_of(path: Path, heads: Heads) -> dict:
+    write_heads(path, heads)
+    return stored_in(path)[0]
 
 
 # Broken files
@@ -149,15 +222,18 @@ def test_a_missing_an_empty_a_truncated_and_a_foreign_file_are_refused(path: Pat
 @pytest.mark.parametrize(
     ("described", "says"),
     [
-        ({"version": 2}, "has version 2, this edgereason reads version 1"),
+        ({"version": 1}, "has version 1, this edgereason reads version 2"),
         ({"base_sha256": None}, "no file of heads of this version"),
         ({"hidden_size": None}, "no file of heads of this version"),
-        ({"hidden_size": 896}, r"switcher.mean has shape \(16,\), expected \(H\)"),
-        ({"storage": "int3"}, "no file of heads of this version"),
+        ({"hidden_size": 896}, r"switcher.mean has shape \(16,\), expected \(F\)"),
+        ({"verifier": {"storage": "int3"}}, "no file of heads of this version"),
         ({"switcher": []}, "no file of heads of this version"),
         ({"switcher": None, "verifier": None}, "neither a switcher nor a verifier"),
-        ({"switcher": {"features": {"layer": -1}}}, "features {'layer': -1}, this edgereason computes {'lay"),
-        ({"verifier": {"features": {"states": "layer 3"}}}, "the verifier reads features"),
+        (
+            {"switcher": {"storage": "f32", "features": {"layer": -1}, "threshold": 0.5}},
+            "features {'layer': -1}, this edgereason computes such as {'lay",
+        ),
+        ({"verifier": {"storage": "f32", "features": {"states": "layer 3"}}}, "the verifier reads features"),
     ],
 )
 def test_a_description_that_this_version_does_not_know_is_refused(

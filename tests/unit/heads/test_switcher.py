@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from some_heads import random_switcher
 
 from edgereason.errors import BundleError
-from edgereason.heads.base import Switcher
-from edgereason.heads.features import CHUNK_TOKENS, PromptFeatures
-from edgereason.heads.switcher import MlpSwitcher, sigmoid
+from edgereason.heads.base import NEVER_THINK, Switcher, sigmoid
+from edgereason.heads.features import CHUNK_TOKENS, Features, Part, PromptFeatures
+from edgereason.heads.switcher import MlpSwitcher
 
 
 def by_hand() -> MlpSwitcher:
@@ -60,13 +60,15 @@ def test_a_reader_gives_the_head_the_features_of_all_that_was_pushed() -> None:
 @given(
     before=st.lists(st.integers(0, 300), max_size=3),
     after=st.lists(st.integers(1, 300), min_size=1, max_size=3),
+    parts=st.permutations(list(Part)).flatmap(lambda all_: st.sampled_from([tuple(all_), tuple(all_[:1])])),
+    skipped=st.integers(0, 30),
     seed=st.integers(0, 99),
 )
 def test_a_reader_restored_from_a_state_goes_on_bit_for_bit(
-    before: list[int], after: list[int], seed: int
+    before: list[int], after: list[int], parts: tuple[Part, ...], skipped: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    switcher = random_switcher(seed)
+    switcher = random_switcher(seed, features=Features(parts=parts, skipped_tokens=skipped))
     reader = switcher.reader()
     for tokens in before:
         reader.push(rng.standard_normal((tokens, 16)).astype(np.float32))
@@ -98,8 +100,23 @@ def test_a_state_of_another_size_or_kind_is_refused() -> None:
         random_switcher(size=16).reader(state)
     with pytest.raises(BundleError, match="saved switcher state"):
         random_switcher(size=16).reader({})
+    other = random_switcher(features=Features(parts=(Part.LAST,))).reader().state()
+    with pytest.raises(BundleError, match="saved switcher state"):
+        random_switcher().reader(other)
 
 
 def test_a_threshold_is_a_setting_of_its_own() -> None:
     assert by_hand().threshold == 0.5
     assert replace(by_hand(), threshold=0.8).threshold == 0.8
+    assert replace(by_hand(), threshold=NEVER_THINK).threshold > 1
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 30.0, math.inf, math.nan])
+def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
+    with pytest.raises(BundleError, match="threshold lies between 0"):
+        replace(by_hand(), threshold=threshold)
+
+
+def test_it_reads_states_of_the_size_of_one_part() -> None:
+    switcher = random_switcher(features=Features(layer=-7, parts=(Part.AVERAGE, Part.LAST)))
+    assert (len(switcher.mean), switcher.hidden_size, switcher.layer) == (32, 16, -7)

@@ -66,6 +66,7 @@ class FixedReader:
 
 class FixedSwitcher:
     threshold = 0.5
+    layer = -2
 
     def __init__(self, p: float) -> None:
         self.made = FixedReader(p)

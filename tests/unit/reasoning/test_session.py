@@ -44,6 +44,7 @@ class FeatureReader:
 
 class FeatureSwitcher:
     threshold = 0.5
+    layer = -2
 
     def reader(self, state: Mapping[str, Array] | None = None) -> FeatureReader:
         return FeatureReader(PromptFeatures(16) if state is None else PromptFeatures.restored(16, state))

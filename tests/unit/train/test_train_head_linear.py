@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from edgereason.heads.base import sigmoid
 from edgereason.heads.reliability import ece
-from edgereason.heads.switcher import sigmoid
 from edgereason.train.head_linear import (
     Calibration,
     Linear,
@@ -115,8 +115,8 @@ def test_calibration_finds_the_slope_and_offset_that_were_put_on() -> None:
     found = calibrate(3 * true - 1, labels)
     assert found.slope == pytest.approx(1 / 3, abs=0.02)
     assert found.offset == pytest.approx(1 / 3, abs=0.05)
-    assert found.ece_after < 0.02 < found.ece_before
-    assert found.is_better
+    assert found.ece_on_fit_rows_after < 0.02 < found.ece_on_fit_rows_before
+    assert found.keeps_order
     np.testing.assert_allclose(found(3 * true - 1), true, atol=0.3)
 
 
@@ -126,9 +126,10 @@ def test_logits_that_separate_the_labels_get_a_finite_slope_by_platts_targets() 
     assert p_of(found(np.array([5.0, -5.0]))) == pytest.approx([11 / 12, 1 / 12], abs=1e-5)
 
 
-def test_a_calibration_that_turns_the_order_around_or_does_not_help_is_not_used() -> None:
-    assert not Calibration(-1.0, 0.0, 0.4, 0.1).is_better
-    assert not Calibration(1.0, 0.0, 0.1, 0.1).is_better
+def test_a_calibration_that_turns_the_order_around_is_of_no_use() -> None:
+    assert not Calibration(-1.0, 0.0, 0.4, 0.1).keeps_order
+    # what it does to the rows that it is from decides nothing
+    assert Calibration(1.0, 0.0, 0.1, 0.1).keeps_order
 
 
 def test_folding_a_calibration_in_is_the_same_as_applying_it() -> None:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgereason.heads.features import Features, Part
 from edgereason.heads.reliability import auroc
-from edgereason.train.head_linear import Calibration, log_loss
-from edgereason.train.head_mlp import MlpConfig, calibrated_mlp, train_mlp
+from edgereason.heads.switcher import MlpSwitcher
+from edgereason.train.head_linear import Calibration
+from edgereason.train.head_mlp import MlpConfig, by_epoch, calibrated_mlp, train_mlp
 
-CONFIG = MlpConfig(max_epochs=40, patience_epochs=10, restarts=2, learning_rate=1e-2, seed=1)
+CONFIG = MlpConfig(max_epochs=40, restarts=2, learning_rate=1e-2, seed=1)
 
 
 def problem(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -20,69 +22,79 @@ def problem(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return x, x[:, 0] * x[:, 1] < 0
 
 
-TRAIN, VALIDATION = np.arange(300), np.arange(300, 400)
+def trained(x: np.ndarray, y: np.ndarray, num_epochs: int, config: MlpConfig) -> MlpSwitcher:
+    head = train_mlp(x, y, num_epochs, config)
+    assert head is not None
+    return head
 
 
-def test_it_learns_what_no_linear_layer_can_and_says_so_in_torch_and_numpy_alike() -> None:
-    x, y = problem()
-    trained = train_mlp(x, y, TRAIN, VALIDATION, replace(CONFIG, noise_std=0.1, max_epochs=150))
-    assert trained is not None
-    logits = trained.head.logits(x[VALIDATION])
-    assert auroc(logits, y[VALIDATION]) > 0.9
-    # the loss that torch saw is the one that numpy's head has
-    expected = log_loss(logits.astype(float), y[VALIDATION].astype(float))
-    assert trained.validation_loss == pytest.approx(expected, rel=1e-4)
-    assert trained.head.hidden_weight.shape == (8, 10)
+def test_it_learns_what_no_linear_layer_can_and_tells_rows_that_it_has_not_seen() -> None:
+    x, y = problem(700)
+    config = replace(CONFIG, noise_std=0.1, max_epochs=60)
+    assert auroc(trained(x[:600], y[:600], 60, config).logits(x[600:]), y[600:]) > 0.9
+
+
+def test_the_head_is_the_average_of_networks_that_differ_in_their_logits() -> None:
+    x, y = problem(120)
+    head = trained(x, y, 3, replace(CONFIG, restarts=3))
+    assert head.hidden_weight.shape == (24, 10)
+    alone = [
+        replace(
+            head,
+            hidden_weight=head.hidden_weight[part],
+            hidden_bias=head.hidden_bias[part],
+            output_weight=head.output_weight[:, part] * 3,
+        )
+        for part in (slice(0, 8), slice(8, 16), slice(16, 24))
+    ]
+    logits = [one.logits(x) for one in alone]
+    assert not np.allclose(logits[0], logits[1], atol=0.01)
+    np.testing.assert_allclose(np.mean(logits, axis=0), head.logits(x), atol=1e-5)
 
 
 def test_one_seed_gives_one_head_and_another_another() -> None:
     x, y = problem(120)
-    rows, validation = np.arange(80), np.arange(80, 120)
-    first, again, other = (
-        train_mlp(x, y, rows, validation, replace(CONFIG, max_epochs=5, seed=seed)) for seed in (1, 1, 2)
-    )
-    assert first is not None
-    assert again is not None
-    assert other is not None
-    assert np.array_equal(first.head.hidden_weight, again.head.hidden_weight)
-    assert not np.array_equal(first.head.hidden_weight, other.head.hidden_weight)
+    first, again, other = (trained(x, y, 5, replace(CONFIG, seed=seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first.hidden_weight, again.hidden_weight)
+    assert not np.array_equal(first.hidden_weight, other.hidden_weight)
+
+
+def test_fewer_epochs_are_the_beginning_of_more() -> None:
+    x, y = problem(120)
+    heads = list(by_epoch(x, y, replace(CONFIG, max_epochs=4)))
+    assert np.array_equal(trained(x, y, 2, CONFIG).hidden_weight, heads[1].hidden_weight)
+    assert not np.array_equal(heads[1].hidden_weight, heads[3].hidden_weight)
 
 
 def test_noise_is_on_normalised_features_so_their_size_does_not_matter() -> None:
     x, y = problem(120)
-    rows, validation = np.arange(80), np.arange(80, 120)
-    config = replace(CONFIG, max_epochs=5)
-    small = train_mlp(x, y, rows, validation, config)
-    large = train_mlp(x * 1000 + 77, y, rows, validation, config)
-    assert small is not None
-    assert large is not None
-    np.testing.assert_allclose(large.head.logits(x * 1000 + 77), small.head.logits(x), atol=0.02)
+    small, large = trained(x, y, 5, CONFIG), trained(x * 1000 + 77, y, 5, CONFIG)
+    np.testing.assert_allclose(large.logits(x * 1000 + 77), small.logits(x), atol=0.02)
 
 
-def test_labels_of_validation_rows_choose_and_do_not_teach() -> None:
-    x, y = problem(120)
-    rows, validation = np.arange(80), np.arange(80, 120)
-    other = np.concatenate([y[:80], ~y[80:]])
-    config = replace(CONFIG, max_epochs=1, restarts=1)  # nothing to choose
-    first, relabelled = (train_mlp(x, labels, rows, validation, config) for labels in (y, other))
-    assert first is not None
-    assert relabelled is not None
-    assert np.array_equal(first.head.hidden_weight, relabelled.head.hidden_weight)
-    assert first.validation_loss != relabelled.validation_loss
+def test_a_head_says_which_features_it_reads() -> None:
+    x, y = problem(60)
+    features = Features(layer=-5, parts=(Part.LAST, Part.AVERAGE))
+    head = train_mlp(x, y, 1, CONFIG, features)
+    assert head is not None
+    assert (head.features, head.hidden_size) == (features, 5)
 
 
-def test_it_stops_without_patience_and_when_told_to() -> None:
-    x, y = problem(120)
-    told: list[tuple[int, int]] = []
-    arguments = (x, y, np.arange(80), np.arange(80, 120), CONFIG)
-    assert train_mlp(*arguments, lambda *counts: told.append(counts), lambda: len(told) == 1) is None
-    assert told == [(1, 2)]
+def test_it_stops_when_told_to() -> None:
+    x, y = problem(60)
+    asked: list[int] = []
+    assert train_mlp(x, y, 9, CONFIG, should_stop=lambda: asked.append(1) or len(asked) > 3) is None
+    assert len(asked) == 4
 
 
 def test_folding_a_calibration_in_is_the_same_as_applying_it() -> None:
     x, y = problem(120)
-    trained = train_mlp(x, y, np.arange(80), np.arange(80, 120), replace(CONFIG, max_epochs=2))
-    assert trained is not None
+    head = trained(x, y, 2, CONFIG)
     by = Calibration(0.5, 0.25, 0.2, 0.1)
-    expected = 0.5 * trained.head.logits(x) + 0.25
-    np.testing.assert_allclose(calibrated_mlp(trained.head, by).logits(x), expected, atol=1e-5)
+    np.testing.assert_allclose(calibrated_mlp(head, by).logits(x), 0.5 * head.logits(x) + 0.25, atol=1e-5)
+
+
+def test_more_epochs_than_there_may_be_are_a_mistake() -> None:
+    x, y = problem(60)
+    with pytest.raises(AssertionError, match="3 epochs of at most 2"):
+        train_mlp(x, y, 3, replace(CONFIG, max_epochs=2))

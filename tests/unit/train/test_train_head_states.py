@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgereason.errors import ConfigError
-from edgereason.train.head_splits import grouped, stratified
+from edgereason.train.head_splits import grouped, passages, stratified
 from edgereason.train.head_states import STATES, StateJournal
 from edgereason.train.prompt_states import PromptRow
 from edgereason.train.trace_states import Recorder
@@ -60,6 +60,38 @@ def test_every_part_has_the_same_share_of_every_source() -> None:
     assert counts == [[13, 26, 3], [5, 10, 0], [2, 4, 0]]
     assert np.array_equal(parts[1], stratified(sources, (0.25, 0.1), 0)[1])
     assert not np.array_equal(parts[1], stratified(sources, (0.25, 0.1), 1)[1])
+
+
+def test_many_small_sources_give_a_part_its_share_too() -> None:
+    sources = [f"s{n // 4}" for n in range(40)]  # a fifth of each is less than one row
+    rest, part = stratified(sources, (0.2,), seed=0)
+    assert (len(rest), len(part)) == (32, 8)
+    assert len({sources[i] for i in part}) == 8
+
+
+def test_a_group_stays_on_one_side_and_no_part_gets_more_than_its_share() -> None:
+    groups = [f"g{n // 7}" for n in range(70)]
+    parts = stratified(["a"] * 70, (0.25, 0.25), seed=3, groups=groups)
+    assert [len(part) for part in parts] == [42, 14, 14]  # 17.5 rows hold two groups of seven
+    assert sum(len({groups[i] for i in part}) for part in parts) == 10
+
+
+PARAGRAPH = "the cat sat on the old brown mat near the open kitchen door all day"
+
+
+def test_questions_about_one_paragraph_are_connected_and_their_format_is_not() -> None:
+    texts = [f"{PARAGRAPH}. Question {n}?" for n in range(3)] + ["Something else entirely, asked briefly?"]
+    assert len(set(passages(texts, ["squad"] * 4)[:3])) == 1
+    assert len(set(passages(texts, ["squad"] * 4))) == 2
+    # chained: the second shares its beginning with the first and its end with the third
+    other = "a dog ran far along the wet road behind the red barn until noon came"
+    chained = [PARAGRAPH, f"{PARAGRAPH} {other}", other]
+    assert len(set(passages(chained, ["squad"] * 3))) == 1
+    # rows of another source are nobody's neighbours
+    assert len(set(passages(texts[:2], ["squad", "other"]))) == 2
+    # what 30 of 60 have in common is how the source asks
+    asked = [f"{PARAGRAPH}. Number {n}?" for n in range(30)] + [f"What is {n}?" for n in range(30)]
+    assert len(set(passages(asked, ["bbh"] * 60))) == 60
 
 
 def test_rows_of_a_group_share_their_part_and_parts_get_as_many_groups() -> None:

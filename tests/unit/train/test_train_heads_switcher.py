@@ -13,16 +13,16 @@ from edgereason.core.bundle import file_sha256
 from edgereason.core.journal import SAMPLES
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.heads.file import Storage, read_heads
+from edgereason.heads.features import Part
+from edgereason.heads.file import read_heads
+from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
 from edgereason.train.head_mlp import MlpConfig
 from edgereason.train.prompt_states import read_prompts
 from edgereason.train.switcher import SwitcherConfig, train_switcher
 
 CONFIG = SwitcherConfig(
-    mlp=MlpConfig(max_epochs=60, patience_epochs=20, restarts=2, learning_rate=1e-2),
-    validation_share=0.2,
-    held_out_share=0.2,
+    mlp=MlpConfig(max_epochs=30, restarts=2, learning_rate=1e-2), weight_decays=(0.1,), held_out_share=0.2
 )
 
 
@@ -60,16 +60,80 @@ def test_it_tells_prompts_apart_that_it_has_not_seen_and_the_record_says_so(
     test = write(tmp_path / "test.jsonl", prompts(40, seed=1))
     record = train(tmp_path / "run", asked, tests=(test,), about={"date": "today"})
     assert record == json.loads((tmp_path / "run" / "record.json").read_text())
-    assert record["splits"] == {"train": 48, "validation": 16, "held_out": 16}
-    for name, num in (("validation", 16), ("held_out", 16), ("test.jsonl", 40)):
+    assert record["splits"] == {"train": 64, "held_out": 16}
+    for name, num in (("validation", 64), ("held_out", 16), ("test.jsonl", 40)):
         figures = record["reliability"][name]
-        assert (figures["n"], figures["auroc"]) == (num, 1.0)
-        assert figures["ece"] < 0.25
+        assert figures["n"] == num
+        # of sources left out, logits of two heads are pooled
+        assert figures["auroc"] > 0.99 if name == "validation" else figures["auroc"] == 1.0
+        assert figures["ece"] < 0.3
         assert set(figures["by_source"]) == {"s0", "s1", "s2", "s3"}
     assert record["prompts"][0]["sha256"] == file_sha256(asked)
     assert record["heads"]["sha256"] == file_sha256(tmp_path / "run" / "heads.safetensors")
     assert record["date"] == "today"
     assert str(tmp_path) not in json.dumps(record)
+
+
+def test_features_and_epochs_are_chosen_by_sources_left_out_and_the_record_says_how(
+    asked: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    config = replace(CONFIG, weight_decays=(0.1, 3.0))
+    record = train(tmp_path / "run", asked, config=config, progress=lambda *one: told.append(one))
+    yardstick, fit = record["yardstick"], record["fit"]
+    assert yardstick["left_out"] == [["s0", "s1"], ["s2", "s3"]]
+    tried = yardstick["candidates"]
+    assert [(one["parts"], one["weight_decay"]) for one in tried[:3]] == [
+        (["average"], 0.1), (["last"], 0.1), (["average", "last"], 0.1)
+    ]  # fmt: skip
+    assert (tried[3]["parts"], tried[3]["weight_decay"]) == (fit["features"]["parts"], 3.0)
+    assert [one for one in told if one[0] == "candidates"][-1] == ("candidates", 4, 4)
+    worths = [one["mean_auroc"] + one["worst_auroc"] for one in tried]
+    best = tried[worths.index(max(worths))]
+    assert (best["parts"], best["weight_decay"]) == (fit["features"]["parts"], fit["weight_decay"])
+    assert (best["epochs"], best["aurocs"]) == (fit["epochs"], yardstick["aurocs"])
+    # every prompt of this engine ends alike, so that its last token says nothing
+    assert tried[1]["mean_auroc"] == 0.5
+    switcher = read_heads(tmp_path / "run" / "heads.safetensors").switcher
+    assert switcher is not None
+    assert switcher.features.to_json() == fit["features"]
+    # the template begins every prompt with <|im_start|> and "user\n", which no feature has
+    assert switcher.features.skipped_tokens == 6
+
+
+def test_candidates_can_be_named_and_compared_without_reading_a_prompt_again(
+    asked: Path, tmp_path: Path
+) -> None:
+    deep = {"engine": ScriptedEngine(num_layers=12)}
+    record = train(tmp_path / "run", asked, **deep)
+    tried = {(one["layer"], *one["parts"]) for one in record["yardstick"]["candidates"]}
+    assert {layer for layer, *_ in tried} == {-7, -5, -3, -2}
+    assert len(tried) == 12
+    engine = ScriptedEngine(num_layers=12)
+    config = replace(CONFIG, layers=(-7,), parts=((Part.AVERAGE,),))
+    record = train(tmp_path / "run", asked, engine=engine, config=config)
+    assert engine.decoded == []
+    assert (record["fit"]["features"]["layer"], len(record["yardstick"]["candidates"])) == (-7, 1)
+    switcher = read_heads(tmp_path / "run" / "heads.safetensors").switcher
+    # at run time the engine is asked for that layer, and says what it said in training
+    states = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(-1, 4 * 2 * 16)
+    rows = [json.loads(line) for line in (tmp_path / "run" / SAMPLES).read_text().splitlines()]
+    place = next(n for n, row in enumerate(rows) if row["id"] == "p0-3")
+    with Model(ScriptedEngine(num_layers=12), switcher=switcher) as model:
+        p_think = model.ask(prompts(4)[3]["prompt"], mode="auto", budget=100).p_think
+    assert p_think == pytest.approx(float(switcher.p_think(states[place, :16][None])[0]), abs=1e-6)
+
+
+def test_prompts_about_one_passage_are_not_learned_from_and_held_out(tmp_path: Path) -> None:
+    passage = "the cat sat on the old brown mat near the open kitchen door all day {}"
+    rows = prompts(80) + [
+        {"id": f"s{n}", "prompt": f"{passage.format(n // 5)}: {n}?", "label": 0, "source": "s0"}
+        for n in range(15)
+    ]
+    record = train(tmp_path / "run", write(tmp_path / "prompts.jsonl", rows))
+    # s0 has 35 rows: of the 7 that a fifth comes to, none can be of a passage that 15 have in common
+    assert record["reliability"]["held_out"]["by_source"]["s0"]["n"] == 7
+    assert record["reliability"]["train"]["by_source"]["s0"]["n"] == 28
 
 
 def test_at_run_time_the_same_prompt_gets_the_probability_that_training_gave_it(
@@ -78,7 +142,9 @@ def test_at_run_time_the_same_prompt_gets_the_probability_that_training_gave_it(
     record = train(tmp_path / "run", asked)
     switcher = read_heads(tmp_path / "run" / "heads.safetensors").switcher
     assert switcher is not None
-    states = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(-1, 16)
+    columns = {("average",): slice(0, 16), ("last",): slice(16, 32), ("average", "last"): slice(0, 32)}
+    states = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(-1, 2 * 16)
+    states = states[:, columns[switcher.features.parts]]
     rows = [json.loads(line) for line in (tmp_path / "run" / SAMPLES).read_text().splitlines()]
     place = next(n for n, row in enumerate(rows) if row["id"] == "p0-3")
     with Model(ScriptedEngine(), switcher=switcher) as model:
@@ -121,7 +187,7 @@ def test_in_8_bits_what_is_judged_is_what_is_stored(asked: Path, tmp_path: Path)
 
 def test_a_prompt_of_a_test_file_is_not_learned_from_nor_one_twice_nor_one_too_long(tmp_path: Path) -> None:
     rows = prompts(80)
-    test = write(tmp_path / "test.jsonl", rows[:6])
+    test = write(tmp_path / "test.jsonl", [*rows[:6], {"prompt": "no " * 300, "label": 1}])
     more = [rows[7], {**rows[8], "prompt": "so " * 300}]
     record = train(
         tmp_path / "run",
@@ -130,7 +196,8 @@ def test_a_prompt_of_a_test_file_is_not_learned_from_nor_one_twice_nor_one_too_l
         tests=(test,),
         engine=ScriptedEngine(train_context_tokens=200),
     )
-    assert record["counts"] == {"prompts": 82, "in_tests": 6, "duplicates": 1, "too_long": 1}
+    counts = {"prompts": 82, "in_tests": 6, "duplicates": 1, "too_long": 1, "test_too_long": 1}
+    assert record["counts"] == counts
     assert sum(record["splits"].values()) == 74
 
 

@@ -169,6 +169,37 @@ def test_traces_that_are_all_right_or_all_wrong_teach_nothing(
         train(tmp_path / "run", asked, engine=ScriptedEngine([reply]))
 
 
+def test_a_held_out_part_that_can_judge_nothing_is_refused(asked: Path, tmp_path: Path) -> None:
+    # Of 30 questions, a thirtieth is one: here one whose traces are all right or all wrong.
+    config = replace(CONFIG, held_out_share=1 / 30, traces=replace(CONFIG.traces, samples=1))
+    with pytest.raises(ConfigError, match=r"[01] of the 1 traces of 1 questions that are held out are right"):
+        train(tmp_path / "run", asked, config=config)
+    with pytest.raises(ConfigError, match="0 of the 0 traces of 0 questions that are held out"):
+        train(tmp_path / "run", asked, config=replace(config, held_out_share=0.01))
+
+
+def test_questions_with_options_are_refused_since_they_would_be_asked_without(tmp_path: Path) -> None:
+    for field, options in (
+        ("choices", ["a", "b"]),
+        ("choices", {"text": ["a"], "label": ["A"]}),
+        ("options", ["A) 1"]),
+        ("Incorrect Answer 1", "b"),
+    ):
+        row = {"question": "Which?", "answer": "B", field: options}
+        path = tmp_path / "arc.jsonl"
+        path.write_text(json.dumps(row) + "\n")
+        with pytest.raises(ConfigError, match=f"arc.jsonl, line 1: {field} are options"):
+            read_questions(str(path))
+        # whoever only asks what an evaluation asks may read it
+        assert Evaluations.read([path]).know("which")
+
+
+def test_the_file_names_the_adapters_buckets(asked: Path, tmp_path: Path) -> None:
+    record = train(tmp_path / "run", asked)
+    assert record["heads"]["buckets"] == []
+    assert read_heads(tmp_path / "run" / "heads.safetensors").buckets == ()
+
+
 def test_questions_that_do_not_fit_are_counted_and_if_too_few_do_it_is_said(
     asked: Path, tmp_path: Path
 ) -> None:

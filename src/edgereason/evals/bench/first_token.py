@@ -16,7 +16,7 @@ from collections.abc import Sequence as Tokens
 
 from edgereason.engine.base import Sequence
 from edgereason.evals.bench.lab import SAMPLING, Lab
-from edgereason.heads.features import PromptFeatures
+from edgereason.heads.features import PENULTIMATE, PromptFeatures
 
 _clock = time.perf_counter
 
@@ -25,7 +25,7 @@ def encode_s(lab: Lab, sequence: Sequence, prompt: Tokens[int], *, with_features
     """Seconds to encode a prompt on the base, the switcher's features taken on the way or not."""
     features = PromptFeatures(lab.engine.info.hidden_size)
     start = _clock()
-    lab.engine.encode(sequence, prompt, on_states=features.push if with_features else None)
+    lab.engine.encode(sequence, prompt, on_states={PENULTIMATE: features.push} if with_features else None)
     return _clock() - start
 
 

@@ -5,30 +5,32 @@
     base, adapter, heads, records ─→ .DIR.1f2e… ─ copies fit one another? ─ manifest, card ─→ DIR
     another bundle ────────────────↗
 
-A bundle that is there is never changed: what is to be added to one starts from it, in a new folder. Knows
-parts, records and the manifest; does not know how parts are made, nor terminals.
+What is to be added to a bundle starts from it, in a new folder; in place only a threshold is changed
+(`calibrate.py`). Figures that no longer hold are left behind: those of parts that were replaced or of the
+adapter under other buckets, and what a threshold was expected to come to with them. Knows parts, records and
+the manifest; does not know how parts are made, nor terminals.
 """
 
 from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.core.bundle import BASE_FILE, Bundle, Part, file_sha256
+from edgereason.core.bundle import BASE_FILE, Bundle, Part, file_sha256, write_atomically
 from edgereason.core.chat import CLOSING
 from edgereason.core.result import Result
 from edgereason.errors import BundleError
-from edgereason.evals.bundles.base import BaseFile, read_base
-from edgereason.evals.bundles.card import write_card
-from edgereason.evals.bundles.fit import require_adapter, require_heads
+from edgereason.evals.bundles.card import CARD, VERIFIER, render_card
 from edgereason.evals.bundles.provenance import ORIGIN_FORMATS, TRACES, buckets_of, origin_of
 from edgereason.evals.bundles.records import RecordFile, read_record
 from edgereason.evals.bundles.results import HEAD, RESULT_FORMATS, results_of
+from edgereason.evals.bundles.verify import BaseFile, read_base, require_adapter
 from edgereason.evals.machine import versions
+from edgereason.reasoning.model import heads_of
 
 ADAPTER_FILE: Final = "reasoning.gguf"
 HEADS_FILE: Final = "heads.safetensors"
@@ -71,7 +73,7 @@ def build(folder: Path, parts: Parts, notice: Callable[[str], None] = lambda lin
     """
     if folder.exists():
         raise BundleError(
-            f"{folder} is there already, and a bundle is never changed in place: give a new folder (-o), and "
+            f"{folder} is there already, and parts are never added in place: give a new folder (-o), and "
             "this one with --from to start from it"
         )
     records = [read_record(path) for path in dict.fromkeys(parts.records)]
@@ -80,11 +82,13 @@ def build(folder: Path, parts: Parts, notice: Callable[[str], None] = lambda lin
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
-        bundle = _with_parts(partial, parts, base)
-        bundle = _with_records(bundle, records, parts, notice)
+        bundle = _with_parts(partial, parts, base, _buckets(parts, records))
+        bundle = _with_records(bundle, records, parts.start, notice)
+        bundle = _with_calibration(bundle, parts, notice)
         bundle = replace(bundle, name=parts.name or bundle.name or folder.resolve().name)
+        card = render_card(bundle)
         bundle.write()
-        write_card(bundle)
+        write_atomically(partial / CARD, card)
         partial.rename(folder)
     except OSError as error:
         raise BundleError(f"{folder} can't be written: {error.strerror or error}") from error
@@ -107,16 +111,25 @@ def _require_known(records: list[RecordFile]) -> None:
             )
 
 
-def _with_parts(folder: Path, parts: Parts, base: BaseFile) -> Bundle:
+def _buckets(parts: Parts, records: list[RecordFile]) -> tuple[int, ...]:
+    """Budgets that the adapter's hints were trained with: as given, else as recorded, else as they were."""
+    if parts.buckets is not None:
+        return tuple(sorted(set(parts.buckets)))
+    if recorded := [buckets for record in records if (buckets := buckets_of(record))]:
+        return recorded[-1]
+    return parts.start.buckets if parts.start and parts.adapter is None else ()
+
+
+def _with_parts(folder: Path, parts: Parts, base: BaseFile, buckets: tuple[int, ...]) -> Bundle:
     """A bundle of copies in `folder` that fit one another; new parts have no history."""
     start = parts.start
-    bundle = Bundle(folder=folder, base=base.base, opening_ids=base.opening_ids, closing=CLOSING)
+    bundle = Bundle(
+        folder=folder, base=base.base, opening_ids=base.opening_ids, closing=CLOSING, buckets=buckets
+    )
     if start is not None:
         start.check_base(base.base)
         start.check_seams(base.opening_ids, CLOSING)
-        bundle = replace(
-            bundle, name=start.name, buckets=start.buckets, provenance=start.provenance, results=start.results
-        )
+        bundle = replace(bundle, name=start.name, provenance=start.provenance, results=start.results)
     adapter, heads = (
         _source(one, start, kind) for one, kind in ((parts.adapter, "adapter"), (parts.heads, "heads"))
     )
@@ -124,16 +137,20 @@ def _with_parts(folder: Path, parts: Parts, base: BaseFile) -> Bundle:
         part = _copy(adapter, folder / ADAPTER_FILE)
         require_adapter(folder / part.file, base.base, base.opening_ids, base.path)
         bundle = replace(bundle, adapter=part)
+    elif buckets:
+        raise BundleError(
+            "buckets are budgets that an adapter was trained with, and there is none: give --adapter"
+        )
     if heads is not None:
         part = _copy(heads, folder / HEADS_FILE)
-        require_heads(folder / part.file, base.base, bundle.adapter_sha256)
         bundle = replace(bundle, heads=part)
+        heads_of(bundle)
     if parts.adapter is not None:
-        bundle = _without(bundle, "adapter", TRACES, buckets=())
+        bundle = _without(bundle, "adapter", TRACES)
     if parts.heads is not None:
         bundle = _without(bundle, "switcher", "verifier")
     elif start is not None:
-        bundle = replace(bundle, earlier_heads=start.earlier_heads, calibration=start.calibration)
+        bundle = replace(bundle, earlier_heads=start.earlier_heads)
     if parts.include_base or (start is not None and (start.folder / BASE_FILE).is_file()):
         _copy(base.path, folder / BASE_FILE)
     return bundle
@@ -153,31 +170,26 @@ def _copy(source: Path, target: Path) -> Part:
     return Part(file=target.name, sha256=file_sha256(target))
 
 
-def _without(bundle: Bundle, *parts: str, **changes: Any) -> Bundle:
+def _without(bundle: Bundle, *parts: str) -> Bundle:
+    """The bundle without the history of these parts."""
     kept = {name: entry for name, entry in bundle.provenance.items() if name not in parts}
-    return replace(bundle, provenance=kept, **changes)
+    return replace(bundle, provenance=kept)
 
 
 def _with_records(
-    bundle: Bundle, records: list[RecordFile], parts: Parts, notice: Callable[[str], None]
+    bundle: Bundle, records: list[RecordFile], start: Bundle | None, notice: Callable[[str], None]
 ) -> Bundle:
-    """The bundle with its history and its figures; figures of other parts are left out, and that is said."""
+    """The bundle with its history and its figures; figures that no longer hold are left out, and said so."""
     provenance = dict(bundle.provenance)
-    buckets = bundle.buckets if parts.buckets is None else tuple(sorted(set(parts.buckets)))
     for kind in ORIGIN_FORMATS:
         for record in (one for one in records if one.format == kind):
             part, entry = origin_of(record, bundle, provenance)
-            provenance[part] = [*provenance.get(part, ()), entry] if part == TRACES else entry
-            if part == "adapter" and parts.buckets is None:
-                buckets = buckets_of(record) or buckets
-    if buckets and bundle.adapter is None:
-        raise BundleError(
-            "buckets are budgets that an adapter was trained with, and there is none: give --adapter"
-        )
+            provenance[part] = _added(provenance.get(part, []), entry) if part == TRACES else entry
     ours = {part.sha256 for part in bundle.parts} | set(bundle.earlier_heads)
-    kept = [result for result in bundle.results if set(result.parts) <= ours]
+    outdated = bundle.adapter_sha256 if start and set(start.buckets) != set(bundle.buckets) else None
+    kept = [one for one in bundle.results if set(one.parts) <= ours and outdated not in one.parts]
     if left_out := len(bundle.results) - len(kept):
-        notice(f"{left_out} results are of other parts and left out: measure them again")
+        notice(f"{left_out} results are of other parts or buckets and left out: measure them again")
     fresh = [result for record in records for result in _results(record, bundle, ours)]
     again = {result.sha256 for result in fresh}
     found = {
@@ -185,16 +197,37 @@ def _with_records(
     }
     return replace(
         bundle,
-        buckets=buckets,
         provenance=provenance | {"bundle": found},
         results=(*(result for result in kept if result.sha256 not in again), *fresh),
     )
 
 
+def _added(entries: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries with this one, which may be there already."""
+    return [*(one for one in entries if one.get("record_sha256") != entry["record_sha256"]), entry]
+
+
+def _with_calibration(bundle: Bundle, parts: Parts, notice: Callable[[str], None]) -> Bundle:
+    """The bundle with how its threshold was set, as far as that still holds."""
+    start = parts.start
+    if start is None or start.calibration is None or parts.heads is not None:
+        return bundle
+    is_same = start.adapter_sha256 == bundle.adapter_sha256 and set(start.buckets) == set(bundle.buckets)
+    if "min_accuracy" in start.calibration and not is_same:
+        notice(
+            "the switcher's threshold stays, but the accuracy that it was set by is of another adapter or "
+            "other buckets and left out: calibrate again"
+        )
+        return bundle
+    return replace(bundle, calibration=start.calibration)
+
+
 def _results(record: RecordFile, bundle: Bundle, ours: set[str]) -> list[Result]:
     if record.format not in RESULT_FORMATS:
         return []
-    found = results_of(record, bundle.base, ours)
+    found = results_of(record, bundle.base, ours, bundle.buckets)
     if record.format == HEAD and bundle.heads is not None:  # whose heads they are, `origin_of` has checked
-        return [replace(result, parts=(bundle.heads.sha256,)) for result in found]
+        adapter = () if record.values["head"] != VERIFIER else (bundle.adapter_sha256,)  # on when it judges
+        parts = tuple(one for one in (*adapter, bundle.heads.sha256) if one is not None)
+        return [replace(result, parts=parts) for result in found]
     return found

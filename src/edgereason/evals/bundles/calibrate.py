@@ -6,7 +6,7 @@
 
 The heads are written under a new name and named by the manifest afterwards, so that whoever reads the
 bundle finds both or neither. Knows bundles and heads; does not know how a threshold is found
-(`by_share.py`, `by_accuracy.py`).
+(`threshold_sources.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from edgereason.core.bundle import Bundle, Part, file_sha256
+from edgereason.core.bundle import Bundle, Part, file_sha256, write_atomically
 from edgereason.errors import BundleError
-from edgereason.evals.bundles.card import write_card
+from edgereason.evals.bundles.card import CARD, render_card
 from edgereason.evals.bundles.threshold import Point
 from edgereason.evals.machine import versions
 from edgereason.heads.file import read_heads, write_with_threshold
@@ -69,12 +69,13 @@ def set_threshold(bundle: Bundle, found: Found) -> Bundle:
             calibration=_calibration(found),
         )
         try:
+            card = render_card(calibrated)  # refused now, if at all
             calibrated.write()  # from here on the new heads count
-        except OSError:
+        except (OSError, BundleError):
             _remove(bundle, heads, before)
             raise
         _remove(bundle, before, heads)
-        write_card(calibrated)
+        write_atomically(bundle.folder / CARD, card)
     except OSError as error:
         raise BundleError(
             f"{bundle.folder} can't be written ({error.strerror or error}): calibrate a copy "

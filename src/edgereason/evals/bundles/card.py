@@ -5,7 +5,7 @@
     what it is · how to run it · what is in it · what it was made from · what was measured, and how to
     measure it again · what it is not
 
-Knows manifests; does not know records, parts' contents or who reads it.
+Knows manifests, figures' names and which heads a file holds; does not know records or who reads it.
 """
 
 from __future__ import annotations
@@ -14,43 +14,74 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from edgereason.core.bundle import BASE_FILE, Bundle, write_atomically
+from edgereason.core.bundle import BASE_FILE, Bundle
 from edgereason.core.result import Result
 from edgereason.errors import BundleError
-from edgereason.evals.bundles.base import catalog_model
 from edgereason.evals.bundles.commands import BUNDLE
-from edgereason.evals.bundles.figures import figures_text, measured_with
-from edgereason.evals.report.markdown import bytes_text, cell, percent, table
-from edgereason.hub.catalog import find
+from edgereason.evals.bundles.results import HEAD
+from edgereason.evals.report.markdown import bytes_text, cell, interval_text, percent, table
+from edgereason.heads.file import read_heads
+from edgereason.hub.catalog import find, find_by_sha256
 
 CARD: Final = "README.md"
+SWITCHER: Final = "switcher"
+VERIFIER: Final = "verifier"
+
+_WORDS: Final = {
+    "num_questions": "questions",
+    "mean_all_streams_tokens": "tokens of all streams",
+    "share_think": "thinking",
+    "share_cut": "cut",
+    "share_in_time": "in time",
+    "max_overshoot_s": "worst overshoot in s",
+    "latency_s": "median s",
+    "acc": "likeliest",
+    "acc_norm": "likeliest by length",
+    "ppl": "perplexity",
+    "auroc": "AUROC",
+    "auroc_within_questions": "AUROC within a question",
+    "ece": "ECE",
+}
+_SHARES: Final = ("accuracy", "acc", "acc_norm", "uncut")
+_SHARE_BEGINS: Final = ("share_", "majority ", "weighted ", "best ", "within ")
+_AT_ANOTHER: Final = {SWITCHER: f"{SWITCHER} at another threshold"}
 _HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-def write_card(bundle: Bundle) -> None:
-    """Writes the card into the bundle's folder."""
-    write_atomically(bundle.folder / CARD, render_card(bundle))
 
 
 def render_card(bundle: Bundle) -> str:
     """The card; its parts must lie in the bundle's folder.
 
     Raises:
-        BundleError: its provenance or calibration was written by hand, or by another version.
+        BundleError: its provenance or calibration was written by hand, or by another version; or its heads
+            can't be read.
     """
+    kinds = head_kinds(bundle)
     try:
-        return "\n\n".join(_blocks(bundle)) + "\n"
+        return "\n\n".join(_blocks(bundle, kinds)) + "\n"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
             f"provenance or calibration in the manifest of {bundle.title} is not of this version: {error!r}"
         ) from error
 
 
-def _blocks(bundle: Bundle) -> list[str]:
+def head_kinds(bundle: Bundle) -> tuple[str, ...]:
+    """Which heads are in a bundle's file, such as `SWITCHER`; none if the file is missing.
+
+    Raises:
+        BundleError: they can't be read.
+    """
+    if bundle.heads is None or not (path := bundle.folder / bundle.heads.file).is_file():
+        return ()
+    heads = read_heads(path)
+    found = ((SWITCHER, heads.switcher), (VERIFIER, heads.verifier))
+    return tuple(kind for kind, head in found if head is not None)
+
+
+def _blocks(bundle: Bundle, kinds: Sequence[str]) -> list[str]:
     return [
         _front_matter(bundle),
         f"# {cell(bundle.title)}",
-        _summary(bundle),
+        _summary(bundle, kinds),
         "## Run it",
         *_run(bundle),
         "## What is in it",
@@ -58,14 +89,14 @@ def _blocks(bundle: Bundle) -> list[str]:
         "## What it was made from",
         *_origins(bundle.provenance),
         "## Measured",
-        *_measured(bundle),
+        *_measured(bundle, kinds),
         "## Limits",
-        "\n".join(f"- {line}" for line in _limits(bundle)),
+        "\n".join(f"- {line}" for line in _limits(bundle, kinds)),
     ]
 
 
 def _front_matter(bundle: Bundle) -> str:
-    model = catalog_model(bundle.base.sha256)
+    model = find_by_sha256(bundle.base.sha256)
     lines = ["library_name: edgereason", "tags: [edgereason, reasoning, lora]"]
     if model is not None:
         lines.append(f"license: {model.licence.lower()}")
@@ -75,7 +106,7 @@ def _front_matter(bundle: Bundle) -> str:
     return "\n".join(["---", *sorted(lines), "---"])
 
 
-def _summary(bundle: Bundle) -> str:
+def _summary(bundle: Bundle, kinds: Sequence[str]) -> str:
     lines = [f"A reasoning mode for `{bundle.base.name}`, run by edgereason:", ""]
     if bundle.adapter:
         lines.append(
@@ -83,13 +114,15 @@ def _summary(bundle: Bundle) -> str:
         )
     else:
         lines.append("- no adapter: thinking is elicited by a lead-in")
-    if bundle.heads:
-        lines.append("- heads, small classifiers of the model's own states")
+    if SWITCHER in kinds:
+        lines.append("- a switcher, which decides between chat and think by the model's states on the prompt")
+    if VERIFIER in kinds:
+        lines.append("- a verifier, which scores finished answers by the model's states, for votes")
     return "\n".join(lines)
 
 
 def _run(bundle: Bundle) -> Iterator[str]:
-    model = catalog_model(bundle.base.sha256)
+    model = find_by_sha256(bundle.base.sha256)
     is_inside = (bundle.folder / BASE_FILE).is_file()
     is_known = is_inside or model is not None
     yield "\n".join(
@@ -116,7 +149,7 @@ def _contents(bundle: Bundle) -> Iterator[str]:
         [f"`{part.file}`", bytes_text((bundle.folder / part.file).stat().st_size), f"`{part.sha256}`"]
         for part in bundle.parts
     ]
-    base, model = bundle.base, catalog_model(bundle.base.sha256)
+    base, model = bundle.base, find_by_sha256(bundle.base.sha256)
     size = bytes_text(model.size_bytes) if model else ""
     inside = bundle.folder / BASE_FILE
     if inside.is_file():
@@ -145,8 +178,14 @@ def _calibration(values: Mapping[str, Any]) -> str:
     if "min_accuracy" in values:
         said += (
             f"to think as little as an accuracy of {percent(values['min_accuracy'], 1)} allows: {share} "
-            f"think, {percent(values['accuracy'], 1)} expected"
+            f"think, {percent(values['accuracy'], 1)} right on the questions that it was chosen on"
         )
+        if "held_out_accuracy" in values:
+            ends = interval_text(values["held_out_ci95"])
+            said += (
+                f", {percent(values['held_out_accuracy'], 1)}{ends} expected on others (each half of them "
+                "chose for the other half)"
+            )
     else:
         said += f"to think on {percent(values['target_think_rate'], 1)}: {share} do"
     data = values.get("prompts") or values.get("data") or {}
@@ -174,14 +213,14 @@ def _short(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measured(bundle: Bundle) -> Iterator[str]:
+def _measured(bundle: Bundle, kinds: Sequence[str]) -> Iterator[str]:
     if not bundle.results:
         yield "Nothing yet."
         return
     rows = [
         [
             cell(result.what),
-            measured_with(result, bundle),
+            measured_with(result, bundle, kinds),
             cell(figures_text(result)),
             cell(result.machine or ""),
             f"`{result.sha256[:12]}`",
@@ -197,7 +236,7 @@ def _commands(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(result.command for result in results))
 
 
-def _limits(bundle: Bundle) -> Iterator[str]:
+def _limits(bundle: Bundle, kinds: Sequence[str]) -> Iterator[str]:
     yield "It fits one base, byte for byte; with any other it is refused."
     yield "A small model: its answers may be wrong, and its thinking is no proof of them; see the figures."
     yield "Figures hold for the data that they were measured on, seconds and rates for that machine."
@@ -205,8 +244,10 @@ def _limits(bundle: Bundle) -> Iterator[str]:
         yield f"Trained for thinking of up to {max(bundle.buckets)} tokens."
     elif bundle.adapter:
         yield "Trained without budgets: a limit cuts its thinking where it stands."
-    if bundle.heads is None:
-        yield "No heads: `auto` always thinks, and votes count all answers alike."
+    if SWITCHER not in kinds:
+        yield "No switcher: `auto` always thinks."
+    if VERIFIER not in kinds:
+        yield "No verifier: votes count all answers alike."
 
 
 def _plain(value: Any) -> str:
@@ -221,3 +262,46 @@ def _plain(value: Any) -> str:
     text = str(value)
     digits = text.rstrip("+")  # a commit whose files were changed
     return text.replace(digits, digits[:12]) if _HASH.fullmatch(digits) else text
+
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def figures_text(result: Result) -> str:
+    """All figures in a line, with their intervals."""
+    return "; ".join(_figure(result, name) for name in result.figures)
+
+
+def measured_with(result: Result, bundle: Bundle, kinds: Sequence[str]) -> str:
+    """What took part, beside the base.
+
+    Args:
+        result: of the bundle.
+        bundle: whose parts are named.
+        kinds: of heads that are in its file; none if it is missing.
+    """
+    names = []
+    if bundle.adapter and bundle.adapter.sha256 in result.parts:
+        names.append("adapter")
+    is_current = bundle.heads is not None and bundle.heads.sha256 in result.parts
+    if is_current or set(result.parts) & set(bundle.earlier_heads):
+        if result.record == HEAD:  # of one head, whatever its threshold
+            names.append(result.what.partition(" ")[0])
+        else:
+            names += [kind if is_current else _AT_ANOTHER.get(kind, kind) for kind in kinds or ("heads",)]
+    return " + ".join(["base", *names]) if names else "base alone"
+
+
+def _figure(result: Result, name: str) -> str:
+    value, ends, words = result.figures[name], result.intervals.get(name), _WORDS.get(name, name)
+    words = words.replace("_", " ")
+    if name in _SHARES or name.startswith(_SHARE_BEGINS):
+        return f"{words} {percent(value, 1)}{interval_text(ends)}"
+    interval = "" if ends is None else f" ({_number(ends[0])}–{_number(ends[1])})"
+    return f"{words} {_number(value)}{interval}"
+
+
+def _number(value: float) -> str:
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"

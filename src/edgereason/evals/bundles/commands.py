@@ -15,6 +15,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from edgereason.evals.evaluate import EvalConfig
+from edgereason.evals.sweep_votes import NUM_DRAWS
 
 BUNDLE: Final = "BUNDLE"
 """Stands for a bundle's folder in commands."""
@@ -73,9 +74,21 @@ def bench_command(record: Values, kind: str, model: str) -> str:
     return _join(["edgereason", "bench", kind], _options(joined), each, ["--json"])
 
 
-def sweep_command(run: str) -> str:
-    """Of a vote curve from an evaluation's rows."""
-    return _join(["edgereason", "eval", "sweep", run])
+def sweep_command(record: Values, run: str, *, is_cut: bool = False) -> str:
+    """Of a curve from an evaluation's rows: of its votes, or at hard budgets, which cuts its traces."""
+    subject = record["runs"][run]
+    draws = record["votes"].get(run, {}).get("num_draws", NUM_DRAWS)
+    options: dict[str, Any] = {}
+    if is_cut:
+        options["budgets"] = ",".join(map(str, record["budgets"][run]["budgets"]))
+        data = subject.get("data") or {}
+        options["data"] = data["name"] if data.get("sha256") and not data.get("revision") else None
+        options["model"] = BUNDLE if subject.get("bundle") else subject["model"]["name"]
+    options |= {
+        "draws": draws if draws != NUM_DRAWS and not is_cut else None,
+        "seed": record.get("seed") or None,
+    }
+    return _join(["edgereason", "eval", "sweep", run], _options(options))
 
 
 def heads_command(head: str, sources: Iterable[str], tests: Iterable[str]) -> str:

@@ -19,12 +19,13 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from edgereason.core.bundle import Bundle, file_sha256
+from edgereason.core.bundle import MANIFEST, Bundle, file_sha256
 from edgereason.errors import BundleError
 from edgereason.evals.bundles.records import RecordFile
 from edgereason.evals.bundles.results import HEAD
 from edgereason.heads.file import Heads, read_heads
 
+SFT: Final = "edgereason-sft"
 TRACES: Final = "traces"
 
 _SFT: Final = (
@@ -66,9 +67,11 @@ def origin_of(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> O
 
 
 def buckets_of(record: RecordFile) -> tuple[int, ...]:
-    """Budgets that hints were trained with, as the recipe of fine-tuning has them."""
-    hints = record.values.get("recipe", {}).get("hints", {})
-    return tuple(int(bucket) for bucket in hints.get("buckets", ()))
+    """Budgets that hints were trained with, as the recipe of a fine-tuning has them; empty for all else."""
+    if record.format != SFT:
+        return ()
+    numbers = record.fields.section("recipe").section("hints").numbers("buckets")
+    return tuple(sorted({int(number) for number in numbers if number is not None}))
 
 
 def _base(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -78,7 +81,7 @@ def _base(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple
 
 def _adapter(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     values = record.values
-    made = values["adapter"]["sha256"] if "adapter" in values else _exported(record.folder)
+    made = values["adapter"]["sha256"] if "adapter" in values else _exported(record)
     _require_same(record, "adapter", made, bundle.adapter_sha256)
     recipe, name = values["recipe"], Path(values["recipe"]["base"]["name"]).name  # it may be a file's path
     return "adapter", {
@@ -88,10 +91,19 @@ def _adapter(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tu
     }
 
 
-def _exported(folder: Path) -> str | None:
-    """Hash of the adapter that `train export` put beside a record that came from another machine."""
-    path = folder / "bundle" / "reasoning.gguf"
-    return file_sha256(path) if path.is_file() else None
+def _exported(record: RecordFile) -> str | None:
+    """Hash of the adapter that `train export` put beside a record that came from another machine.
+
+    Its manifest says of which base and buckets it was made: None unless the record says the same.
+    """
+    folder = record.folder / "bundle"
+    if not (folder / MANIFEST).is_file():
+        return None
+    made = Bundle.read(folder)
+    has_same_base = made.base.sha256 == record.values["base"]["sha256"]
+    if made.adapter is None or not has_same_base or set(made.buckets) != set(buckets_of(record)):
+        return None
+    return file_sha256(made.verified_file(made.adapter))
 
 
 def _traces(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -126,12 +138,12 @@ def _head(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple
 
 
 def _is_same(head: str, ours: Heads, theirs: Heads) -> bool:
-    """Whether a head has the same weights, up to half a step of 8 bits; the threshold may differ."""
+    """Whether a head has the same weights; the threshold may differ."""
     if (one := getattr(ours, head, None)) is None or (other := getattr(theirs, head, None)) is None:
         return False
     names = [name for name in type(one).__slots__ if isinstance(getattr(one, name), np.ndarray)]
     arrays = [(getattr(one, name), getattr(other, name)) for name in names]
-    return all(a.shape == b.shape and np.abs(a - b).max() <= np.abs(b).max() / 250 for a, b in arrays)
+    return all(np.array_equal(a, b) for a, b in arrays)
 
 
 def _some(record: RecordFile, names: Sequence[str]) -> dict[str, Any]:
@@ -150,7 +162,7 @@ _Reader = Callable[[RecordFile, Bundle, Mapping[str, Any]], tuple[str, dict[str,
 ORIGIN_FORMATS: Final[Mapping[str, _Reader]] = {
     # In this order: what traces were made from is of interest once it is known that they were learned from.
     "edgereason-quantize": _base,
-    "edgereason-sft": _adapter,
+    SFT: _adapter,
     "edgereason-traces": _traces,
     HEAD: _head,
 }

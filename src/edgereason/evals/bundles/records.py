@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,12 @@ class RecordFile:
     def commit(self) -> str | None:
         """Of the code that wrote it."""
         return self.fields.text("commit") or self.fields.section("versions").text("commit")
+
+    @property
+    def command(self) -> str | None:
+        """What measures it again, where it says so itself."""
+        words = self.fields.texts("command")
+        return shlex.join(("edgereason", *words) if words[0] != "edgereason" else words) if words else None
 
     @property
     def machine(self) -> str | None:

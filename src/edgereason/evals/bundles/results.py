@@ -4,7 +4,7 @@
 
     edgereason-eval          accuracy, tokens, seconds       edgereason-bench-engine   speed, lora_tax
     edgereason-ppl           perplexity                      edgereason-bench-switch   first token
-    edgereason-sweep         votes over streams              edgereason-bench-train    masked_speedup
+    edgereason-sweep         votes over streams, budgets     edgereason-bench-train    masked_speedup
     edgereason-head          AUROC, ECE on held-out data
 
 A record counts if it is of the bundle's base, and with none but the bundle's parts; anything else is refused.
@@ -13,7 +13,7 @@ Knows records; does not know how a figure came about, nor how a card shows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -21,7 +21,6 @@ from edgereason.core.bundle import Base
 from edgereason.core.result import Result
 from edgereason.errors import BundleError, ConfigError
 from edgereason.evals.bench.record import AS_IS
-from edgereason.evals.bundles.base import catalog_model
 from edgereason.evals.bundles.commands import (
     BENCH_OPTIONS,
     bench_command,
@@ -33,6 +32,7 @@ from edgereason.evals.bundles.commands import (
 from edgereason.evals.bundles.records import RecordFile
 from edgereason.evals.report.fields import Fields
 from edgereason.evals.report.records import BENCHES, EVAL, PERPLEXITY, SWEEP
+from edgereason.hub.catalog import find_by_sha256
 
 HEAD: Final = "edgereason-head"
 BENCH_TRAIN: Final = "edgereason-bench-train"
@@ -51,29 +51,32 @@ _NO_FIGURES: Final = frozenset(
 _NOT_HELD_OUT: Final = ("train", "validation")
 
 
-def results_of(record: RecordFile, base: Base, parts: Iterable[str]) -> list[Result]:
+def results_of(
+    record: RecordFile, base: Base, parts: Iterable[str], buckets: Sequence[int] = ()
+) -> list[Result]:
     """What a record says of a base, or of a bundle on it.
 
     Args:
         record: of a kind in `RESULT_FORMATS`.
         base: the bundle's.
         parts: hashes of what a bundle's part may have been.
+        buckets: budgets that the bundle's hints announce.
 
     Raises:
-        BundleError: it is of another base or of other parts, or holds no figures.
+        BundleError: it is of another base, of other parts or of other buckets, or holds no figures.
     """
-    known = catalog_model(base.sha256)
+    known = find_by_sha256(base.sha256)
     try:
         found = RESULT_FORMATS[record.format](record, known.name if known else base.name)
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"the record {record.name} is not of this version: {error}") from error
     if not any(result.figures for result in found):
         raise BundleError(f"the record {record.name} holds no figures for a bundle")
-    _require_subject(record, base, set(parts))
+    _require_subject(record, base, set(parts), buckets)
     return found
 
 
-def _require_subject(record: RecordFile, base: Base, parts: set[str]) -> None:
+def _require_subject(record: RecordFile, base: Base, parts: set[str], buckets: Sequence[int]) -> None:
     runs = record.fields.section("runs")
     subjects = [runs.section(name) for name in runs] if record.format == SWEEP else [record.fields]
     for subject in subjects:
@@ -84,11 +87,22 @@ def _require_subject(record: RecordFile, base: Base, parts: set[str]) -> None:
                 f"the record {record.name} is of another base: it measured {got}, the bundle's is "
                 f"{base.sha256} ({base.name})"
             )
-        if strange := [one for one in subject.section("bundle").texts("sha256") if one not in parts]:
+        bundle = subject.section("bundle")
+        if strange := [one for one in bundle.texts("sha256") if one not in parts]:
             raise BundleError(
                 f"the record {record.name} is of another bundle: it measured a part {strange[0]}, which is "
                 "none of this one's"
             )
+        # Records of earlier versions do not say.
+        if "buckets" in bundle and set(announced := bundle.numbers("buckets")) != set(buckets):
+            raise BundleError(
+                f"the record {record.name} is of other buckets: it measured {_listed(announced)}, the bundle "
+                f"has {_listed(buckets)}"
+            )
+
+
+def _listed(numbers: Iterable[float | None]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers if number is not None) or "none"
 
 
 def _asked(record: RecordFile, model: str) -> list[Result]:
@@ -133,20 +147,50 @@ def _perplexity(record: RecordFile, model: str) -> list[Result]:
     ]
 
 
-def _votes(record: RecordFile, model: str) -> list[Result]:
-    """A result for every run, with a figure for every vote and number of streams."""
-    votes, runs, found = record.fields.section("votes"), record.fields.section("runs"), []
-    for run in votes:
-        figures: dict[str, float] = {}
-        for point in votes.section(run).rows("points"):
-            of_votes = point.section("votes")
-            for vote in of_votes:
-                accuracy = of_votes.section(vote).number("accuracy")
-                if accuracy is not None:
-                    figures[f"{vote} N={point.need('n', point.number):.0f}"] = accuracy
-        result = _result(record, f"votes of {run}", figures, {}, sweep_command(run))
-        found.append(replace(result, parts=runs.section(run).section("bundle").texts("sha256")))
+def _curves(record: RecordFile, model: str) -> list[Result]:
+    """A result for every run's votes, and for every run's hard budgets."""
+    runs = record.fields.section("runs")
+    found = []
+    for name, curve in (("votes", _votes), ("budgets", _budgets)):
+        for run in (curves := record.fields.section(name)):
+            result = curve(record, run, curves.section(run))
+            found.append(replace(result, parts=runs.section(run).section("bundle").texts("sha256")))
     return found
+
+
+def _votes(record: RecordFile, run: str, curve: Fields) -> Result:
+    """Accuracy of every vote, and tokens, at every number of streams; what the most of them gain over one."""
+    figures: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    points = sorted(curve.rows("points"), key=lambda point: point.need("n", point.number))
+    for point in points:
+        streams, of_votes = f"N={point.need('n', point.number):.0f}", point.section("votes")
+        for vote in of_votes:
+            figures |= _renamed(of_votes.section(vote), {"accuracy": f"{vote} {streams}"})
+        figures |= _renamed(point, {"mean_all_streams_tokens": f"tokens {streams}"})
+        if point is points[-1] and len(points) > 1:
+            for vote in of_votes:
+                gain, values = f"{vote} {streams} over one", of_votes.section(vote)
+                figures |= _renamed(values, {"difference": gain})
+                intervals |= _intervals(values, {gain: "difference_ci95"})
+    return _result(record, f"votes of {run}", figures, intervals, sweep_command(record.values, run))
+
+
+def _budgets(record: RecordFile, run: str, curve: Fields) -> Result:
+    """Accuracy and tokens at every hard budget, and of traces as they were."""
+    figures: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    limits, accuracy = curve.numbers("budgets"), curve.numbers("accuracy")
+    tokens, pairs = curve.numbers("mean_tokens"), curve.pairs("ci95")
+    for limit, right, mean_tokens, ends in zip(limits, accuracy, tokens, pairs, strict=True):
+        within = f"within {limit:.0f}"
+        found = {within: right, f"tokens {within}": mean_tokens}
+        figures |= {name: value for name, value in found.items() if value is not None}
+        intervals |= {} if ends is None else {within: ends}
+    names = {"accuracy": "uncut", "mean_tokens": "tokens uncut"}
+    figures |= _renamed(curve.section("untruncated"), names)
+    command = sweep_command(record.values, run, is_cut=True)
+    return _result(record, f"hard budgets of {run}", figures, intervals, command)
 
 
 def _bench(record: RecordFile, model: str) -> list[Result]:
@@ -197,7 +241,7 @@ def _result(
         what=what,
         record=record.format,
         sha256=record.sha256,
-        command=command,
+        command=record.command or command,
         figures=figures,
         parts=record.fields.section("bundle").texts("sha256"),
         intervals=intervals,
@@ -210,6 +254,11 @@ def _figures(values: Fields, names: Iterable[str]) -> dict[str, float]:
     return {name: value for name in names if (value := values.number(name)) is not None}
 
 
+def _renamed(values: Fields, names: Mapping[str, str]) -> dict[str, float]:
+    found = {figure: values.number(name) for name, figure in names.items()}
+    return {figure: value for figure, value in found.items() if value is not None}
+
+
 def _intervals(values: Fields, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
     found = {figure: values.pair(name) for figure, name in names.items()}
     return {figure: ends for figure, ends in found.items() if ends is not None}
@@ -218,7 +267,7 @@ def _intervals(values: Fields, names: Mapping[str, str]) -> dict[str, tuple[floa
 RESULT_FORMATS: Final[Mapping[str, Callable[[RecordFile, str], list[Result]]]] = {
     EVAL: _asked,
     PERPLEXITY: _perplexity,
-    SWEEP: _votes,
+    SWEEP: _curves,
     HEAD: _head,
     BENCH_TRAIN: _bench,
     **{name: _bench for name in BENCHES if name.removeprefix("edgereason-bench-") in BENCH_OPTIONS},

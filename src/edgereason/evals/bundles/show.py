@@ -10,10 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from edgereason.core.bundle import Bundle, Part
-from edgereason.evals.bundles.base import find_base
-from edgereason.evals.bundles.figures import figures_text, measured_with
+from edgereason.evals.bundles.card import figures_text, head_kinds, measured_with
 from edgereason.evals.report.markdown import bytes_text
 from edgereason.heads.file import read_heads
+from edgereason.hub.locate import find_base
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     Raises:
         BundleError: its heads are there and can't be read.
     """
-    found = find_base(bundle)
+    found, kinds = find_base(bundle), head_kinds(bundle)
     return {
         "name": bundle.title,
         "base": {
@@ -37,7 +37,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "calibration": bundle.calibration,
         "provenance": bundle.provenance,
         "results": [
-            {**asdict(result), "measured_with": measured_with(result, bundle), "text": figures_text(result)}
+            asdict(result)
+            | {"measured_with": measured_with(result, bundle, kinds), "text": figures_text(result)}
             for result in bundle.results
         ],
     }

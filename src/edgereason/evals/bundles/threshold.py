@@ -6,21 +6,28 @@
     chat run, think run, p_think ─ the curve over thresholds ─→ the fewest that think, accurate enough
 
 A threshold lies in the middle between the last prompt that chats and the first that thinks, so that the
-rounding of another machine turns none of them over. Knows probabilities, rows and the pipeline's prefill;
-does not know bundles or files.
+rounding of another machine turns none of them over. The best of many cuts looks better than it is, so the
+accuracy to expect is judged on questions that had no say. Knows probabilities, rows and the pipeline's
+prefill; does not know bundles or files.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import Any, Final
 
 from edgereason.core.types import Request
 from edgereason.errors import ConfigError, ContextOverflow
+from edgereason.evals.metrics import clustered_interval
 from edgereason.evals.samples import Sample
 from edgereason.evals.sweep_threshold import threshold_curve
 from edgereason.reasoning.model import Model
+
+_HALVES_SEED: Final = 0
+"""Of the halves that choose for each other: always the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,9 @@ class Point:
     Attributes:
         share_think: of the prompts that it was set on.
         num_prompts: these.
+        accuracy: on the questions that the threshold was chosen on, which is more than others will see.
+        held_out_accuracy: expected of others: each half of the questions chose a threshold for the other
+            half. None for fewer than two questions.
         mean_tokens: of a response.
         chat_accuracy, chat_tokens: if all of them chatted.
         think_accuracy, think_tokens: if all of them thought.
@@ -39,7 +49,8 @@ class Point:
     share_think: float
     num_prompts: int
     accuracy: float | None = None
-    accuracy_ci95: tuple[float, float] | None = None
+    held_out_accuracy: float | None = None
+    held_out_ci95: tuple[float, float] | None = None
     mean_tokens: float | None = None
     chat_accuracy: float | None = None
     chat_tokens: float | None = None
@@ -143,29 +154,68 @@ def threshold_for_accuracy(
     """
     curve = threshold_curve(chat, think, p_think)
     points: list[dict[str, Any]] = curve["points"]
-    good = [i for i, point in enumerate(points) if point["accuracy"] >= min_accuracy]
-    if not good:
-        best = max(points, key=lambda point: (point["accuracy"], point["threshold"]))
+    index = _last_good(points, min_accuracy)
+    if index is None:
+        best = points[_best(points)]
         raise ConfigError(
             f"no threshold reaches an accuracy of {min_accuracy:.1%} on these {curve['num_questions']} "
             f"questions: the best is {best['accuracy']:.1%}, with {best['share_think']:.0%} of them thinking"
         )
-    index = good[-1]
-    at_end = index in (0, len(points) - 1)
     chosen, all_think, all_chat = points[index], points[0], points[-1]
-    threshold = chosen["threshold"]
+    held_out, interval = _held_out(chat, think, p_think, min_accuracy)
     return Point(
-        threshold=threshold if at_end else _between(points[index - 1]["threshold"], threshold),
+        threshold=_threshold_at(points, index),
         share_think=chosen["share_think"],
         num_prompts=curve["num_questions"],
         accuracy=chosen["accuracy"],
-        accuracy_ci95=(chosen["ci95"][0], chosen["ci95"][1]),
+        held_out_accuracy=held_out,
+        held_out_ci95=interval,
         mean_tokens=chosen["mean_tokens"],
         chat_accuracy=all_chat["accuracy"],
         chat_tokens=all_chat["mean_tokens"],
         think_accuracy=all_think["accuracy"],
         think_tokens=all_think["mean_tokens"],
     )
+
+
+def _last_good(points: Sequence[Mapping[str, Any]], min_accuracy: float) -> int | None:
+    """The point of fewest questions that think, among those that are accurate enough."""
+    return max((i for i, point in enumerate(points) if point["accuracy"] >= min_accuracy), default=None)
+
+
+def _best(points: Sequence[Mapping[str, Any]]) -> int:
+    """The most accurate point; of several, that of fewest questions that think."""
+    return max(range(len(points)), key=lambda i: (points[i]["accuracy"], i))
+
+
+def _threshold_at(points: Sequence[Mapping[str, Any]], index: int) -> float:
+    threshold: float = points[index]["threshold"]
+    at_end = index in (0, len(points) - 1)
+    return threshold if at_end else _between(points[index - 1]["threshold"], threshold)
+
+
+def _held_out(
+    chat: Sequence[Sample], think: Sequence[Sample], p_think: Mapping[str, float], min_accuracy: float
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Accuracy, with its interval, of questions that had no say in their threshold.
+
+    A half that falls short of the accuracy chooses the best that it has.
+    """
+    ids = sorted(p_think)
+    random.Random(_HALVES_SEED).shuffle(ids)
+    halves = frozenset(ids[::2]), frozenset(ids[1::2])
+    if not halves[1]:
+        return None, None
+    scores: dict[str, list[float]] = {}
+    for own, other in (halves, halves[::-1]):
+        chats, thinks = ([row for row in route if row.id in own] for route in (chat, think))
+        points = threshold_curve(chats, thinks, {id_: p_think[id_] for id_ in own})["points"]
+        index = _last_good(points, min_accuracy)
+        threshold = _threshold_at(points, _best(points) if index is None else index)
+        for id_ in other:
+            route = think if p_think[id_] >= threshold else chat
+            scores[id_] = [row.score for row in route if row.id == id_]
+    return fmean(map(fmean, scores.values())), clustered_interval(scores)
 
 
 def _between(low: float, high: float) -> float:

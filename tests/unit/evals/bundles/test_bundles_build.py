@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from tiny_bundle import OPENING, write_base, write_evaluation, write_tiny_adapte
 
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.core.types import Mode
-from edgereason.errors import BundleError, ModelFileError
+from edgereason.errors import BundleError, ConfigError, ModelFileError
 from edgereason.evals.bundles.build import Parts, build
+from edgereason.evals.record import bundle_entry
 from edgereason.reasoning.model import load
 
 
@@ -198,7 +200,7 @@ def test_new_parts_begin_without_history_and_keep_only_figures_that_still_hold(t
     heads = write_tiny_heads(tmp_path / "heads", tiny.base, tiny.adapter, seed=5)
     second = build(tmp_path / "second", Parts(base=tiny.base, start=first, heads=heads), said.append)
     assert [result.what for result in second.results] == ["gsm8k: chat", "gsm8k: think"]
-    assert said == ["1 results are of other parts and left out: measure them again"]
+    assert said == ["1 results are of other parts or buckets and left out: measure them again"]
     assert "adapter" in second.provenance
 
     adapter = write_tiny_adapter(tmp_path / "adapter.gguf", tiny.base, seed=5)
@@ -207,6 +209,74 @@ def test_new_parts_begin_without_history_and_keep_only_figures_that_still_hold(t
     assert [result.what for result in third.results] == ["gsm8k: chat"]
     assert "adapter" not in third.provenance
     assert third.buckets == ()
+
+
+def test_other_buckets_announce_other_budgets_so_figures_with_the_adapter_fall(tiny, parts, tmp_path):
+    records = tuple(
+        write_evaluation(
+            tmp_path / name, Mode(name), [1, 0], base=tiny.base, data=tiny.data, parts=used, label=name
+        )
+        for name, used in (("chat", ()), ("think", (tiny.adapter,)))
+    )
+    first = build(tmp_path / "first", parts(records=records))
+    said: list[str] = []
+    same = Parts(base=tiny.base, start=replace(first, buckets=(128, 64)), buckets=(64, 128))
+    assert build(tmp_path / "same", same, said.append).results == first.results
+    assert said == []
+    other = build(tmp_path / "other", replace(same, buckets=(64, 256)), said.append)
+    assert (other.buckets, [one.what for one in other.results]) == ((64, 256), ["gsm8k: chat"])
+    assert said == ["1 results are of other parts or buckets and left out: measure them again"]
+
+
+def test_an_evaluation_under_other_buckets_is_refused(tiny, parts, tmp_path):
+    think = write_evaluation(
+        tmp_path / "run", Mode.THINK, [1, 0], base=tiny.base, data=tiny.data, parts=(tiny.adapter,)
+    )
+    assert bundle_entry(build(tmp_path / "a", parts()))["buckets"] == [64, 128]
+    summary = json.loads((think / "summary.json").read_text())
+    for name, buckets in (("same", [128, 64]), ("other", [64, 256]), ("none", [])):
+        record = write_json(tmp_path / name, summary | {"bundle": summary["bundle"] | {"buckets": buckets}})
+        if name == "same":
+            assert len(build(tmp_path / "b", parts(records=(record,))).results) == 1
+            continue
+        said = ", ".join(map(str, buckets)) or "none"
+        with pytest.raises(BundleError, match=f"measured {said}, the bundle has 64, 128"):
+            build(tmp_path / "c", parts(records=(record,)))
+
+
+def test_a_threshold_by_accuracy_is_of_one_adapter_and_its_buckets(tiny, parts, tmp_path):
+    first = build(tmp_path / "first", parts(buckets=(64,)))
+    point = {"threshold": 0.5, "share_think": 0.3, "num_prompts": 9}
+    by_share, by_accuracy = point | {"target_think_rate": 0.3}, point | {"min_accuracy": 0.6, "accuracy": 0.6}
+    # Of a switcher alone: a verifier would be refused with another adapter.
+    switcher = write_tiny_heads(tmp_path / "s", tiny.base, None, kinds=("switcher",))
+    first = build(tmp_path / "second", Parts(base=tiny.base, start=first, heads=switcher))
+    adapter = write_tiny_adapter(tmp_path / "adapter.gguf", tiny.base, seed=5)
+    changes = {
+        "nothing": {},
+        "adapter": {"adapter": adapter, "buckets": (64,)},
+        "buckets": {"buckets": (32,)},
+    }
+    for name, change in changes.items():
+        for kind, values in (("share", by_share), ("accuracy", by_accuracy)):
+            said: list[str] = []
+            start = replace(first, calibration=values)
+            again = build(
+                tmp_path / f"{name}-{kind}", Parts(base=tiny.base, start=start, **change), said.append
+            )
+            holds = name == "nothing" or kind == "share"
+            assert again.calibration == (start.calibration if holds else None)
+            assert [line[:32] for line in said] == ([] if holds else ["the switcher's threshold stays, "])
+
+
+def test_traces_are_named_once_however_often_their_record_is_given(tiny, parts, tmp_path):
+    sft = write_json(tmp_path / "sft.json", sft_record(tiny))
+    made = {"format": "edgereason-traces", "traces": {"name": "t.jsonl", "sha256": "ab" * 32}, "rule": "R"}
+    traces = write_json(tmp_path / "traces.json", made)
+    first = build(tmp_path / "first", parts(records=(sft, traces)))
+    again = build(tmp_path / "again", Parts(base=tiny.base, start=first, records=(traces,)))
+    assert again.provenance["traces"] == first.provenance["traces"]
+    assert len(again.provenance["traces"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -231,6 +301,13 @@ def test_a_record_of_something_else_is_refused(parts, tmp_path, record, said):
     assert [one.name for one in tmp_path.iterdir()] == ["record.json"]
 
 
+def test_a_recipe_that_is_none_is_refused(parts, tmp_path):
+    path = write_json(tmp_path / "record.json", {"format": "edgereason-sft", "recipe": "mine"})
+    with pytest.raises(ConfigError, match="recipe must be a JSON object"):
+        build(tmp_path / "b", parts(buckets=None, records=(path,)))
+    assert [one.name for one in tmp_path.iterdir()] == ["record.json"]
+
+
 def test_records_that_are_not_there_are_refused(parts, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(BundleError, match=r"holds neither summary.json nor record.json"):
@@ -246,10 +323,36 @@ def test_an_adapter_of_another_machine_is_known_by_what_was_exported_beside_its_
     record = sft_record(tiny)
     del record["adapter"]
     path = write_json(tmp_path / "sft" / "record.json", record)
-    exported = tmp_path / "sft" / "bundle" / "reasoning.gguf"
-    exported.parent.mkdir()
-    exported.write_bytes(tiny.adapter.read_bytes())
+    exported = build(tmp_path / "sft" / "bundle", parts(heads=None, buckets=(32, 96)))
     assert build(tmp_path / "b", parts(records=(path,))).provenance["adapter"]["steps"] == 40
+    # What lies there must be of the recipe's base and buckets, and whole.
+    replace(exported, buckets=(64,)).write()
+    with pytest.raises(BundleError, match="of another adapter: it made None"):
+        build(tmp_path / "c", parts(records=(path,)))
+    exported.write()
+    (exported.folder / "reasoning.gguf").write_bytes(b"GGUF")
+    with pytest.raises(BundleError, match="SHA-256"):
+        build(tmp_path / "c", parts(records=(path,)))
+
+
+def test_a_verifier_was_judged_with_the_adapter_on(tiny, parts, tmp_path):
+    figures = {"auroc": 0.9, "ece": 0.1, "n": 40}
+    record = {
+        "format": "edgereason-head",
+        "heads": {"name": tiny.heads.name, "sha256": file_sha256(tiny.heads)},
+        "model": {"name": "tiny.gguf", "sha256": file_sha256(tiny.base)},
+        "reliability": {"held_out": figures},
+    }
+    records = [
+        write_json(tmp_path / f"{head}.json", record | {"head": head}) for head in ("switcher", "verifier")
+    ]
+    built = build(tmp_path / "b", parts(records=tuple(records)))
+    assert [one.parts for one in built.results] == [
+        (built.heads.sha256,),
+        (built.adapter.sha256, built.heads.sha256),
+    ]
+    other = build(tmp_path / "c", Parts(base=tiny.base, start=built, buckets=(32,)))
+    assert [one.what for one in other.results] == ["switcher on held out"]
 
 
 def test_a_head_that_was_put_beside_another_is_known_by_its_weights(tiny, parts, tmp_path):

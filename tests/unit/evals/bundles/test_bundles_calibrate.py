@@ -11,13 +11,12 @@ from safetensors import safe_open
 from tiny_bundle import write_evaluation, write_questions, write_tiny_adapter, write_tiny_heads
 
 from edgereason.core.bundle import Bundle, file_sha256
-from edgereason.core.types import Mode
+from edgereason.core.types import Effort, Mode, Vote
 from edgereason.errors import BundleError, ConfigError
 from edgereason.evals.bundles.build import Parts, build
-from edgereason.evals.bundles.by_accuracy import ByAccuracy
-from edgereason.evals.bundles.by_share import ByShare
 from edgereason.evals.bundles.calibrate import Found, require_switcher, set_threshold
 from edgereason.evals.bundles.threshold import Point
+from edgereason.evals.bundles.threshold_sources import ByAccuracy, ByShare
 from edgereason.heads.file import Storage, read_heads, write_with_threshold
 from edgereason.reasoning.model import load
 
@@ -28,7 +27,7 @@ def bundle(tiny, tmp_path):
 
 
 def found(threshold):
-    point = Point(threshold=threshold, share_think=0.3, num_prompts=10, accuracy_ci95=(0.1, 0.2))
+    point = Point(threshold=threshold, share_think=0.3, num_prompts=10, held_out_ci95=(0.1, 0.2))
     return Found(point=point, method={"target_think_rate": 0.3, "prompts": {"name": "p.jsonl"}})
 
 
@@ -106,13 +105,23 @@ def test_whoever_reads_while_it_is_written_finds_heads_that_fit_the_manifest(bun
     assert Bundle.read(bundle.folder) == bundle
 
 
+def test_a_card_that_can_not_be_written_leaves_the_bundle_as_it_was(bundle):
+    broken = replace(bundle, provenance={"adapter": 3})
+    broken.write()
+    with pytest.raises(BundleError, match="is not of this version"):
+        set_threshold(broken, found(0.2))
+    assert Bundle.read(bundle.folder) == broken
+    assert [path.name for path in bundle.folder.glob("heads*")] == ["heads.safetensors"]
+
+
 def test_results_stand_with_a_note_after_another_threshold(tiny, tmp_path):
     auto = write_evaluation(
         tmp_path / "auto", Mode.AUTO, [1, 0], base=tiny.base, data=tiny.data, parts=(tiny.adapter, tiny.heads)
     )
     parts = Parts(base=tiny.base, adapter=tiny.adapter, heads=tiny.heads, records=(auto,))
     calibrated = set_threshold(build(tmp_path / "b", parts), found(0.2))
-    assert "base + adapter + heads with another threshold" in (calibrated.folder / "README.md").read_text()
+    card = (calibrated.folder / "README.md").read_text()
+    assert "base + adapter + switcher at another threshold + verifier" in card
     again = build(tmp_path / "c", Parts(base=tiny.base, start=calibrated))
     assert (again.calibration, again.earlier_heads) == (calibrated.calibration, calibrated.earlier_heads)
     assert again.results == calibrated.results
@@ -134,11 +143,11 @@ def test_a_bundle_without_a_switcher_has_no_threshold(tiny, bundle, tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"text": "x"}, "prompt is missing"),
+        ({"text": "x"}, "question is missing"),
         ({"prompt": ""}, "prompt is empty"),
-        ({"messages": "x"}, "messages is no list of turns"),
-        ({"messages": [{"role": "me", "content": "x"}]}, "messages has a turn without a role"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages must end with what the user says"),
+        ({"question": "Which?", "choices": ["a", "b"]}, "choices are not in the question"),
+        ({"messages": "x"}, "messages is no conversation"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages end with another's turn"),
     ],
 )
 def test_a_row_without_a_prompt_is_named(tmp_path, row, said):
@@ -151,12 +160,12 @@ def test_a_row_without_a_prompt_is_named(tmp_path, row, said):
 def test_prompts_are_taken_from_whatever_rows_have_them(tmp_path):
     path = tmp_path / "p.jsonl"
     turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
-    rows = [{"prompt": "P"}, {"question": "Q"}, {"messages": turns}]
+    rows = [{"prompt": " P\n"}, {"question": "Q"}, {"problem": "R"}, {"messages": turns}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = [
         [(one.role, one.content) for one in request.messages] for request in ByShare.read(0.3, path).requests
     ]
-    assert asked == [[("user", "P")], [("user", "Q")], [("system", "S"), ("user", "U")]]
+    assert asked == [[("user", "P")], [("user", "Q")], [("user", "R")], [("system", "S"), ("user", "U")]]
 
 
 # ── by accuracy ──────────────────────────────────────────────────────────────────────────────────
@@ -203,9 +212,10 @@ def test_the_accuracy_wanted_is_kept_with_as_little_thinking_as_the_switcher_all
         "think": file_sha256(think / "summary.json"),
     }
     calibrated = set_threshold(bundle, result)
-    assert (
-        "to think as little as an accuracy of 60.0 % allows" in (calibrated.folder / "README.md").read_text()
-    )
+    card = (calibrated.folder / "README.md").read_text()
+    assert "to think as little as an accuracy of 60.0 % allows" in card
+    assert f"{result.point.accuracy:.1%}".replace("%", " %") + " right on the questions that it was" in card
+    assert f"{result.point.held_out_accuracy:.1%}".replace("%", " %") + " (" in card
 
 
 def test_evaluations_that_do_not_go_together_are_refused(bundle, tiny, runs, tmp_path):
@@ -218,6 +228,16 @@ def test_evaluations_that_do_not_go_together_are_refused(bundle, tiny, runs, tmp
     refused(ConfigError, "was evaluated in think mode, expected --mode chat", think, chat)
     system_chat, _ = runs("system", of_chat={"system": "Be brief."})
     refused(ConfigError, "differ in system: 'Be brief.' in chat, None in think", system_chat, think)
+    for name, (of_chat, of_think), said in (
+        ("temperature", (0.0, 0.7), "differ in temperature: 0.0 in chat, 0.7 in think"),
+        ("top_p", (1.0, 0.95), "differ in top_p"),
+        ("top_k", (0, 40), "differ in top_k"),
+        ("budget", (None, 256), "differ in budget: None in chat, 256 in think"),
+        ("max_tokens", (64, None), "differ in max_tokens: 64 in chat, 1024 in think"),
+        ("streams", (4, 8), "took 4 streams, and auto chats with one"),
+    ):
+        folders = runs(f"other-{name}", of_chat={name: of_chat}, **{name: of_think})
+        refused(ConfigError, said, *folders)
     other = write_questions(tmp_path / "other.jsonl", 9)
     refused(ConfigError, "other.jsonl is not that: give the same file", chat, think, data=other)
     _, bare = runs("bare", parts=())
@@ -231,6 +251,18 @@ def test_evaluations_that_do_not_go_together_are_refused(bundle, tiny, runs, tmp
     refused(ConfigError, "is no evaluation of answers", tmp_path / "w", think)
     with pytest.raises(ConfigError, match="above 0 and at most 1"):
         ByAccuracy.read(60, bundle, chat, think, tiny.data)
+
+
+def test_what_one_request_does_on_either_route_goes_together(bundle, tiny, runs):
+    chat, think = runs(
+        of_chat={"streams": 1, "max_tokens": 1024, "effort": Effort.MEDIUM},
+        streams=8,
+        vote=Vote.MAJORITY,
+        stop_early=False,
+        effort=Effort.HIGH,
+        temperature=0.7,
+    )
+    assert ByAccuracy.read(0.6, bundle, chat, think, tiny.data).config.max_tokens == 1024
 
 
 def test_a_base_that_is_not_the_bundles_is_refused(bundle, tiny, runs):

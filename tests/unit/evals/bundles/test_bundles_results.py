@@ -8,16 +8,15 @@ from dataclasses import replace
 
 import pytest
 import typer
-from tiny_bundle import write_evaluation
+from tiny_bundle import write_evaluation, write_tiny_heads
 
 from edgereason.cli.main import app
 from edgereason.core.bundle import Base, Bundle, Part, file_sha256
 from edgereason.core.result import Result
 from edgereason.core.types import Mode, Vote
 from edgereason.errors import BundleError
-from edgereason.evals.bundles.card import render_card
+from edgereason.evals.bundles.card import figures_text, head_kinds, measured_with, render_card
 from edgereason.evals.bundles.commands import eval_command
-from edgereason.evals.bundles.figures import figures_text, measured_with
 from edgereason.evals.bundles.records import read_record
 from edgereason.evals.bundles.results import results_of
 
@@ -129,9 +128,12 @@ def test_likelihoods_and_perplexities(results):
 
 
 def test_votes_are_a_figure_for_every_vote_and_number_of_streams(results):
+    more = {"difference": 0.05, "difference_ci95": [-0.01, 0.11]}
+    most = {"difference": 0.1, "difference_ci95": [0.02, 0.18]}
+    votes = {"majority": {"accuracy": 0.25, **more}, "weighted": {"accuracy": 0.3, **most}}
     points = [
-        {"n": 1, "votes": {"majority": {"accuracy": 0.2, "std": 0.1}}},
-        {"n": 2, "votes": {"majority": {"accuracy": 0.25}, "weighted": {"accuracy": 0.3}}},
+        {"n": 1, "votes": {"majority": {"accuracy": 0.2, "std": 0.1}}, "mean_all_streams_tokens": 100},
+        {"n": 2, "votes": votes, "mean_all_streams_tokens": 200},
     ]
     sweep = {
         "format": "edgereason-sweep",
@@ -139,13 +141,78 @@ def test_votes_are_a_figure_for_every_vote_and_number_of_streams(results):
         "runs": {"think-8": {"model": MODEL, "bundle": {"sha256": [ADAPTER]}}},
     }
     (result,) = results(sweep)
-    assert result.figures == {"majority N=1": 0.2, "majority N=2": 0.25, "weighted N=2": 0.3}
+    assert result.figures == {
+        "majority N=1": 0.2, "tokens N=1": 100, "majority N=2": 0.25, "weighted N=2": 0.3, "tokens N=2": 200,
+        "majority N=2 over one": 0.05, "weighted N=2 over one": 0.1,
+    }  # fmt: skip
+    assert result.intervals == {"majority N=2 over one": (-0.01, 0.11), "weighted N=2 over one": (0.02, 0.18)}
     assert result.parts == (ADAPTER,)
-    assert figures_text(result) == "majority N=1 20.0 %; majority N=2 25.0 %; weighted N=2 30.0 %"
+    assert figures_text(result) == (
+        "majority N=1 20.0 %; tokens N=1 100; majority N=2 25.0 %; weighted N=2 30.0 %; tokens N=2 200; "
+        "majority N=2 over one 5.0 % (-1.0–11.0); weighted N=2 over one 10.0 % (2.0–18.0)"
+    )
     assert result.command == "edgereason eval sweep think-8"
+    drawn = {"num_draws": 50, "points": points}
+    (result,) = results(sweep | {"seed": 3, "votes": {"think-8": drawn}})
+    assert result.command == "edgereason eval sweep think-8 --draws 50 --seed 3"
+    assert runs_as_typed(result.command)
     sweep["runs"]["chat"] = {"model": MODEL | {"sha256": OTHER}}
     with pytest.raises(BundleError, match="of another base"):
         results(sweep)
+
+
+def test_hard_budgets_are_accuracy_against_tokens(results):
+    curve = {
+        "budgets": [64, 256],
+        "accuracy": [0.1, 0.3],
+        "ci95": [[0.05, 0.2], None],
+        "mean_tokens": [60.5, 190.0],
+        "untruncated": {"accuracy": 0.4, "mean_tokens": 250.0},
+    }
+    sweep = {
+        "format": "edgereason-sweep",
+        "votes": {},
+        "budgets": {"think": curve},
+        "runs": {"think": {"model": MODEL, "data": {"name": "q.jsonl", "sha256": "ff"}}},
+        "seed": 0,
+    }
+    (result,) = results(sweep)
+    assert (result.what, result.parts) == ("hard budgets of think", ())
+    assert result.intervals == {"within 64": (0.05, 0.2)}
+    assert figures_text(result) == (
+        "within 64 10.0 % (5.0–20.0); tokens within 64 60.5; within 256 30.0 %; tokens within 256 190; "
+        "uncut 40.0 %; tokens uncut 250"
+    )
+    assert result.command == ("edgereason eval sweep think --budgets 64,256 --data q.jsonl --model tiny.gguf")
+    assert runs_as_typed(result.command)
+    sweep["runs"]["think"] |= {"bundle": {"sha256": [ADAPTER]}, "data": {"name": "a/b", "revision": "c0"}}
+    (result,) = results(sweep | {"seed": 2})
+    assert result.parts == (ADAPTER,)
+    assert result.command == "edgereason eval sweep think --budgets 64,256 --model BUNDLE --seed 2"
+    with pytest.raises(BundleError, match="not of this version"):
+        results(sweep | {"budgets": {"think": curve | {"accuracy": [0.1]}}})
+
+
+def test_a_record_that_holds_its_command_is_quoted_word_by_word(results):
+    figures = {"auroc": 0.9, "ece": 0.1, "n": 40}
+    record = {
+        "format": "edgereason-head",
+        "head": "verifier",
+        "model": MODEL,
+        "questions": [{"name": "reasoning-gym:basic_arithmetic:500"}],
+        "reliability": {"train": figures, "held_out": figures},
+    }
+    words = [
+        *("train", "heads", "verifier", "--questions", "reasoning-gym:basic_arithmetic:500"),
+        *("--questions", "my questions.jsonl", "--against", "gsm8k.jsonl", "--limit", "9", "--samples", "4"),
+        *("--temperature", "0.8", "--budget", "96", "--int8", "--seed", "3", "-o", "FOLDER"),
+    ]
+    for command in (words, ["edgereason", *words]):
+        (result,) = results(record | {"command": command})
+        assert shlex.split(result.command) == ["edgereason", *words]
+        assert runs_as_typed(result.command)
+    with pytest.raises(BundleError, match="not of this version"):
+        results(record | {"command": "edgereason train"})
 
 
 def test_benches_give_their_figures_and_say_on_what_file(results):
@@ -249,9 +316,9 @@ def result(what: str, *parts: str) -> Result:
 
 
 @pytest.fixture
-def bundle(tmp_path):
+def bundle(tiny, tmp_path):
     (tmp_path / "reasoning.gguf").write_bytes(bytes(123_456))
-    (tmp_path / "heads.safetensors").write_bytes(bytes(4_321))
+    write_tiny_heads(tmp_path / "heads.safetensors", tiny.base, tiny.adapter)
     return Bundle(
         folder=tmp_path,
         base=BASE,
@@ -271,13 +338,36 @@ def bundle(tmp_path):
     )
 
 
-def test_what_took_part_is_said_of_every_figure(bundle):
-    assert [measured_with(one, bundle) for one in bundle.results] == [
+def test_what_took_part_is_said_of_every_figure(bundle, tiny):
+    kinds = head_kinds(bundle)
+    assert [measured_with(one, bundle, kinds) for one in bundle.results] == [
         "base alone",
         "base + adapter",
-        "base + adapter + heads with another threshold",
-        "base + adapter + heads",
+        "base + adapter + switcher at another threshold + verifier",
+        "base + adapter + switcher + verifier",
     ]
+    assert measured_with(bundle.results[3], bundle, ()) == "base + adapter + heads"  # their file is missing
+    alone = [
+        replace(result(f"{head} on held out", *parts), record="edgereason-head")
+        for head, parts in (("switcher", (EARLIER,)), ("verifier", (ADAPTER, HEADS)))
+    ]
+    assert [measured_with(one, bundle, kinds) for one in alone] == [
+        "base + switcher",  # its reliability knows no threshold
+        "base + adapter + verifier",
+    ]
+
+
+@pytest.mark.parametrize("kinds", [("switcher",), ("verifier",), ("switcher", "verifier"), ()])
+def test_the_card_names_the_heads_that_there_are(bundle, tiny, kinds):
+    if kinds:
+        write_tiny_heads(bundle.folder / "heads.safetensors", tiny.base, tiny.adapter, kinds=kinds)
+    card = render_card(bundle if kinds else replace(bundle, heads=None))
+    assert ("- a switcher, which" in card, "- a verifier, which" in card) == (
+        "switcher" in kinds,
+        "verifier" in kinds,
+    )
+    assert ("No switcher: `auto` always thinks." in card) == ("switcher" not in kinds)
+    assert ("No verifier: votes count all answers alike." in card) == ("verifier" not in kinds)
 
 
 def test_the_card_says_what_the_manifest_says(bundle):
@@ -291,7 +381,7 @@ def test_the_card_says_what_the_manifest_says(bundle):
     lines = card.splitlines()
     assert "# Tiny \\| thinker" in lines
     assert f"| `reasoning.gguf` | 0.1 MB | `{ADAPTER}` |" in lines
-    assert f"| `heads.safetensors` | 4.3 kB | `{HEADS}` |" in lines
+    assert f"| `heads.safetensors` | 3.3 kB | `{HEADS}` |" in lines
     assert "| adapter | record sha256 343434343434, commit 565656565656+, steps 40 |" in lines
     assert "| traces | traces name t.jsonl, sha256 787878787878 |" in lines
     assert "| b | base + adapter | accuracy 50.0 % (40.0–60.0) |  | `121212121212` |" in lines

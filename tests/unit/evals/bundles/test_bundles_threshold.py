@@ -90,7 +90,6 @@ def test_the_fewest_think_that_the_accuracy_needs(runs):
     assert (point.share_think, point.accuracy, point.mean_tokens) == pytest.approx((0.6, 0.8, 64))
     assert (point.chat_accuracy, point.chat_tokens) == pytest.approx((0.4, 10))
     assert (point.think_accuracy, point.think_tokens) == pytest.approx((0.8, 100))
-    assert point.accuracy_ci95[0] <= 0.8 <= point.accuracy_ci95[1]
     assert threshold_for_accuracy(chat, think, p, 0.6).threshold == pytest.approx(0.8)  # q2 alone
     nobody = threshold_for_accuracy(chat, think, p, 0.4)
     assert (nobody.threshold, nobody.share_think) == (NEVER_THINK, 0)
@@ -101,6 +100,54 @@ def test_what_can_not_be_reached_says_the_best(runs):
     p = {"q0": 0.9, "q1": 0.2, "q2": 0.3, "q3": 0.4, "q4": 0.1}
     with pytest.raises(ConfigError, match=r"90.0% on these 5 questions: the best is 80.0%, with 60% of them"):
         threshold_for_accuracy(chat, think, p, 0.9)
+
+
+@pytest.mark.parametrize("min_accuracy", [0.5, 0.6, 0.99])
+def test_the_accuracy_to_expect_is_of_questions_that_had_no_say(tiny, tmp_path, min_accuracy):
+    rng = random.Random(7)
+    scores = {mode: [float(rng.random() < 0.5) for _ in range(40)] for mode in ("chat", "think")}
+    runs = [
+        read_samples(write_evaluation(tmp_path / mode, Mode(mode), of, base=tiny.base, data=tiny.data))
+        for mode, of in scores.items()
+    ]
+    p = {f"q{n}": rng.random() for n in range(40)}
+
+    def right(n, threshold):
+        return scores["think" if p[f"q{n}"] >= threshold else "chat"][n]
+
+    def chosen(numbers):
+        """The highest of all cuts that is accurate enough on these questions, else the most accurate."""
+        cuts = [0.0, *(p[f"q{n}"] for n in numbers), NEVER_THINK]
+        shares = {cut: sum(right(n, cut) for n in numbers) / len(numbers) for cut in cuts}
+        enough = [cut for cut, share in shares.items() if share >= min_accuracy]
+        return max(enough or [cut for cut, share in shares.items() if share == max(shares.values())])
+
+    order = sorted(p)
+    random.Random(0).shuffle(order)
+    first, second = ([int(id_[1:]) for id_ in order[start::2]] for start in (0, 1))
+    others = {0: (first, second), 1: (second, first)}
+    num_right = 0
+    for own, other in others.values():
+        cut = chosen(own)
+        # As in the whole: in the middle between this question's probability and the next lower one.
+        lower = [p[f"q{n}"] for n in own if p[f"q{n}"] < cut]
+        middle = (cut + max(lower, default=0.0)) / 2 if 0 < cut < NEVER_THINK else cut
+        num_right += sum(right(n, middle) for n in other)
+    reachable = max(sum(right(n, cut) for n in range(40)) for cut in [0, *p.values(), NEVER_THINK]) / 40
+    if reachable < min_accuracy:
+        with pytest.raises(ConfigError, match="no threshold reaches"):
+            threshold_for_accuracy(*runs, p, min_accuracy)
+        return
+    point = threshold_for_accuracy(*runs, p, min_accuracy)
+    assert point.held_out_accuracy == pytest.approx(num_right / 40)
+    assert point.held_out_ci95[0] < num_right / 40 < point.held_out_ci95[1]
+    assert point.accuracy >= min_accuracy
+
+
+def test_one_question_has_nobody_to_choose_for_it(runs):
+    chat, think = ([row for row in route if row.id == "q2"] for route in runs)
+    point = threshold_for_accuracy(chat, think, {"q2": 0.5}, 1.0)
+    assert (point.accuracy, point.held_out_accuracy, point.held_out_ci95) == (1.0, None, None)
 
 
 def test_probabilities_are_those_of_a_request(tiny, tmp_path):

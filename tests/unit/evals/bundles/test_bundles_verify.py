@@ -10,6 +10,7 @@ from tiny_bundle import write_base, write_tiny_adapter, write_tiny_heads
 
 from edgereason.core.bundle import Part, file_sha256
 from edgereason.evals.bundles.build import Parts, build
+from edgereason.evals.bundles.card import render_card
 from edgereason.evals.bundles.verify import Outcome, verify
 
 
@@ -29,13 +30,15 @@ def with_part(bundle, kind, path):
     (bundle.folder / path.name).write_bytes(path.read_bytes())
     other = replace(bundle, **{kind: Part(file=path.name, sha256=file_sha256(path))})
     other.write()
+    if path.name != "garbage":  # there is nothing to say of it
+        (bundle.folder / "README.md").write_text(render_card(other))
     return other
 
 
 def test_a_sound_bundle_has_nothing_wrong(bundle, tiny):
     checks = list(verify(bundle.folder, tiny.base))
     assert [check.what for check in checks] == [
-        "manifest", "base", "adapter", "adapter", "adapter", "heads", "heads", "seams",
+        "manifest", "base", "adapter", "adapter", "adapter", "heads", "seams", "card",
     ]  # fmt: skip
     assert {check.outcome for check in checks} == {Outcome.OK}
 
@@ -83,8 +86,11 @@ def test_parts_of_something_else_are_found_though_their_hashes_are_right(bundle,
     assert "heads: the heads are for another base" in text
     garbage = tmp_path / "garbage"
     garbage.write_bytes(b"\0" * 100)
-    (text,) = wrong(with_part(bundle, "heads", garbage), tiny.base)
-    assert "heads: garbage can't be read as heads" in text
+    texts = wrong(with_part(bundle, "heads", garbage), tiny.base)
+    assert [text.partition(" (")[0] for text in texts] == [
+        "heads: garbage can't be read as heads",
+        "card: garbage can't be read as heads",
+    ]
 
 
 def test_seams_of_another_version_are_found(bundle, tiny):
@@ -94,6 +100,26 @@ def test_seams_of_another_version_are_found(bundle, tiny):
     replace(bundle, opening_ids=(1, 2)).write()
     texts = wrong(bundle, tiny.base)
     assert [text.partition(":")[0] for text in texts] == ["adapter", "seams"]
+
+
+def test_a_card_that_says_something_else_than_the_manifest_is_found(bundle):
+    card = bundle.folder / "README.md"
+    text = card.read_text()
+    card.write_text(text.replace("A small model", "A large model"))
+    assert wrong(bundle) == [
+        "card: README.md is not what manifest and parts say: build it again (edgereason bundle build "
+        "--from …)"
+    ]
+    older = replace(bundle, provenance={"bundle": {"edgereason": "0.0.1"}})
+    older.write()
+    (check,) = (one for one in verify(bundle.folder) if one.what == "card")
+    assert (check.outcome, check.text[:46]) == (
+        Outcome.LEFT_OUT,
+        "README.md was written by edgereason 0.0.1, thi",
+    )
+    card.unlink()
+    (check,) = (one for one in verify(bundle.folder) if one.what == "card")
+    assert (check.outcome, check.text[:23]) == (Outcome.LEFT_OUT, "there is no README.md; ")
 
 
 def test_another_base_is_wrong_and_checks_go_on_without_it(bundle, tmp_path):

@@ -1,12 +1,14 @@
-"""A threshold by the accuracy that it must keep, from evaluations of the same questions on both routes.
+"""What a threshold is set from: prompts of which a share is to think, or evaluations of both routes.
 
 ::
 
-    chat RUN, think RUN ─ of this base and adapter, on these data ─→ outcomes ─┐
-    data ─ the questions, prefilled ─→ p_think ────────────────────────────────┴→ threshold
+    prompts ─ prefilled ─→ p_think ──────────────────────────────────── share ────┐
+    chat RUN, think RUN ─ of this base and adapter, on these data ─→ outcomes ─┬──┴→ threshold
+    data ─ the questions, prefilled ─→ p_think ────────────────────────────────┘
 
-Rows of forced modes have no p_think, so the bundle's own switcher is asked. Knows evaluations' folders and
-data; does not know how a threshold is chosen or put in place.
+Rows of forced modes have no p_think, so the bundle's own switcher is asked. The two evaluations must be what
+one `auto` request would do on either route. Knows prompts in files, evaluations' folders and data; does not
+know how a threshold is chosen or put in place.
 """
 
 from __future__ import annotations
@@ -14,21 +16,72 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from edgereason.core.bundle import Bundle
-from edgereason.core.types import Mode
+from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request
 from edgereason.errors import BundleError, ConfigError
 from edgereason.evals.bundles.calibrate import Found
 from edgereason.evals.bundles.records import RecordFile, read_record
 from edgereason.evals.bundles.results import results_of
-from edgereason.evals.bundles.threshold import probabilities, require_accuracy, threshold_for_accuracy
+from edgereason.evals.bundles.threshold import (
+    probabilities,
+    require_accuracy,
+    require_think_rate,
+    threshold_for_accuracy,
+    threshold_for_share,
+)
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.record import RUN, data_entry, read_config
 from edgereason.evals.report.records import EVAL
 from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.catalog import Task, load_task
+from edgereason.hub.rows import Rows, prompt_of, read_file
 from edgereason.reasoning.model import Model
+
+_ALIKE: Final = ("task", "seed", "system", "temperature", "top_p", "top_k", "budget", "budget_s")
+"""Settings of a request that both routes depend on; effort, streams and vote are of thinking alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByShare:
+    """So many of these prompts are to think."""
+
+    share: float
+    rows: Rows
+    requests: tuple[Request, ...]
+
+    def __post_init__(self) -> None:
+        require_think_rate(self.share)
+
+    @classmethod
+    def read(cls, share: float, prompts: Path) -> Self:
+        """From a file of rows that ask something, each in a form of `prompt_of`.
+
+        Raises:
+            ConfigError: the share is out of range, or a row has no prompt; the message names file and line.
+        """
+        rows = read_file(prompts)
+        return cls(
+            share=share, rows=rows, requests=tuple(Request(messages=prompt_of(row)) for row in rows.rows)
+        )
+
+    def find(
+        self, model: Model, progress: Callable[[int, int], None], should_stop: Callable[[], bool]
+    ) -> Found | None:
+        """The threshold; None if it was stopped."""
+        said = probabilities(model, self.requests, progress, should_stop)
+        if said is None:
+            return None
+        fitting = [p for p in said if p is not None]
+        return Found(
+            point=threshold_for_share(fitting, self.share),
+            method={
+                "target_think_rate": self.share,
+                "prompts": data_entry(self.rows.name, self.rows.sha256, self.rows.revision),
+            },
+            num_left_out=len(said) - len(fitting),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +117,9 @@ class ByAccuracy:
             mode: _checked_run(folder, record, mode, bundle)
             for (mode, record), folder in zip(records.items(), (chat, think), strict=True)
         }
-        first, second = configs.values()
-        for name in ("task", "seed", "system"):
-            if getattr(first, name) != getattr(second, name):
-                raise ConfigError(
-                    f"the evaluations differ in {name}: {getattr(first, name)!r} in chat, "
-                    f"{getattr(second, name)!r} in think; auto asks both routes alike"
-                )
-        task = load_task(first.task, data=data, limit=first.limit, seed=first.seed)
+        config = configs[Mode.CHAT]
+        _require_one_request(config, configs[Mode.THINK])
+        task = load_task(config.task, data=data, limit=config.limit, seed=config.seed)
         for record in records.values():
             found = record.fields.section("data")
             if (task.data_sha256, task.data_revision) != (found.text("sha256"), found.text("revision")):
@@ -84,7 +132,7 @@ class ByAccuracy:
             chat=tuple(read_samples(chat)),
             think=tuple(read_samples(think)),
             records={str(mode): record.sha256 for mode, record in records.items()},
-            config=first,
+            config=config,
             task=task,
         )
 
@@ -108,6 +156,32 @@ class ByAccuracy:
         return Found(point=point, method=method)
 
 
+def _require_one_request(chat: EvalConfig, think: EvalConfig) -> None:
+    """Refuses evaluations that are not the two routes of one request.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    differing = [name for name in _ALIKE if getattr(chat, name) != getattr(think, name)]
+    if differing:
+        name = differing[0]
+        raise ConfigError(
+            f"the evaluations differ in {name}: {getattr(chat, name)!r} in chat, {getattr(think, name)!r} in "
+            "think; auto asks both routes alike"
+        )
+    most = [config.max_tokens or DEFAULT_CHAT_TOKENS for config in (chat, think)]
+    if most[0] != most[1]:
+        raise ConfigError(
+            f"the evaluations differ in max_tokens: {most[0]} in chat, {most[1]} in think (as the default "
+            "is); auto asks both routes alike"
+        )
+    if chat.streams != 1:
+        raise ConfigError(
+            f"the chat evaluation took {chat.streams} streams, and auto chats with one: evaluate with "
+            "--streams 1"
+        )
+
+
 def _checked_run(folder: Path, record: RecordFile, mode: Mode, bundle: Bundle) -> EvalConfig:
     """The configuration of an evaluation, which is of this mode and this bundle."""
     if record.format != EVAL or "accuracy" not in record.fields:
@@ -116,7 +190,7 @@ def _checked_run(folder: Path, record: RecordFile, mode: Mode, bundle: Bundle) -
     if config.mode is not mode:
         raise ConfigError(f"{folder} was evaluated in {config.mode} mode, expected --mode {mode}")
     ours = {part.sha256 for part in bundle.parts} | set(bundle.earlier_heads)
-    (result,) = results_of(record, bundle.base, ours)
+    (result,) = results_of(record, bundle.base, ours, bundle.buckets)
     adapter = bundle.adapter_sha256
     if mode is Mode.THINK and adapter is not None and adapter not in result.parts:
         raise BundleError(f"{folder} was evaluated without the bundle's adapter: evaluate with --bundle")

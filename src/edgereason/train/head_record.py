@@ -59,7 +59,7 @@ def judge(p: Array, labels: Labels, sources: Sequence[str]) -> dict[str, Any]:
 
 def calibration_entry(calibration: Calibration) -> dict[str, Any]:
     """What a record says of a calibration."""
-    return {**calibration._asdict(), "is_used": calibration.is_better}
+    return {**calibration._asdict(), "is_used": calibration.keeps_order}
 
 
 def finish(folder: Path, run: Mapping[str, Any], heads: Heads, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +75,7 @@ def finish(folder: Path, run: Mapping[str, Any], heads: Heads, record: Mapping[s
             "storage": str(heads.storage),
             "base_sha256": heads.base_sha256,
             "adapter_sha256": heads.adapter_sha256,
+            "buckets": heads.buckets,
         },
         **record,
     }

@@ -19,7 +19,7 @@ from edgereason.errors import BundleError
 T = TypeVar("T")
 
 
-class Fields:
+class Section:
     """A JSON object.
 
     Args:

@@ -1,0 +1,60 @@
+"""Where a bundle's base is: inside, in the cache, in the catalogue or nowhere, in this order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgereason.core.bundle import Base, Bundle
+from edgereason.errors import BundleError
+from edgereason.hub.catalog import CATALOG, find_by_sha256
+from edgereason.hub.locate import base_file, find_base
+from edgereason.hub.store import model_path
+
+KNOWN = CATALOG[0]
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    """Makes a bundle on a base of this hash, beside an empty cache."""
+    monkeypatch.setenv("EDGEREASON_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "b").mkdir()
+
+    def make(sha256: str) -> Bundle:
+        base = Base(name="x.gguf", sha256=sha256, arch="a", hidden_size=1, num_layers=1, vocab_sha256="1")
+        return Bundle(folder=tmp_path / "b", base=base, opening_ids=(1,), closing="")
+
+    return make
+
+
+def never(name: str) -> Path:
+    raise AssertionError(f"{name} must not be fetched")
+
+
+def test_a_model_is_known_by_its_hash():
+    assert all(find_by_sha256(model.sha256) is model for model in CATALOG)
+    assert find_by_sha256("00" * 32) is None
+
+
+def test_the_nearest_place_wins(bundle, tmp_path):
+    known = bundle(KNOWN.sha256)
+    fetched: list[str] = []
+    assert (find_base(known).place, find_base(known).path) == ("can be pulled", None)
+    path = base_file(known, lambda name: fetched.append(name) or Path("pulled.gguf"))
+    assert (path, fetched) == (Path("pulled.gguf"), [KNOWN.name])
+    cached = model_path(KNOWN)
+    cached.parent.mkdir(parents=True)
+    with cached.open("wb") as file:
+        file.truncate(KNOWN.size_bytes)  # as large as it must be, and taking no room
+    assert (find_base(known).place, base_file(known, never)) == ("pulled", cached)
+    (known.folder / "base.gguf").touch()
+    assert (find_base(known).place, base_file(known, never)) == ("in the bundle", known.folder / "base.gguf")
+    assert find_base(known).model is KNOWN
+
+
+def test_a_base_that_nobody_knows_has_to_be_given(bundle):
+    strange = bundle("00" * 32)
+    assert find_base(strange).place == "neither here nor in the catalogue"
+    with pytest.raises(BundleError, match=r"base x.gguf of b is neither in the bundle nor in the catalogue"):
+        base_file(strange, never)
