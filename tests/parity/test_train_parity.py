@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from float_model import float_file
 from peft import PeftModel
 
 from edgereason.core.bundle import file_sha256
@@ -13,7 +14,7 @@ from edgereason.engine import llama
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import C
 from edgereason.quant.adapter_file import AdapterGrid
-from edgereason.quant.gguf_file import GgufModel, Slot, write_model
+from edgereason.quant.gguf_file import GgufModel
 from edgereason.quant.learn.load import load_torch
 from edgereason.train.adapters import LoraSettings, export_adapter, new_adapter, save_adapter
 from edgereason.train.examples import Encoder, HintConfig
@@ -50,14 +51,6 @@ def exact_context(monkeypatch):
         return found
 
     monkeypatch.setattr(llama, "context_params", params)
-
-
-def float_file(path, target):
-    """The same model, its weights in float32."""
-    model = GgufModel(path)
-    slots = [Slot(name, model.shape(name), None) for name in model.names]
-    write_model(target, model, slots, (model.weights(name) for name in model.names), {})
-    return target
 
 
 def random_adapter(base, sha256, opening, folder):
