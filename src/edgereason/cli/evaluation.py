@@ -4,6 +4,7 @@
 
     eval TASK      asks a task's questions, or weighs its options (--score loglik)
     eval sweep     curves from evaluations that are there
+    eval compare   two or more of them, paired by question
     eval ppl       perplexity of a text
 
 Knows which commands there are; does not know what they do.
@@ -16,6 +17,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from edgereason.cli.eval_compare import compare
 from edgereason.cli.eval_ppl import ppl
 from edgereason.cli.eval_sweep import sweep
 from edgereason.cli.eval_task import task
@@ -35,6 +37,7 @@ class _TaskGroup(TyperGroup):
 eval_app = typer.Typer(name="eval", cls=_TaskGroup, no_args_is_help=True)
 eval_app.command(_TASK)(task)
 eval_app.command("sweep")(sweep)
+eval_app.command("compare")(compare)
 eval_app.command("ppl")(ppl)
 
 

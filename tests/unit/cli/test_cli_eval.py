@@ -67,6 +67,17 @@ def test_a_sweep_prints_its_record_or_writes_it(evaluate, cli, tmp_path: Path) -
     assert json.loads(target.read_text())["votes"] == printed["votes"]
 
 
+def test_a_comparison_is_a_line_a_folder_or_one_object(evaluate, cli, tmp_path: Path) -> None:
+    evaluate("--mode", "think", "--budget", "100")
+    evaluate("--mode", "think", "--budget", "100", "--limit", "4", folder="fewer")
+    run, fewer = str(tmp_path / "run"), str(tmp_path / "fewer")
+    line = cli("eval", "compare", run, fewer).out
+    assert "on 4 questions, +0.0 points (+0.0 to +0.0), 0 won, 0 lost, p = 1" in line
+    found = json.loads(cli("eval", "compare", run, fewer, "--json").out)
+    assert (found["base"], found["compared"][0]["name"]) == ("run", "fewer")
+    assert (found["compared"][0]["num_questions"], found["compared"][0]["ci95"]) == (4, [0.0, 0.0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -78,6 +89,7 @@ def test_a_sweep_prints_its_record_or_writes_it(evaluate, cli, tmp_path: Path) -
         (["--config", "missing.toml"], FAILED, "missing.toml"),
         (["gsm8k", "--mode", "quick"], USAGE, "'chat', 'think', 'auto'"),
         (["sweep", "missing"], FAILED, "samples.jsonl"),
+        (["compare", "missing", "too"], FAILED, "missing holds no readable summary.json"),
         (["sweep", "x", "--budgets", "64,much"], USAGE, "64,much"),
         (["ppl", "missing.txt"], FAILED, "missing.txt"),
     ],

@@ -45,9 +45,12 @@ def bytes_text(num_bytes: float | None) -> str:
     return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:,.1f} kB"
 
 
-def points(now: float | None, before: float | None) -> str:
-    """A difference of shares in percentage points; nothing if one isn't known."""
-    return "" if now is None or before is None else f"{_signed(100 * (now - before), 1)} points"
+def points(now: float | None, before: float | None, ci95: tuple[float, float]) -> str:
+    """A difference of shares and its interval in percentage points; nothing if a share isn't known."""
+    if now is None or before is None:
+        return ""
+    low, high = (_signed(100 * end, 1) for end in ci95)
+    return f"{_signed(100 * (now - before), 1)} points ({low} to {high})"
 
 
 def relative(now: float | None, before: float | None, unit: str) -> str:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgereason.evals.compare import compare
+from edgereason.evals.metrics import scores_by_question
 from edgereason.evals.report import style
 from edgereason.evals.report.labels import Spot, label_points
 from edgereason.evals.report.markdown import (
@@ -133,7 +135,8 @@ def system_blocks(records: Records) -> list[str | Plot]:
         "Accuracy with its 95 % interval, clustered by question. *Mean tokens* of the winning stream, those "
         "of all streams in brackets where there are several. *Cut*: share of responses that the budget "
         "or a cap ended. *S a question*: median seconds from acceptance to answer, in the batch that the run "
-        "used. *Tok/s*: all streams, over the whole run. *Bytes*: model file and bundle.",
+        "used. *Tok/s*: all streams, over the whole run. *Bytes*: model file and bundle. Changes "
+        "in points have their 95 % interval, paired by question.",
     ]
 
 
@@ -155,8 +158,9 @@ def changes(run: Run, before: Run) -> str:
     """What changed from one run to the next: accuracy in points, tokens, seconds, bytes."""
     if run.task != before.task or run.questions != before.questions:
         return "other questions"
+    paired = compare(scores_by_question(before.samples), scores_by_question(run.samples))
     parts = [
-        points(run.accuracy, before.accuracy),
+        points(run.accuracy, before.accuracy, paired.ci95),
         relative(run.mean_tokens, before.mean_tokens, "tokens"),
         relative(run.latency_s, before.latency_s, "s"),
     ]

@@ -209,7 +209,8 @@ def test_the_whole_system_is_a_row_a_run_in_the_order_given(tmp_path):
         f"| base | 50.0 % ({100 * low:.1f}–{100 * high:.1f}) | 15 | 0 % | 1.50 | 60.0 | 360.7 MB | — |"
     )
     assert second.endswith(
-        "| 8 | 0 % | 0.75 | 60.0 | 378.1 MB | +50.0 points, −50 % tokens, −50 % s, +17.4 MB |"
+        "| 8 | 0 % | 0.75 | 60.0 | 378.1 MB | +50.0 points (±0.0 to +100.0), −50 % tokens, "
+        "−50 % s, +17.4 MB |"
     )
 
 

@@ -115,12 +115,12 @@ def test_whiskers_never_reach_backwards_where_an_interval_is_rounded_past_its_mi
 
 
 def test_a_change_is_in_points_and_per_cent_and_bytes(tmp_path):
-    rows = [sample("q1")]
+    rows = [sample("q1"), sample("q2")]  # the same scores in both: no resample differs
     before = write_run(tmp_path / "a", rows, accuracy=0.5, mean_tokens=200, latency_s=8.0)
     bundle = {"name": "b", "size_bytes": 17_400_000}
     after = write_run(tmp_path / "b", rows, accuracy=0.375, mean_tokens=100.0, latency_s=8.0, bundle=bundle)
     first, second = read_records([before, after]).runs
-    assert changes(second, first) == "−12.5 points, −50 % tokens, ±0 % s, +17.4 MB"
+    assert changes(second, first) == "−12.5 points (±0.0 to ±0.0), −50 % tokens, ±0 % s, +17.4 MB"
 
 
 def test_runs_of_other_questions_have_no_change(runs):

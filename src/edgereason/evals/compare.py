@@ -1,0 +1,138 @@
+"""Two evaluations of the same questions, question by question.
+
+::
+
+    rows of A ─┐                       ┌─ won, lost ─→ sign test
+               ├─ by question, paired ─┤
+    rows of B ─┘                       └─ B − A ─────→ mean, with an interval by bootstrap
+
+Questions differ far more from each other than models do, so the difference on the same questions is known
+much better than either accuracy. Knows finished evaluations and their rows; does not know what was changed
+between them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+
+from edgereason.core.journal import read_rows
+from edgereason.errors import ConfigError
+from edgereason.evals.loglik import ChoiceRow
+from edgereason.evals.metrics import bootstrap_intervals, scores_by_question
+from edgereason.evals.record import FORMAT, SUMMARY
+from edgereason.evals.samples import read_samples
+
+_SAME: Final = "compare evaluations of one task on one data set"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What one evaluation has over another, on the questions of both.
+
+    Attributes:
+        num_questions: that both were asked.
+        accuracy: on those, of this one; `base_accuracy` of the other.
+        difference: `accuracy − base_accuracy`.
+        ci95: of the difference; questions are drawn anew, each with both its scores. One question says
+            nothing about others: (−1, 1).
+        won: questions that this one scores higher on, `lost` lower.
+        p_value: two-sided, of so uneven a split of `won + lost` by coin flips: the exact sign test, which for
+            0/1 scores is McNemar's.
+    """
+
+    num_questions: int
+    accuracy: float
+    base_accuracy: float
+    difference: float
+    ci95: tuple[float, float]
+    won: int
+    lost: int
+    p_value: float
+
+
+def compare(
+    base: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]], *, seed: int = 0
+) -> Difference:
+    """Pairs the scores of two evaluations by question.
+
+    Args:
+        base: scores of each question's repetitions, in [0, 1].
+        other: the same, of what is compared with it.
+        seed: of the bootstrap.
+
+    Raises:
+        ConfigError: no question is in both.
+    """
+    common = [question for question in base if question in other]
+    if not common:
+        raise ConfigError(f"the evaluations have no question in common: {_SAME}")
+    before = np.array([fmean(base[question]) for question in common])
+    after = np.array([fmean(other[question]) for question in common])
+    gains = after - before
+    won, lost = int(np.sum(gains > 0)), int(np.sum(gains < 0))
+    low, high = bootstrap_intervals(gains[:, None], seed=seed)[0] if len(gains) > 1 else (-1.0, 1.0)
+    return Difference(
+        num_questions=len(common),
+        accuracy=float(after.mean()),
+        base_accuracy=float(before.mean()),
+        difference=float(gains.mean()),
+        ci95=(float(low), float(high)),
+        won=won,
+        lost=lost,
+        p_value=sign_test(won, lost),
+    )
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Two-sided p-value of `won` against `lost` under fair coin flips; 1 where there was nothing to flip."""
+    flips, fewer = won + lost, min(won, lost)
+    return min(1.0, sum(math.comb(flips, k) for k in range(fewer + 1)) * 0.5 ** (flips - 1))
+
+
+def compare_folders(base: Path, others: Sequence[Path], *, seed: int = 0) -> list[Difference]:
+    """Compares finished evaluations with one of them.
+
+    Raises:
+        ConfigError: a folder holds no finished evaluation, or one of another task or data set.
+    """
+    expected, scores = _read(base)
+    differences = []
+    for other in others:
+        found, other_scores = _read(other)
+        for key, value in expected.items():
+            if found[key] != value:
+                raise ConfigError(
+                    f"{other} differs from {base} in its {key}, {found[key]!r} for {value!r}: {_SAME}"
+                )
+        differences.append(compare(scores, other_scores, seed=seed))
+    return differences
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """What must be the same, and the scores by question."""
+    path = folder / SUMMARY
+    try:
+        summary = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{folder} holds no readable {SUMMARY}: give the folder of a finished evaluation"
+        ) from error
+    if not isinstance(summary, dict) or summary.get("format") != FORMAT:
+        raise ConfigError(f"{path} is no evaluation's summary: give the folder of a finished evaluation")
+    data = summary.get("data") or {}
+    same = {
+        "task": summary.get("task"),
+        "kind": "likelihoods" if "acc" in summary else "answers",
+        "data set": data.get("sha256") or (data.get("name"), data.get("revision")),
+    }
+    if "acc" in summary:
+        return same, {row.id: [float(row.is_right)] for row in read_rows(folder, ChoiceRow)}
+    return same, scores_by_question(read_samples(folder))

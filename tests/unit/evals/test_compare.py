@@ -1,0 +1,99 @@
+"""Evaluations compared question by question."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+from eval_rows import sample
+
+from edgereason.errors import ConfigError
+from edgereason.evals.compare import compare, compare_folders, sign_test
+from edgereason.evals.samples import Sample
+
+
+def write(folder: Path, samples: list[Sample], *, data: str = "d1", task: str = "gsm8k") -> Path:
+    folder.mkdir()
+    summary = {"format": "edgereason-eval", "task": task, "data": {"sha256": data}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row.to_json()) + "\n" for row in samples))
+    return folder
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 0), (1, 0), (3, 1), (2, 2), (5, 0), (1, 6)])
+def test_the_sign_test_counts_the_flips_at_least_as_uneven(won: int, lost: int) -> None:
+    # Every outcome of the flips, one by one: how many lie as far from even as what was seen.
+    outcomes = [sum(flips) for flips in product((0, 1), repeat=won + lost)]
+    uneven = sum(abs(2 * heads - won - lost) >= abs(won - lost) for heads in outcomes)
+    assert sign_test(won, lost) == uneven / len(outcomes)
+
+
+def test_questions_are_paired_and_only_those_of_both_count() -> None:
+    base = {"q1": [1.0], "q2": [0.0], "q3": [0.0], "q4": [1.0], "only here": [1.0]}
+    other = {"q4": [1.0], "q3": [1.0], "q2": [1.0], "q1": [0.0], "only there": [0.0]}
+    found = compare(base, other)
+    assert (found.num_questions, found.won, found.lost) == (4, 2, 1)
+    assert (found.base_accuracy, found.accuracy, found.difference) == (0.5, 0.75, 0.25)
+    assert found.p_value == 1.0  # 2 : 1 is as even as three flips can be
+
+
+def test_repetitions_are_one_question() -> None:
+    found = compare({"q1": [1.0, 0.0], "q2": [0.0]}, {"q1": [1.0, 1.0, 1.0, 0.0], "q2": [0.0]})
+    assert (found.base_accuracy, found.accuracy, found.difference) == (0.25, 0.375, 0.125)
+    assert (found.won, found.lost) == (1, 0)
+
+
+def test_the_interval_is_of_the_difference_and_not_of_two_accuracies() -> None:
+    # 400 questions, half of them right in both, of the rest 40 won and none lost: each gain is 0.1 ± 0.3, so
+    # the mean's standard error is 0.3/20 = 0.015, where two unpaired accuracies near ½ would have 0.035.
+    base = {f"q{i}": [float(i < 200)] for i in range(400)}
+    other = {f"q{i}": [float(i < 240)] for i in range(400)}
+    found = compare(base, other)
+    low, high = found.ci95
+    assert low == pytest.approx(0.1 - 1.96 * 0.015, abs=0.004)
+    assert high == pytest.approx(0.1 + 1.96 * 0.015, abs=0.004)
+    assert found.p_value == 2 / 2**40
+
+
+def test_equal_evaluations_differ_by_nothing() -> None:
+    scores = {"q1": [1.0], "q2": [0.0], "q3": [0.5]}
+    found = compare(scores, scores)
+    assert (found.difference, found.ci95, found.won, found.lost, found.p_value) == (
+        0.0,
+        (0.0, 0.0),
+        0,
+        0,
+        1.0,
+    )
+
+
+def test_one_question_says_nothing_about_others() -> None:
+    assert compare({"q": [0.0]}, {"q": [1.0]}).ci95 == (-1.0, 1.0)
+
+
+def test_evaluations_without_a_common_question_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no question in common"):
+        compare({"a": [1.0]}, {"b": [1.0]})
+
+
+def test_folders_are_compared_with_the_first(tmp_path: Path) -> None:
+    base = write(tmp_path / "base", [sample("q1", 1.0), sample("q2", 0.0)])
+    better = write(tmp_path / "better", [sample("q1", 1.0), sample("q2", 1.0)])
+    worse = write(tmp_path / "worse", [sample("q1", 0.0), sample("q2", 0.0)])
+    assert [one.difference for one in compare_folders(base, [better, worse])] == [0.5, -0.5]
+
+
+@pytest.mark.parametrize("other", [{"data": "d2"}, {"task": "math500"}])
+def test_another_task_or_data_set_is_refused(tmp_path: Path, other: dict[str, str]) -> None:
+    base = write(tmp_path / "base", [sample()])
+    with pytest.raises(ConfigError, match="of one task on one data set"):
+        compare_folders(base, [write(tmp_path / "other", [sample()], **other)])
+
+
+def test_an_unfinished_evaluation_is_refused(tmp_path: Path) -> None:
+    base = write(tmp_path / "base", [sample()])
+    (tmp_path / "new").mkdir()
+    with pytest.raises(ConfigError, match="finished evaluation"):
+        compare_folders(base, [tmp_path / "new"])
