@@ -1,14 +1,12 @@
-"""The training loop: transformers' Trainer over masked batches, with checkpoints by the clock.
+"""The training loop: transformers' Trainer over masked batches.
 
 ::
 
     FOLDER/
-      metrics.jsonl             a line for every step
-      checkpoint-STEP/          adapter, optimizer, schedule, random states: goes on exactly
-      light/                    the last one without its optimizer: small enough to keep in a repository
+      metrics.jsonl                 a line for every step; `rewarmed` where a light checkpoint was taken up
+      checkpoint-STEP/, light/      see `checkpoints.py`
 
-A run that goes on from a light checkpoint has an empty optimizer, so its rate rises again from nothing over
-`rewarm_steps`; the metrics say from which step on. Order and grouping of rows follow from seed and epoch.
+Order and grouping of rows follow from seed and epoch.
 
 Knows batches and Trainers; does not know traces or what a loss is about.
 """
@@ -16,9 +14,6 @@ Knows batches and Trainers; does not know traces or what a loss is about.
 from __future__ import annotations
 
 import json
-import math
-import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,21 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgereason.errors import ConfigError, TrainingError
+from edgereason.train.checkpoints import AdapterCheckpoints, Clock, Save, forget_lines_behind
 from edgereason.train.masked_lora import Batch, MaskedLora
 
-LIGHT: Final = "light"
 METRICS: Final = "metrics.jsonl"
-_STATE: Final = "trainer_state.json"
 _GROUPED_BATCHES: Final = 32
 """Batches that are sorted by length together: fewer pad more, more are less random."""
 
@@ -160,8 +147,8 @@ class LengthGrouped(Sampler[int]):
             yield from (whole + rest)[at].tolist()
 
 
-class MaskedTrainer(Trainer):  # type: ignore[misc]
-    """Transformers' Trainer, for a `MaskedLora`: it saves adapters, and goes on from light checkpoints.
+class MaskedTrainer(AdapterCheckpoints):
+    """Transformers' Trainer, for a `MaskedLora`.
 
     Args:
         model: what is trained.
@@ -181,13 +168,13 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]
         folder: Path,
         config: TrainConfig,
         *,
-        save: Callable[[Path, dict[str, Any] | None], None],
+        save: Save,
         load: Callable[[Path], None],
         report: Callable[[StepReport], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        self._config, self._save_adapter, self._load_adapter = config, save, load
-        self._rewarmed_at: int | None = None
+        self._config = config
+        self.keep_checkpoints(config, save, load)
         on_cpu = not torch.cuda.is_available()
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -215,60 +202,13 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]
             train_dataset=list(rows),
             data_collator=collate,
             compute_loss_func=_loss,
-            callbacks=[_Clock(config.checkpoint_minutes * 60, should_stop), _Log(folder, self, report)],
+            callbacks=[Clock(config.checkpoint_minutes * 60, should_stop), _Log(folder, self, report)],
         )
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(prompt) + len(response) for prompt, response, _ in self.train_dataset]
         return LengthGrouped(lengths, self._config.batch_rows, self._config.seed)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Rise, then a cosine; and another rise where a light checkpoint was taken up."""
-        warmup = round(self._config.warmup * num_training_steps)
-
-        def rate(step: int) -> float:
-            rewarm = 1.0
-            if self._rewarmed_at is not None:
-                rewarm = min(1.0, (step - self._rewarmed_at + 1) / max(1, self._config.rewarm_steps))
-            if step < warmup:
-                return rewarm * (step + 1) / warmup
-            done = (step - warmup) / max(1, num_training_steps - warmup)
-            return rewarm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-        if self.lr_scheduler is None:
-            self.lr_scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
-        return self.lr_scheduler
-
-    @property
-    def rewarmed_at(self) -> int | None:
-        """The step at which a light checkpoint was taken up."""
-        return self._rewarmed_at
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        self._save_adapter(Path(output_dir or self.args.output_dir), state_dict)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._load_adapter(Path(resume_from_checkpoint))
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(self.args.output_dir)
-            _make_light(folder / f"checkpoint-{self.state.global_step}", folder / LIGHT)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and not (Path(checkpoint) / "optimizer.pt").is_file():
-            step = json.loads((Path(checkpoint) / _STATE).read_text("utf-8"))["global_step"]
-            self._rewarmed_at = step
-            schedule = self.lr_scheduler
-            schedule.last_epoch = step
-            schedule._last_lr = [
-                b * r(step) for b, r in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            ]
-            for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
-                group["lr"] = rate
 
 
 def _loss(logprobs: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
@@ -282,22 +222,6 @@ def _loss(logprobs: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = 
     return loss
 
 
-class _Clock(TrainerCallback):  # type: ignore[misc]
-    """Checkpoints by time, at the end, and when asked to stop."""
-
-    def __init__(self, every_s: float, should_stop: Callable[[], bool]) -> None:
-        self._every_s, self._should_stop = every_s, should_stop
-        self._saved_at = time.monotonic()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        stop = self._should_stop()
-        if stop or state.global_step == state.max_steps or time.monotonic() - self._saved_at > self._every_s:
-            control.should_save = True
-            self._saved_at = time.monotonic()
-        if stop:
-            control.should_training_stop = True
-
-
 class _Log(TrainerCallback):  # type: ignore[misc]
     """A line of metrics for every update."""
 
@@ -305,11 +229,8 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         self._path, self._trainer, self._report = folder / METRICS, trainer, report
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not state.is_world_process_zero or not self._path.is_file():
-            return
-        lines = self._path.read_text("utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self._path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        if state.is_world_process_zero:
+            forget_lines_behind(self._path, state.global_step)
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
@@ -324,17 +245,3 @@ class _Log(TrainerCallback):  # type: ignore[misc]
             file.write(json.dumps(entry) + "\n")
         entry.pop("rewarmed", None)
         self._report(StepReport(**entry))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole: a kill may have left one that is not."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / _STATE).is_file()]
-    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-
-
-def _make_light(checkpoint: Path, light: Path) -> None:
-    partial = light.with_name(f".{light.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(checkpoint, partial, ignore=shutil.ignore_patterns("optimizer*", "scheduler*"))
-    shutil.rmtree(light, ignore_errors=True)
-    partial.rename(light)

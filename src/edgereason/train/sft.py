@@ -34,8 +34,9 @@ from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import LoraSettings, load_adapter, new_adapter, save_adapter
+from edgereason.train.checkpoints import last_checkpoint
 from edgereason.train.examples import Example, HintConfig, fitting
-from edgereason.train.loop import METRICS, MaskedTrainer, StepReport, TrainConfig, last_checkpoint
+from edgereason.train.loop import METRICS, MaskedTrainer, StepReport, TrainConfig
 from edgereason.train.masked_lora import MaskedLora
 
 FORMAT: Final = "edgereason-sft"

@@ -1,0 +1,144 @@
+"""Checkpoints of an adapter's training: by the clock, with or without the optimizer, taken up again.
+
+::
+
+    FOLDER/
+      checkpoint-STEP/          adapter, optimizer, schedule, random states: goes on exactly
+      light/                    the last one without its optimizer: small enough to keep in a repository
+
+A run that goes on from a light checkpoint has an empty optimizer, so its rate rises again from nothing over
+`rewarm_steps`.
+
+Knows transformers' Trainer and its hooks; does not know what is trained, or on what.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
+LIGHT: Final = "light"
+STATE: Final = "trainer_state.json"
+
+Save = Callable[[Path, dict[str, Any] | None], None]
+"""Writes the adapter into a folder; of a state dict, where it is gathered from several processes."""
+
+
+class RateConfig(Protocol):
+    """What the schedule asks of a configuration."""
+
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def rewarm_steps(self) -> int: ...
+
+
+class AdapterCheckpoints(Trainer):  # type: ignore[misc]
+    """A Trainer that saves an adapter and nothing else, and goes on from light checkpoints.
+
+    To be put in front of any Trainer; `keep_checkpoints` before its `__init__`.
+    """
+
+    def keep_checkpoints(self, config: RateConfig, save: Save, load: Callable[[Path], None]) -> None:
+        """Sets how.
+
+        Args:
+            config: of the rate.
+            save: writes the adapter into a folder.
+            load: reads it from one.
+        """
+        self._rate_config, self._save_adapter, self._load_adapter = config, save, load
+        self._rewarmed_at: int | None = None
+
+    @property
+    def rewarmed_at(self) -> int | None:
+        """The step at which a light checkpoint was taken up."""
+        return self._rewarmed_at
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Rise, then a cosine; and another rise where a light checkpoint was taken up."""
+        warmup = round(self._rate_config.warmup * num_training_steps)
+
+        def rate(step: int) -> float:
+            rewarm = 1.0
+            if self._rewarmed_at is not None:
+                rewarm = min(1.0, (step - self._rewarmed_at + 1) / max(1, self._rate_config.rewarm_steps))
+            if step < warmup:
+                return rewarm * (step + 1) / warmup
+            done = (step - warmup) / max(1, num_training_steps - warmup)
+            return rewarm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        if self.lr_scheduler is None:
+            self.lr_scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
+        return self.lr_scheduler
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        self._save_adapter(Path(output_dir or self.args.output_dir), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._load_adapter(Path(resume_from_checkpoint))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self.args.output_dir)
+            _make_light(folder / f"checkpoint-{self.state.global_step}", folder / LIGHT)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and not (Path(checkpoint) / "optimizer.pt").is_file():
+            step = json.loads((Path(checkpoint) / STATE).read_text("utf-8"))["global_step"]
+            self._rewarmed_at = step
+            schedule = self.lr_scheduler
+            schedule.last_epoch = step
+            schedule._last_lr = [
+                b * r(step) for b, r in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            ]
+            for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
+
+
+class Clock(TrainerCallback):  # type: ignore[misc]
+    """Checkpoints by time, at the end, and when asked to stop."""
+
+    def __init__(self, every_s: float, should_stop: Callable[[], bool]) -> None:
+        self._every_s, self._should_stop = every_s, should_stop
+        self._saved_at = time.monotonic()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        stop = self._should_stop()
+        if stop or state.global_step == state.max_steps or time.monotonic() - self._saved_at > self._every_s:
+            control.should_save = True
+            self._saved_at = time.monotonic()
+        if stop:
+            control.should_training_stop = True
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole: a kill may have left one that is not."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / STATE).is_file()]
+    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def forget_lines_behind(path: Path, step: int) -> None:
+    """Drops the lines of a metrics file that a killed run wrote after its last checkpoint."""
+    if path.is_file():
+        lines = path.read_text("utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+
+def _make_light(checkpoint: Path, light: Path) -> None:
+    partial = light.with_name(f".{light.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(checkpoint, partial, ignore=shutil.ignore_patterns("optimizer*", "scheduler*"))
+    shutil.rmtree(light, ignore_errors=True)
+    partial.rename(light)
