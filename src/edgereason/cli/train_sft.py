@@ -76,9 +76,14 @@ def require_training() -> None:
         import_optional(package, "adapters are trained", extra="train")
 
 
+def process_number() -> int:
+    """Of this process, among those that train together."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_first_process() -> bool:
     """Whether this process speaks for all that train together."""
-    return not int(os.environ.get("RANK", "0"))
+    return process_number() == 0
 
 
 def learn(
@@ -129,7 +134,7 @@ def learn(
     if record is None or not is_first_process():
         return record
     record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in traces]}
-    record |= {"adapter": _write_bundle(folder, path, about_base, opening, plan.hints.buckets)}
+    record |= {"adapter": write_bundle(folder, path, about_base, opening, plan.hints.buckets)}
     record |= about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
     write_atomically(folder / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
@@ -164,26 +169,24 @@ def export(
     path = fetch(name)
     with LlamaEngine(path) as engine:
         about_base, opening = describe_base(engine, path), Seams.of(engine.tokenize).opening
-    bundle = _write_bundle(folder, path, about_base, opening, buckets)
+    bundle = write_bundle(folder, path, about_base, opening, buckets)
     typer.echo(f"{folder / 'bundle'}: adapter of {bundle['size_bytes'] / 1e6:.1f} MB")
 
 
-def _write_bundle(
+def write_bundle(
     folder: Path, base_path: Path, base: Base, opening: tuple[int, ...], buckets: tuple[int, ...]
 ) -> dict[str, Any]:
     """Exports the adapter and puts a manifest beside it, so that `ask` and `eval` take the folder."""
     from edgereason.core.bundle import Bundle, Part, file_sha256
     from edgereason.core.chat import CLOSING
-    from edgereason.quant.adapter_file import AdapterGrid
-    from edgereason.quant.blocks import BLOCK
     from edgereason.quant.gguf_file import GgufModel
-    from edgereason.train.adapters import export_adapter, rank_of
+    from edgereason.train.adapters import export_adapter, grid_for, settings_of
     from edgereason.train.sft import ADAPTER
 
     bundle, source = folder / "bundle", folder / ADAPTER
     bundle.mkdir(exist_ok=True)
     target = bundle / "reasoning.gguf"
-    grid = AdapterGrid.F16 if rank_of(source) % BLOCK else AdapterGrid.Q8_0
+    grid = grid_for(settings_of(source).rank)
     export_adapter(source, GgufModel(base_path), target, base_sha256=base.sha256, grid=grid)
     part = Part(file=target.name, sha256=file_sha256(target))
     Bundle(

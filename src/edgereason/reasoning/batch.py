@@ -34,6 +34,7 @@ class Stream:
         token_ids: everything said, sampled or forced, without the end of turn.
         forced: which of them were forced.
         text: everything said, as text.
+        end: the draw that ended the turn; None while it runs, and where it was cut.
     """
 
     index: int
@@ -47,6 +48,7 @@ class Stream:
     forced: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
+    end: Sampled | None = None
     is_running: bool = True
     _owes_answer: bool = False
     _news: list[tuple[Phase, str]] = field(default_factory=list)
@@ -88,6 +90,7 @@ class Stream:
         for piece_of in verdict.forced:
             self._say(list(piece_of.ids), piece_of.phase, piece_of.text, forced=True)
         if verdict.done:
+            self.end = drawn if is_end else None
             self._end()
 
     def replay(

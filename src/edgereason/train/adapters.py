@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from edgereason.core.bundle import temporary_beside, write_atomically
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
+from edgereason.quant.blocks import BLOCK
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.quant.learn.load import hf_names, to_gguf_order
 
@@ -173,9 +174,28 @@ def export_adapter(
     )
 
 
-def rank_of(folder: Path) -> int:
-    """The rank of a saved adapter."""
-    return int(json.loads((folder / CONFIG).read_text("utf-8"))["r"])
+def settings_of(folder: Path) -> LoraSettings:
+    """The shape of a saved adapter.
+
+    Raises:
+        BundleError: there is none.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        targets = tuple(name for name in LINEARS if name in config["target_modules"])
+        return LoraSettings(
+            rank=int(config["r"]),
+            alpha=float(config["lora_alpha"]),
+            dropout=float(config["lora_dropout"]),
+            targets=targets,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder} holds no adapter of `edgereason train sft`: {error}") from error
+
+
+def grid_for(rank: int) -> AdapterGrid:
+    """How an adapter of this rank ships: in blocks where they divide it, else in half precision."""
+    return AdapterGrid.F16 if rank % BLOCK else AdapterGrid.Q8_0
 
 
 def _weights(folder: Path, base_sha256: str) -> dict[str, torch.Tensor]:

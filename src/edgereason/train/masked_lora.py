@@ -83,6 +83,9 @@ class Batch:
 class MaskedLora(nn.Module):
     """A model with a plain LoRA whose prompts belong to the base.
 
+    Attributes:
+        decoder: the layers without the head.
+
     Args:
         model: PEFT's; the key that makes an aLoRA of it is not set, or PEFT would scan for the invocation.
         cached_bytes: most that prompts' keys and values may take between batches.
@@ -94,8 +97,8 @@ class MaskedLora(nn.Module):
     def __init__(self, model: PeftModel, *, cached_bytes: int = 0) -> None:
         super().__init__()
         self.model = model
-        self._decoder: nn.Module = model.get_base_model().model
-        self._prompts: OrderedDict[tuple[int, ...], _Prompt] = OrderedDict()
+        self.decoder: nn.Module = model.get_base_model().model
+        self._prompts: OrderedDict[tuple[int, ...], EncodedPrompt] = OrderedDict()
         self._free_bytes = cached_bytes
         config = model.get_base_model().config
         if config._attn_implementation not in ("sdpa", _FORKED):
@@ -105,7 +108,7 @@ class MaskedLora(nn.Module):
             )
         config._attn_implementation = _FORKED  # torch's own wherever there is no prefix
         self._has_window = bool(getattr(config, "use_sliding_window", False))
-        for module in self._decoder.modules():
+        for module in self.decoder.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module._can_checkpoint_with_cache = True  # ours is only read
 
@@ -117,20 +120,31 @@ class MaskedLora(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(rows, tokens) natural log-probabilities where `trained`, 0 elsewhere."""
+        return self.scores(batch)[0]
+
+    def scores(
+        self, batch: Batch, *, temperature: float = 1.0, want_entropies: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities as `forward`, of logits over `temperature`; and entropies in nats, if wanted."""
         batch = batch.to(self.head.device)
         hidden, wanted = self.hidden(batch), batch.trained
         # A token's logits lie one before it.
         before = torch.cat([wanted[:, 1:], torch.zeros_like(wanted[:, :1])], 1)
-        found = token_logprobs(hidden[before], self.head, batch.ids[wanted])
-        return found.new_zeros(wanted.shape).masked_scatter(wanted, found)
+        states, ids = hidden[before], batch.ids[wanted]
+        found = token_logprobs(states, self.head, ids, temperature)
+        logprobs = found.new_zeros(wanted.shape).masked_scatter(wanted, found)
+        if not want_entropies:
+            return logprobs, None
+        entropies = token_entropies(states, self.head, temperature)
+        return logprobs, entropies.new_zeros(wanted.shape).masked_scatter(wanted, entropies)
 
     def hidden(self, batch: Batch) -> Tensor:
         """(rows, tokens, hidden) final hidden states of the responses."""
         # Only a CPU's kernel gives what is needed; a sliding window would need a mask after all.
         is_forked = batch.ids.device.type == "cpu" and not self._has_window
-        prefix = Prefix([self._encoded(prompt) for prompt in batch.prompts], batch.owner, forked=is_forked)
+        prefix = Prefix([self.encoded(prompt) for prompt in batch.prompts], batch.owner, forked=is_forked)
         tokens = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        hidden: Tensor = self._decoder(
+        hidden: Tensor = self.decoder(
             input_ids=batch.ids,
             attention_mask=None if is_forked else prefix.mask(len(tokens)),
             position_ids=prefix.lengths[:, None] + tokens,
@@ -140,7 +154,8 @@ class MaskedLora(nn.Module):
         ).last_hidden_state
         return hidden
 
-    def _encoded(self, ids: tuple[int, ...]) -> _Prompt:
+    def encoded(self, ids: tuple[int, ...]) -> EncodedPrompt:
+        """A prompt's keys and values, by the base alone."""
         if ids in self._prompts:
             self._prompts.move_to_end(ids)
             return self._prompts[ids]
@@ -152,17 +167,17 @@ class MaskedLora(nn.Module):
         return prompt
 
     @torch.no_grad()
-    def _encode(self, ids: tuple[int, ...]) -> _Prompt:
+    def _encode(self, ids: tuple[int, ...]) -> EncodedPrompt:
         cache = DynamicCache()
         at = torch.tensor([ids], device=self.head.device)
-        training = self._decoder.training
-        self._decoder.eval()  # gradient checkpointing, which only training has, would drop the cache
+        training = self.decoder.training
+        self.decoder.eval()  # gradient checkpointing, which only training has, would drop the cache
         try:
             with adapter_off(self.model):
-                self._decoder(input_ids=at, past_key_values=cache, use_cache=True)
+                self.decoder(input_ids=at, past_key_values=cache, use_cache=True)
         finally:
-            self._decoder.train(training)
-        return _Prompt([(layer.keys[0], layer.values[0]) for layer in cache.layers])
+            self.decoder.train(training)
+        return EncodedPrompt([(layer.keys[0], layer.values[0]) for layer in cache.layers])
 
 
 @contextmanager
@@ -182,14 +197,14 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = was
 
 
-def token_logprobs(hidden: Tensor, head: Tensor, ids: Tensor) -> Tensor:
+def token_logprobs(hidden: Tensor, head: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
     """(n,) natural log-probabilities of ids (n,) after hidden states (n, hidden), in float32.
 
     The logits are held for a few tokens at a time and computed again for the gradient.
     """
 
     def some(states: Tensor, wanted: Tensor) -> Tensor:
-        logits = nn.functional.linear(states.to(head.dtype), head).float()
+        logits = _logits(states, head, temperature)
         return logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1)
 
     parts = [
@@ -197,6 +212,20 @@ def token_logprobs(hidden: Tensor, head: Tensor, ids: Tensor) -> Tensor:
         for part in zip(torch.split(hidden, _CHUNK_TOKENS), torch.split(ids, _CHUNK_TOKENS), strict=True)
     ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+@torch.no_grad()
+def token_entropies(hidden: Tensor, head: Tensor, temperature: float = 1.0) -> Tensor:
+    """(n,) entropies in nats of what follows hidden states (n, hidden), in float32, without gradient."""
+    parts = []
+    for states in torch.split(hidden, _CHUNK_TOKENS):
+        logits = _logits(states, head, temperature)
+        parts.append(logits.logsumexp(1) - (logits.softmax(1) * logits).sum(1))
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+def _logits(states: Tensor, head: Tensor, temperature: float) -> Tensor:
+    return nn.functional.linear(states.to(head.dtype), head).float() / temperature
 
 
 class Prefix(Cache):  # type: ignore[misc]
@@ -209,7 +238,7 @@ class Prefix(Cache):  # type: ignore[misc]
         lengths: (rows,) tokens of each row's prompt.
     """
 
-    def __init__(self, prompts: Sequence[_Prompt], owner: Tensor, *, forked: bool) -> None:
+    def __init__(self, prompts: Sequence[EncodedPrompt], owner: Tensor, *, forked: bool) -> None:
         super().__init__(layers=[])
         lengths = torch.tensor([prompt.num_tokens for prompt in prompts], device=owner.device)
         self.lengths = lengths[owner]
@@ -280,7 +309,7 @@ AttentionMaskInterface.register(_FORKED, sdpa_mask)
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
+class EncodedPrompt:
     """Keys and values (KV heads, tokens, head_dim) of every layer."""
 
     layers: list[tuple[Tensor, Tensor]]

@@ -1,0 +1,117 @@
+"""`edgereason train grpo`: teach a reasoning adapter to keep its budgets.
+
+Owns the options, the engine that responses are drawn on, and the folder's bundle. Does not know how an
+adapter is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgereason.cli.train_sft import is_first_process, process_number, require_training, write_bundle
+
+
+def grpo(
+    recipe: Annotated[Path, typer.Argument(help="TOML file of the recipe; see configs/grpo-*.toml.")],
+    start: Annotated[
+        Path,
+        typer.Option("--from", help="Folder of `edgereason train sft`, whose adapter learns more."),
+    ],
+    questions: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FILE|reasoning-gym:NAME[:COUNT]", help="Questions with their answers; repeatable."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for adapter, bundle and record.")],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Evaluation file whose questions are left out (13 words in a row); repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A light checkpoint of another folder to go on from.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
+) -> None:
+    """Train an adapter with rewards for right answers within the budget that the hint names (GRPO).
+
+    Responses are drawn on the engine and the base that ship. Stopped or killed, the same command goes on.
+    """
+    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.cli.pull import fetch
+    from edgereason.cli.train_panel import update_panel
+    from edgereason.core.bundle import write_atomically
+    from edgereason.engine.llama import LlamaEngine
+    from edgereason.engine.params import usable_cores
+    from edgereason.evals.record import about, peak_rss_bytes
+    from edgereason.hub.rows import import_optional
+    from edgereason.hub.store import models_folder
+    from edgereason.reasoning.model import describe_base
+
+    require_training()
+    import_optional("trl", "budgets are trained", extra="train")
+    import torch
+
+    from edgereason.quant.gguf_file import GgufModel
+    from edgereason.quant.learn.load import load_torch
+    from edgereason.train.decontaminate import Evaluations
+    from edgereason.train.grpo import GrpoRecipe
+    from edgereason.train.grpo import grpo as carry_out
+    from edgereason.train.grpo_material import engine_swap, material_of, torch_swap
+    from edgereason.train.questions import read_questions, require_unique_ids, usable
+    from edgereason.train.sft import ADAPTER
+
+    plan = GrpoRecipe.read(recipe)
+    sources = [read_questions(source, limit=limit, seed=plan.training.seed) for source in questions]
+    require_unique_ids(question for source in sources for question in source.questions)
+    evaluations = Evaluations.read(against or [])
+    chosen, counts = usable(sources, evaluations)
+    path = fetch(base or plan.base.name)
+    torch.set_num_threads(threads or usable_cores())
+    with (
+        stop_on_interrupt() as should_stop,
+        update_panel() as report,
+        LlamaEngine(path, threads=threads) as engine,
+    ):
+        about_base, gguf = describe_base(engine, path), GgufModel(path)
+        material = material_of(engine, chosen, plan.budgets.buckets)
+        current = output / "rollout" / str(process_number())
+        record = carry_out(
+            plan,
+            load_torch(gguf, about_base.sha256, models_folder().parent / "converted"),
+            about_base.sha256,
+            start / ADAPTER,
+            material,
+            engine_swap(engine, gguf, about_base.sha256, plan.training, current)
+            if plan.training.rollouts == "engine"
+            else torch_swap(material.vocabulary, plan.training),
+            output,
+            resume=resume,
+            report=report,
+            should_stop=should_stop,
+        )
+    if record is None:
+        typer.echo(f"stopped; the same command goes on from {output}", err=True)
+        raise typer.Exit(130)
+    if not is_first_process():
+        return
+    record |= {"questions": [source.entry for source in sources], "left_out": counts}
+    record |= {"against": evaluations.files}
+    record |= {"adapter": write_bundle(output, path, about_base, material.opening, plan.budgets.buckets)}
+    record |= about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
+    write_atomically(output / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    size_bytes = record["adapter"]["size_bytes"]
+    typer.echo(
+        json.dumps(record, ensure_ascii=False)
+        if as_json
+        else f"{output / 'bundle'}: adapter of {size_bytes / 1e6:.1f} MB, {record['steps']} updates"
+    )

@@ -1,0 +1,93 @@
+"""The panel of a training by reinforcement: what the policy does now, and whether it looks like collapsing.
+
+Updates take minutes, so that elsewhere than in a terminal each is a line. Knows figures; does not know
+training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgereason.train.grpo_metrics import UpdateFigures
+
+Report = Callable[["UpdateFigures"], None]
+
+
+@contextmanager
+def update_panel() -> Iterator[Report]:
+    """Something to report updates to."""
+    from rich.console import Console
+
+    from edgereason.train.grpo_metrics import alarms
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    updates: list[UpdateFigures] = []
+    started_s = time.monotonic()
+
+    def left() -> str:
+        per_update_s = (time.monotonic() - started_s) / len(updates)
+        left_s = per_update_s * (updates[-1].steps - updates[-1].step)
+        return f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
+
+    if not console.is_terminal:
+
+        def say(update: UpdateFigures) -> None:
+            updates.append(update)
+            words = ", ".join(f"{name} {value}" for name, value in rows(update).items())
+            typer.echo(f"{update.step} of {update.steps} done, {words}, {left()}", err=True)
+            for alarm in alarms(updates):
+                typer.echo(f"  ! {alarm}", err=True)
+
+        yield say
+        return
+    from rich.live import Live
+
+    with Live(console=console, refresh_per_second=2) as live:
+
+        def show(update: UpdateFigures) -> None:
+            updates.append(update)
+            live.update(_panel(update, left(), alarms(updates)))
+
+        yield show
+
+
+def rows(update: UpdateFigures) -> dict[str, str]:
+    """What there is to say of an update, by name."""
+    rollouts = update.rollouts
+    by_bucket = ", ".join(f"{tokens:.0f} of {bucket}" for bucket, tokens in rollouts.tokens_by_bucket.items())
+    return {
+        "reward": f"{rollouts.reward:.3f}",
+        "right": f"{rollouts.accuracy:.0%}",
+        "tokens": f"{rollouts.mean_tokens:.0f} ({by_bucket})",
+        "behind the closing": f"{rollouts.mean_answer_tokens:.0f}",
+        "within (1+m)B": f"{rollouts.share_within:.0%}",
+        "KL": f"{update.kl:.4f}",
+        "entropy": f"{update.entropy:.3f}",
+        "engine/torch gap": f"{update.mismatch:.4f}",
+        "clipped": f"{update.clipped:.1%}",
+        "groups dropped": f"{rollouts.dropped} of {rollouts.groups}",
+        "drawn": f"{rollouts.tokens_per_s:.0f} tok/s",
+        "learned": f"{update.trained_tokens_per_s:.0f} tok/s",
+    }
+
+
+def _panel(update: UpdateFigures, left: str, warnings: list[str]) -> RenderableType:
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 3))
+    cells = [f"{name}  {value}" for name, value in rows(update).items()]
+    for at in range(0, len(cells), 3):
+        table.add_row(*cells[at : at + 3])
+    lines = [Text(f"! {warning}", style="bold red") for warning in warnings]
+    return Panel(Group(table, *lines), title=f"update {update.step} of {update.steps}, {left}")

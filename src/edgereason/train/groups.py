@@ -1,0 +1,202 @@
+"""Groups of responses to learn from: drawn, judged, rewarded, and drawn anew where they tell nothing.
+
+::
+
+    problem ─ a bucket ─→ opening + hint ─ G responses ─ judged ─ rewarded ─┬─ rewards differ ─→ group
+                                                 ↑                          │
+                                      another problem, a few times ←────────┘ all alike: no advantage
+
+A response that did not come to its end is wrong: nothing says what it would have answered. Which bucket a
+group gets, and how its responses draw, follows from the seed, the step and the problem.
+
+Source: paper section 3 (groups without spread are dropped). Deviation: they are replaced, a bounded number
+of times, so that an update keeps its size.
+
+Knows ids, answers and rewards; does not know who draws, or what is learned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edgereason.core.answers import extract, grade
+from edgereason.core.chat import split_thinking
+from edgereason.errors import TrainingError
+from edgereason.train.reward import Outcome, RewardConfig, reward
+from edgereason.train.rollout import Drawn, Roller, Vocabulary, Want
+
+_SEEDS: Final = 2**31 - 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A question that is learned from, with its right answer; `prompt` are the ids of its prompt."""
+
+    id: str
+    text: str
+    reference: str
+    prompt: tuple[int, ...]
+
+
+def is_right(problem: Problem, text: str) -> bool:
+    """Whether what was said closes its thinking and then answers right."""
+    _, answer = split_thinking(text)
+    return answer is not None and grade(extract(answer, question=problem.text), problem.reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One response of a group, and what it is worth."""
+
+    drawn: Drawn
+    outcome: Outcome
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Responses to one problem under one budget.
+
+    Attributes:
+        forced: opening and hint, which every response begins with.
+    """
+
+    problem: Problem
+    bucket: int
+    forced: tuple[int, ...]
+    responses: tuple[Response, ...]
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether some response is worth more than another: else there is no advantage to learn from."""
+        rewards = [response.reward for response in self.responses]
+        return max(rewards) > min(rewards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """What was drawn for an update.
+
+    Attributes:
+        kept: as many as were asked for; those without spread among them teach nothing.
+        dropped: that were replaced, or would have been.
+    """
+
+    kept: tuple[Group, ...]
+    dropped: tuple[Group, ...]
+
+    @property
+    def drawn(self) -> tuple[Group, ...]:
+        """Every group: what the policy does, without choosing."""
+        return tuple({id(group): group for group in (*self.dropped, *self.kept)}.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dealer:
+    """Draws groups.
+
+    Attributes:
+        problems: by id; all that may be drawn.
+        opening: ids that turn the adapter on.
+        hints: ids of every bucket's hint.
+        rewards: how responses are rewarded.
+        count: G, responses of a group.
+        redraws: how often groups without spread are replaced.
+        seed: of everything that is drawn.
+        judge: says whether what was said behind the hint answers a problem right.
+    """
+
+    problems: Mapping[str, Problem]
+    opening: tuple[int, ...]
+    hints: Mapping[int, tuple[int, ...]]
+    vocabulary: Vocabulary
+    rewards: RewardConfig
+    count: int
+    redraws: int = 2
+    seed: int = 0
+    judge: Callable[[Problem, str], bool] = is_right
+
+    def deal(self, ids: Sequence[str], step: int, roller: Roller) -> Groups:
+        """Groups for an update.
+
+        Args:
+            ids: of the problems whose turn it is.
+            step: of the training; the same step deals the same problems, buckets and seeds.
+            roller: draws.
+
+        Raises:
+            TrainingError: a reward could not be found; it names the response.
+        """
+        kept: list[Group] = []
+        dropped: list[Group] = []
+        wanted = list(ids)
+        for attempt in range(self.redraws + 1):
+            drawn = self._draw(wanted, (step, attempt), roller)
+            dull = [group for group in drawn if not group.has_spread]
+            kept += [group for group in drawn if group.has_spread]
+            dropped += dull
+            if not dull or attempt == self.redraws:
+                break
+            wanted = self._others(len(dull), {g.problem.id for g in kept + dropped}, (step, attempt))
+        kept += dropped[len(dropped) - (len(ids) - len(kept)) :]  # the last ones, which nothing replaced
+        return Groups(kept=tuple(kept), dropped=tuple(dropped))
+
+    def _draw(self, ids: Sequence[str], at: tuple[int, int], roller: Roller) -> list[Group]:
+        asked = []
+        for number, problem_id in enumerate(ids):
+            problem = self.problems[problem_id]
+            source = self._random(*at, number, problem_id)
+            bucket = source.choice(sorted(self.hints))
+            want = Want(
+                prompt=problem.prompt,
+                forced=self.opening + self.hints[bucket],
+                cap_tokens=self.rewards.cap_tokens(bucket),
+                count=self.count,
+                seed=source.randrange(_SEEDS),
+            )
+            asked.append((problem, bucket, want))
+        found = roller([want for _, _, want in asked])
+        return [
+            Group(
+                problem=problem,
+                bucket=bucket,
+                forced=want.forced,
+                responses=tuple(self._judged(problem, bucket, drawn) for drawn in responses),
+            )
+            for (problem, bucket, want), responses in zip(asked, found, strict=True)
+        ]
+
+    def _judged(self, problem: Problem, bucket: int, drawn: Drawn) -> Response:
+        text = self.vocabulary.text(drawn.ids)
+        try:
+            outcome = self._outcome(problem, drawn, text)
+            return Response(drawn=drawn, outcome=outcome, reward=reward(outcome, bucket, self.rewards))
+        except Exception as error:
+            raise TrainingError(
+                f"the reward of a response to {problem.id} can't be found ({type(error).__name__}: {error}); "
+                f"it ends in {text[-120:]!r}: mend what judges it and go on from the last checkpoint"
+            ) from error
+
+    def _outcome(self, problem: Problem, drawn: Drawn, text: str) -> Outcome:
+        thinking_tokens = min(self.vocabulary.thinking_tokens(drawn.ids), drawn.num_tokens)
+        return Outcome(
+            is_right=drawn.is_whole and self.judge(problem, text),
+            thinking_tokens=thinking_tokens,
+            answer_tokens=drawn.num_tokens - thinking_tokens,
+        )
+
+    def _others(self, count: int, but: set[str], at: tuple[int, int]) -> list[str]:
+        """Problems that have not been drawn for this update, as long as there are any."""
+        fresh = [problem_id for problem_id in self.problems if problem_id not in but]
+        source = self._random(*at, "others")
+        return (
+            source.sample(fresh, count) if len(fresh) >= count else source.choices([*self.problems], k=count)
+        )
+
+    def _random(self, *parts: object) -> random.Random:
+        digest = hashlib.sha256(repr((self.seed, *parts)).encode()).digest()
+        return random.Random(digest[:8])

@@ -1,0 +1,304 @@
+"""GRPO under a budget: TRL's trainer, with the masked adapter's log-probabilities and the engine's rollouts.
+
+::
+
+    step ─ groups (`groups.py`) ─┬─ prompt_ids       the prompt, the base's own
+                                 ├─ completion_ids   opening  hint │ sampled
+                                 ├─ env_mask         0        0    │ 1
+                                 └─ logprobs                       │ the old policy's
+    update ─ TRL's loss over the mask; log-probabilities by `MaskedLora`, prompts' KV computed once
+
+TRL's border between prompt and completion is the adapter's, so only the one method that finds
+log-probabilities is another than TRL's. The reference of the KL is the adapter that the run began with:
+PEFT's second adapter `ref`, copied before any checkpoint is taken up, and so the same after a resume.
+
+Source: paper section 3. Deviation: old log-probabilities are the engine's, on the weights that ship.
+
+Knows TRL and groups; does not know recipes, files of questions or terminals.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from edgereason.errors import ConfigError, TrainingError
+from edgereason.train.checkpoints import AdapterCheckpoints, Clock, Save
+from edgereason.train.groups import Groups
+from edgereason.train.masked_lora import Batch, MaskedLora
+from edgereason.train.rollout import Vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoConfig:
+    """How to train.
+
+    Attributes:
+        steps: updates.
+        prompts: problems of an update, over all processes.
+        samples: G, responses of each.
+        micro_rows: responses of a forward pass in one process.
+        learning_rate: at its highest.
+        warmup: share of the steps in which the rate rises; then it falls as a cosine.
+        rewarm_steps: over which it rises again after a light checkpoint.
+        beta: weight of the KL to the adapter that the run began with.
+        epsilon: of the clipped ratio.
+        temperature: of rollouts and log-probabilities.
+        redraws: how often groups whose responses are all worth the same are replaced.
+        rollouts: where responses are drawn: on the engine that ships, or in torch, for a GPU.
+        parallel: responses that are drawn at a time.
+        dtype: of the base and of matrix products; adapter and optimizer are float32.
+        cached_prompt_bytes: for prompts' keys and values.
+        checkpoint_minutes: between checkpoints.
+    """
+
+    steps: int = 40
+    prompts: int = 4
+    samples: int = 8
+    micro_rows: int = 8
+    learning_rate: float = 1e-4
+    warmup: float = 0.05
+    rewarm_steps: int = 4
+    beta: float = 1e-3
+    epsilon: float = 0.2
+    temperature: float = 0.8
+    redraws: int = 2
+    rollouts: Literal["engine", "torch"] = "engine"
+    parallel: int = 32
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_activations: bool = False
+    cached_prompt_bytes: int = 1_000_000_000
+    checkpoint_minutes: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.prompts, self.micro_rows, self.parallel) < 1 or self.samples < 2:
+            raise ConfigError(
+                "[training] needs steps, prompts, micro_rows and parallel of 1 or more, and 2 samples or more"
+            )
+        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.temperature <= 0:
+            raise ConfigError(
+                "[training] needs a learning_rate and a temperature above 0, and a warmup from 0 to below 1"
+            )
+        if self.beta < 0 or not 0 < self.epsilon < 1 or self.redraws < 0 or self.checkpoint_minutes < 0:
+            raise ConfigError("[training] needs a beta of 0 or more and an epsilon between 0 and 1")
+
+    def accumulated(self, num_processes: int) -> int:
+        """Forward passes of one process for an update.
+
+        Raises:
+            ConfigError: the responses of an update can't be shared out evenly, or a group would be split.
+        """
+        together = self.micro_rows * num_processes
+        if self.prompts % num_processes or self.prompts * self.samples % together:
+            raise ConfigError(
+                f"[training] {self.prompts} prompts × {self.samples} samples can't be shared out to "
+                f"{num_processes} processes with micro_rows = {self.micro_rows}: every process takes whole "
+                "groups, and their responses in whole forward passes"
+            )
+        return self.prompts * self.samples // together
+
+
+class Draw(Protocol):
+    """Draws the groups of an update from the current adapter."""
+
+    def __call__(self, ids: Sequence[str], step: int) -> Groups: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What an update was made of, told when it was drawn; `seconds` that it took."""
+
+    step: int
+    groups: Groups
+    seconds: float
+
+
+class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPO trainer for a `MaskedLora`, on groups that somebody else draws and rewards.
+
+    Args:
+        policy: what is trained, its adapter the one to begin with.
+        problems: ids of all problems.
+        draw: draws groups.
+        vocabulary: of the model.
+        folder: for checkpoints.
+        config: how.
+        save: writes the adapter into a folder.
+        load: reads it from one.
+        drawn: told of every drawing.
+        callbacks: of the training.
+        should_stop: once true, a checkpoint is left and training ends.
+    """
+
+    def __init__(
+        self,
+        policy: MaskedLora,
+        problems: Sequence[str],
+        draw: Draw,
+        vocabulary: Vocabulary,
+        folder: Path,
+        config: GrpoConfig,
+        *,
+        save: Save,
+        load: Callable[[Path], None],
+        drawn: Callable[[Drawing], None] = lambda _: None,
+        callbacks: Sequence[TrainerCallback] = (),
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._policy, self._draw, self._drawn = policy, draw, drawn
+        self.keep_checkpoints(config, save, load)
+        on_cpu = not torch.cuda.is_available()
+        passes = config.accumulated(int(os.environ.get("WORLD_SIZE", "1")))
+        arguments = GRPOConfig(
+            output_dir=str(folder),
+            max_steps=config.steps,
+            per_device_train_batch_size=config.micro_rows,
+            gradient_accumulation_steps=passes,
+            steps_per_generation=passes,  # an update's responses are drawn at once, and learned from once
+            num_generations=config.samples,
+            learning_rate=config.learning_rate,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            loss_type="grpo",
+            scale_rewards="group",
+            beta=config.beta,
+            use_bias_correction_kl=False,  # newer TRLs weigh the KL by the ratio, the paper's did not
+            disable_dropout=True,  # or the policy that learns would not be the one that drew
+            epsilon=config.epsilon,
+            temperature=config.temperature,
+            mask_truncated_completions=False,
+            activation_checkpointing=False,  # `checkpoint_activations` is the base's own
+            bf16=config.dtype == "bfloat16",
+            use_cpu=on_cpu,
+            seed=config.seed,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            save_total_limit=2,
+            disable_tqdm=True,
+            report_to="none",
+            dataloader_pin_memory=not on_cpu,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are using 'rollout_func'")  # experimental, and pinned
+            super().__init__(
+                model=policy.model,
+                reward_funcs=_given_rewards,
+                args=arguments,
+                train_dataset=Dataset.from_dict({"prompt": list(problems)}),
+                processing_class=_Ids(vocabulary),
+                callbacks=[Clock(config.checkpoint_minutes * 60, should_stop), *callbacks],
+                rollout_func=_roll,
+            )
+        # Whatever wraps the model for several processes calls this, and so sees every gradient.
+        policy.model.forward = policy.scores
+        self.remove_callback(PrinterCallback)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: a checkpoint is no model to be published."""
+
+    def roll(self, ids: Sequence[str]) -> dict[str, list[Any]]:
+        """An update's responses, as TRL takes them; `ids` names every problem once a response."""
+        start_s = time.perf_counter()
+        groups = self._draw(ids[:: self.num_generations], self.state.global_step)
+        self._drawn(Drawing(self.state.global_step, groups, time.perf_counter() - start_s))
+        rows: dict[str, list[Any]] = {
+            name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "reward")
+        }
+        for group in groups.kept:
+            for response in group.responses:
+                forced, drawn = list(group.forced), response.drawn
+                rows["prompt_ids"].append(list(group.problem.prompt))
+                rows["completion_ids"].append(forced + list(drawn.ids))
+                rows["logprobs"].append([0.0] * len(forced) + list(drawn.logprobs))
+                # Where all are worth the same there is nothing to learn, from the KL either.
+                rows["env_mask"].append([0] * len(forced) + [int(group.has_spread)] * len(drawn.ids))
+                rows["reward"].append(response.reward)
+        return rows
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        batch["old_per_token_logps"] = batch.pop("sampling_per_token_logps")
+        return batch
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        """(rows, completion) log-probabilities at the temperature, and entropies; padding has zeros."""
+        size = batch_size or len(input_ids)
+        logprobs, entropies = [], []
+        for ids, mask in zip(torch.split(input_ids, size), torch.split(attention_mask, size), strict=True):
+            batch = _batch(ids, mask.bool(), logits_to_keep)
+            with self.accelerator.autocast():
+                found, entropy = model(batch, temperature=self.temperature, want_entropies=compute_entropy)
+            padding = (0, logits_to_keep - found.shape[1])
+            logprobs.append(torch.nn.functional.pad(found, padding))
+            if entropy is not None:
+                entropies.append(torch.nn.functional.pad(entropy, padding))
+        self._last_logprobs = logprobs[-1].detach()
+        return torch.cat(logprobs), torch.cat(entropies) if entropies else None, None
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss: Tensor = super()._compute_loss(model, inputs)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()}: lower the learning rate and go on from the last checkpoint"
+            )
+        mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+        if mask.any():
+            gaps = (self._last_logprobs - inputs["old_per_token_logps"])[mask].abs()
+            self._metrics["train"]["mismatch"].append(gaps.mean().item())
+        return loss
+
+
+def _roll(prompts: list[str], trainer: BudgetTrainer) -> dict[str, list[Any]]:
+    return trainer.roll(prompts)
+
+
+def _given_rewards(reward: list[float], **_: Any) -> list[float]:
+    """Rewards were found where responses were judged."""
+    return reward
+
+
+def _batch(ids: Tensor, mask: Tensor, completion_tokens: int) -> Batch:
+    """TRL's rows, prompts padded on the left and completions on the right, as the masked model takes them."""
+    rows = []
+    for row, present in zip(ids, mask, strict=True):
+        prompt = row[:-completion_tokens][present[:-completion_tokens]].tolist()
+        response = row[-completion_tokens:][present[-completion_tokens:]].tolist()
+        rows.append((prompt, response, [True] * len(response)))
+    return Batch.of(rows)
+
+
+class _Ids(PreTrainedTokenizerBase):  # type: ignore[misc]
+    """As much of a tokenizer as TRL's trainer asks for: what ends and pads, and text for its logs."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._end = min(vocabulary.ends)
+        super().__init__(eos_token="<end>", pad_token="<end>")
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        return self._end if isinstance(tokens, str) else [self._end for _ in tokens]
+
+    def batch_decode(self, sequences: Any, **_: Any) -> list[str]:
+        return [self._vocabulary.text(ids) for ids in sequences]

@@ -1,0 +1,120 @@
+"""What an update of GRPO did, in figures, and when it looks as if the policy were collapsing.
+
+Figures are of every group that was drawn, those without spread too: what the policy does, not what it learns
+from. Knows groups and numbers; does not know trainers or terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Final
+
+from edgereason.train.groups import Groups
+
+_WINDOW: Final = 5
+"""Updates that are averaged before one is held against another."""
+_LEAST_TOKENS: Final = 8.0
+_MOST_KL: Final = 1.0
+_MOST_MISMATCH: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutFigures:
+    """What the policy's responses were like.
+
+    Attributes:
+        mean_tokens: thinking and answer, as the budget counts.
+        mean_answer_tokens: behind the closing: where thinking would hide from a penalty on thinking alone.
+        tokens_by_bucket: the mean for each budget.
+        share_within: that ended by themselves within (1+m)B.
+        groups: that were drawn; `dropped` of them had no spread.
+        tokens_per_s: sampled, over the whole drawing.
+    """
+
+    reward: float
+    accuracy: float
+    mean_tokens: float
+    mean_answer_tokens: float
+    tokens_by_bucket: dict[int, float]
+    share_within: float
+    groups: int
+    dropped: int
+    tokens_per_s: float
+
+    @classmethod
+    def of(cls, groups: Groups, seconds: float) -> RolloutFigures:
+        """The figures of a drawing that took so many seconds."""
+        responses = [one for group in groups.drawn for one in group.responses]
+        by_bucket: dict[int, list[int]] = {}
+        for group in groups.drawn:
+            lengths = by_bucket.setdefault(group.bucket, [])
+            lengths += [one.outcome.num_tokens for one in group.responses]
+        return cls(
+            reward=fmean(one.reward for one in responses),
+            accuracy=fmean(one.outcome.is_right for one in responses),
+            mean_tokens=fmean(one.outcome.num_tokens for one in responses),
+            mean_answer_tokens=fmean(one.outcome.answer_tokens for one in responses),
+            tokens_by_bucket={bucket: fmean(by_bucket[bucket]) for bucket in sorted(by_bucket)},
+            share_within=fmean(one.drawn.is_whole for one in responses),
+            groups=len(groups.drawn),
+            dropped=len(groups.dropped),
+            tokens_per_s=sum(len(one.drawn.ids) for one in responses) / max(seconds, 1e-9),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateFigures:
+    """An update.
+
+    Attributes:
+        loss: of TRL, with the KL's share.
+        kl: to the adapter that the run began with, in nats a token, as entropies are.
+        mismatch: mean |log p| between the engine that drew and torch, on the same adapter.
+        clipped: share of tokens whose ratio was clipped.
+        trained_tokens_per_s: tokens that were learned from, over the update without its drawing.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    kl: float
+    entropy: float
+    mismatch: float
+    clipped: float
+    trained_tokens_per_s: float
+    rollouts: RolloutFigures
+
+    def to_json(self) -> dict[str, Any]:
+        """As a line of the metrics."""
+        return asdict(self)
+
+
+def alarms(updates: Sequence[UpdateFigures]) -> list[str]:
+    """What looks wrong in the latest updates, against the first ones where there are enough."""
+    found: list[str] = []
+    if not updates:
+        return found
+    last = updates[-_WINDOW:]
+    if (kl := fmean(one.kl for one in last)) > _MOST_KL:
+        found.append(f"the KL is {kl:.2f} nats a token: raise beta, or lower the learning rate")
+    if (gap := fmean(one.mismatch for one in last)) > _MOST_MISMATCH:
+        found.append(f"engine and torch differ by {gap:.3f} nats a token: the ratios mean little")
+    if (tokens := fmean(one.rollouts.mean_tokens for one in last)) < _LEAST_TOKENS:
+        found.append(f"responses have {tokens:.0f} tokens: the policy has stopped thinking")
+    if all(one.rollouts.dropped == one.rollouts.groups for one in last):
+        found.append("no group has any spread: nothing is learned")
+    if len(updates) >= 2 * _WINDOW:
+        first = updates[:_WINDOW]
+        figures: dict[str, Callable[[UpdateFigures], float]] = {
+            "accuracy": lambda one: one.rollouts.accuracy,
+            "entropy": lambda one: one.entropy,
+        }
+        for name, figure in figures.items():
+            before, now = fmean(map(figure, first)), fmean(map(figure, last))
+            if now < 0.5 * before:
+                found.append(f"the {name} fell from {before:.3f} to {now:.3f}")
+    return found

@@ -1,0 +1,200 @@
+"""Responses drawn from the policy that is trained, on the engine and the base that ship.
+
+::
+
+    prompt ─ base, once ─→ fork ─ adapter on ─ opening, hint ─┬─ fork ─ sampled … end of turn
+                                                              ├─ fork ─ sampled … cap
+                                                              └─ …        each with its log-probabilities
+
+Nothing is forced: a response ends by itself or is cut at its cap, where the reward is at its floor anyway.
+The log-probabilities are of the whole vocabulary at the temperature, so that they are the old policy's.
+
+Knows ids and engines; does not know questions, rewards or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from edgereason.core.chat import CLOSING_TAG
+from edgereason.core.types import Sampling
+from edgereason.engine.base import Adapter, Engine, TextDecoder
+from edgereason.reasoning.batch import Batch, Stream
+from edgereason.reasoning.control import ChatControl
+
+_AHEAD: Final = 2
+"""So many times the wants that fill the batch have room: the next begin beside the last of those before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """Responses that are wanted to one prompt.
+
+    Attributes:
+        prompt: the base's own.
+        forced: opening and hint; the adapter is on from their first token.
+        cap_tokens: longest response, the end of turn not counted.
+        count: of responses; response i draws with `seed` + i.
+    """
+
+    prompt: tuple[int, ...]
+    forced: tuple[int, ...]
+    cap_tokens: int
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was drawn behind the forced tokens.
+
+    Attributes:
+        ids: sampled tokens, the end of turn among them where the response came to it.
+        logprobs: of each, natural, of the policy that drew it.
+        is_whole: whether it came to the end of its turn.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    is_whole: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """L, as the budget counts: without the end of turn."""
+        return len(self.ids) - self.is_whole
+
+
+class Roller(Protocol):
+    """Draws responses from the current policy."""
+
+    def __call__(self, wants: Sequence[Want]) -> list[list[Drawn]]:
+        """The responses to each want, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What tokens say, and which of them end a turn."""
+
+    pieces: tuple[bytes, ...]
+    ends: frozenset[int]
+
+    @classmethod
+    def of(cls, engine: Engine) -> Self:
+        """An engine's."""
+        ids = range(engine.info.vocab_size)
+        return cls(tuple(map(engine.piece, ids)), frozenset(filter(engine.is_end, ids)))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What the tokens say; control tokens say nothing."""
+        decoder = TextDecoder()
+        return "".join(decoder.push(self.pieces[token]) for token in ids) + decoder.flush()
+
+    def thinking_tokens(self, ids: Sequence[int]) -> int:
+        """Tokens up to the one that completes the closing, or all where there is none."""
+        decoder, text = TextDecoder(), ""
+        for count, token in enumerate(ids, 1):
+            text = text[-len(CLOSING_TAG) :] + decoder.push(self.pieces[token])
+            if CLOSING_TAG in text:
+                return count
+        return len(ids)
+
+
+class EngineRoller:
+    """Draws on an engine; the adapter is swapped for the current one before it is asked.
+
+    Args:
+        engine: of the base that ships; used by nobody else while it draws.
+        temperature: of the draws, above 0; all of the vocabulary may be drawn.
+        max_running: no further want is begun while so many responses are being drawn.
+    """
+
+    def __init__(self, engine: Engine, *, temperature: float, max_running: int = 32) -> None:
+        self._engine = engine
+        self._sampling = Sampling(temperature=temperature, top_k=0, top_p=1.0)
+        self._max_running = max_running
+        self._adapter: Adapter | None = None
+
+    def swap(self, write: Callable[[Path], None], path: Path) -> None:
+        """Takes the current adapter in the place of the one before.
+
+        Args:
+            write: writes it as a GGUF.
+            path: of that file.
+        """
+        if self._adapter is not None:
+            self._engine.unload_adapter(self._adapter)
+            self._adapter = None
+        write(path)
+        self._adapter = self._engine.load_adapter(path)
+
+    def __call__(self, wants: Sequence[Want]) -> list[list[Drawn]]:
+        """The responses to each want, in order.
+
+        Raises:
+            ContextOverflow: one does not fit in the context.
+        """
+        if not wants:
+            return []
+        engine, batch = self._engine, Batch(self._engine)
+        most = _AHEAD * max(1, self._max_running // max(want.count for want in wants))
+        cells = sum(sorted(map(_cells, wants), reverse=True)[:most])
+        sequences = most * (2 + max(want.count for want in wants))
+        drawn: list[list[Stream]] = []
+        waiting, running = list(reversed(wants)), list[list[Stream]]()
+        with engine.reserve(cells=cells, sequences=sequences):
+            try:
+                while waiting or running:
+                    while waiting and _has_room(running, waiting[-1], most, self._max_running):
+                        drawn.append(self._begin(waiting.pop(), batch))
+                        running.append(drawn[-1])
+                    if batch.num_running:
+                        batch.step()
+                    for streams in [one for one in running if not any(s.is_running for s in one)]:
+                        running.remove(streams)
+                        self._release(streams)
+            finally:
+                for streams in running:
+                    self._release(streams)
+        return [[_drawn(stream) for stream in streams] for streams in drawn]
+
+    def _begin(self, want: Want, batch: Batch) -> list[Stream]:
+        engine = self._engine
+        opened = engine.new_sequence()
+        engine.encode(opened, want.prompt)
+        engine.cross(opened, self._adapter)
+        engine.encode(opened, want.forced)
+        streams: list[Stream] = []
+        for seed in range(want.seed, want.seed + want.count):
+            sampler, control = engine.sampler(self._sampling, seed), ChatControl(want.cap_tokens)
+            fork = engine.fork(opened)
+            streams.append(Stream(len(streams), seed, fork, sampler, control, want_logprobs=True))
+        for stream in streams:  # all of them from the logits behind the hint
+            batch.add(stream)
+        engine.release(opened)
+        return streams
+
+    def _release(self, streams: Sequence[Stream]) -> None:
+        for stream in streams:
+            stream.cancel()
+            self._engine.release(stream.sequence)
+
+
+def _cells(want: Want) -> int:
+    return len(want.prompt) + len(want.forced) + want.count * want.cap_tokens
+
+
+def _has_room(running: Sequence[Sequence[Stream]], want: Want, most: int, max_running: int) -> bool:
+    num_streams = sum(stream.is_running for streams in running for stream in streams)
+    return not running or (len(running) < most and num_streams + want.count <= max_running)
+
+
+def _drawn(stream: Stream) -> Drawn:
+    ids, logprobs = list(stream.token_ids), list(stream.logprobs)
+    if stream.end is not None:
+        ids.append(stream.end.token)
+        logprobs.append(stream.end.logprob or 0.0)
+    return Drawn(tuple(ids), tuple(logprobs), stream.end is not None)

@@ -1,0 +1,93 @@
+"""`edgereason train grpo` on a real model: rollouts on the engine, an update in torch, a bundle that answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgereason.core.bundle import Bundle
+
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+
+SFT = """
+[base]
+name = "smollm2-135m"
+[lora]
+rank = 32
+[hints]
+buckets = [32, 64]
+[training]
+epochs = 1
+batch_rows = 2
+micro_rows = 2
+"""
+GRPO = """
+[base]
+name = "smollm2-135m"
+[budgets]
+buckets = [32, 64]
+[training]
+steps = 2
+prompts = 2
+samples = 4
+micro_rows = 4
+redraws = 0
+beta = 0.01
+"""
+
+
+def lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgereason", *arguments], capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, smollm2: Path) -> Path:
+    folder = tmp_path_factory.mktemp("sft")
+    (folder / "sft.toml").write_text(SFT)
+    traces = [
+        {
+            "id": str(n),
+            "messages": [{"role": "user", "content": f"What is {n} + 1?"}],
+            "thinking": f"One more than {n} is {n + 1}.",
+            "answer": f"The final answer is {n + 1}.",
+            "source": "sums",
+        }
+        for n in range(16)
+    ]
+    traces_file = lines(folder / "traces.jsonl", traces)
+    done = run("train", "sft", folder / "sft.toml", "--traces", traces_file, "-o", folder / "sft")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_adapter_that_is_drawn_from_is_the_one_that_is_trained(trained: Path) -> None:
+    (trained / "grpo.toml").write_text(GRPO)
+    questions = [{"id": f"q{n}", "question": f"What is {n} + 2?", "answer": f"{n + 2}"} for n in range(8)]
+    done = run(
+        *("train", "grpo", trained / "grpo.toml", "--from", trained / "sft", "-o", trained / "grpo"),
+        *("--questions", lines(trained / "questions.jsonl", questions), "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["steps"], record["num_problems"]) == (2, 8)
+    updates = [json.loads(line) for line in (trained / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    for update in updates:
+        # What the engine said of the tokens that it drew, torch says too, up to Q4_0's rounded activations.
+        assert update["rollouts"]["dropped"] == update["rollouts"]["groups"] or 0 < update["mismatch"] < 0.15
+        assert update["rollouts"]["mean_tokens"] > 0
+    bundle = Bundle.read(trained / "grpo" / "bundle")
+    assert bundle.buckets == (32, 64)
+    asked = run("ask", "What is 3 + 2?", "--bundle", trained / "grpo" / "bundle", "--budget", "40", "--json")
+    assert asked.returncode == 0, asked.stderr
+    assert json.loads(asked.stdout)["route"] == "think"

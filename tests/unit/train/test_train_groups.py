@@ -1,0 +1,218 @@
+"""Groups: what a response is worth, and what becomes of groups that tell nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from edgereason.engine.scripted import END, ScriptedEngine
+from edgereason.errors import TrainingError
+from edgereason.train.groups import Dealer, Group, Problem, Response, is_right
+from edgereason.train.grpo_metrics import RolloutFigures, UpdateFigures, alarms
+from edgereason.train.reward import Outcome, RewardConfig
+from edgereason.train.rollout import Drawn, Vocabulary, Want
+
+VOCABULARY = Vocabulary.of(ScriptedEngine())
+OPENING = tuple(b"<think>\n")
+HINTS = {64: tuple(b"Budget: 64 tokens.\n"), 128: tuple(b"Budget: 128 tokens.\n")}
+RIGHT, WRONG = "2+2\n</think>\n\nThe final answer is 4.", "2+2\n</think>\n\nThe final answer is 5."
+
+
+def problem(name: str = "p") -> Problem:
+    return Problem(id=name, text="What is 2+2?", reference="4", prompt=tuple(name.encode()))
+
+
+def drawn(text: str, *, is_whole: bool = True) -> Drawn:
+    ids = (*text.encode(), END) if is_whole else tuple(text.encode())
+    return Drawn(ids, (-1.0,) * len(ids), is_whole)
+
+
+class Says:
+    """A roller that says what it is told for a prompt, every sample the same words in turn."""
+
+    def __init__(self, replies: dict[str, Sequence[Drawn]]) -> None:
+        self._replies = replies
+        self.wants: list[list[Want]] = []
+
+    def __call__(self, wants: Sequence[Want]) -> list[list[Drawn]]:
+        self.wants.append(list(wants))
+        return [[self._replies[bytes(want.prompt).decode()][i] for i in range(want.count)] for want in wants]
+
+
+def dealer(names: str, *, redraws: int = 2, **more: object) -> Dealer:
+    return Dealer(
+        problems={name: problem(name) for name in names},
+        opening=OPENING,
+        hints=HINTS,
+        vocabulary=VOCABULARY,
+        rewards=RewardConfig(),
+        count=2,
+        redraws=redraws,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+MIXED, DULL = (drawn(RIGHT), drawn(WRONG)), (drawn(WRONG), drawn(WRONG))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (RIGHT, True),
+        (WRONG, False),
+        ("It is 4.\n</think>\n\nThe final answer is 4.00.", True),
+        ("The final answer is 4.", False),  # never closed: it has not answered
+        ("4\n</think>\n\n", False),
+    ],
+)
+def test_right_is_what_closes_its_thinking_and_then_answers_right(text: str, expected: bool) -> None:
+    assert is_right(problem(), text) is expected
+
+
+def test_a_response_is_judged_counted_and_rewarded() -> None:
+    (group,) = dealer("a").deal(["a"], 0, Says({"a": MIXED})).kept
+    right, wrong = group.responses
+    thinking = len("2+2\n</think>")
+    assert right.outcome == Outcome(
+        is_right=True, thinking_tokens=thinking, answer_tokens=len(RIGHT) - thinking
+    )
+    # 36 tokens: within ¾ of either bucket.
+    assert (right.reward, wrong.reward, group.has_spread) == (1.0, 0.0, True)
+
+
+def test_a_response_that_was_cut_is_wrong_whatever_it_says() -> None:
+    cut = drawn(RIGHT, is_whole=False)
+    (group,) = dealer("a").deal(["a"], 0, Says({"a": (drawn(RIGHT), cut)})).kept
+    assert [one.outcome.is_right for one in group.responses] == [True, False]
+
+
+def test_a_group_draws_under_one_budget_to_the_cap_that_it_names() -> None:
+    roller = Says(dict.fromkeys("abcdefgh", MIXED))
+    groups = dealer("abcdefgh").deal(list("abcdefgh"), 0, roller).kept
+    for group, want in zip(groups, roller.wants[0], strict=True):
+        assert want.forced == group.forced == OPENING + HINTS[group.bucket]
+        assert want.cap_tokens == {64: 80, 128: 160}[group.bucket]  # (1 + ¼)B
+        assert want.count == 2
+    assert {group.bucket for group in groups} == {64, 128}
+    assert len({want.seed for want in roller.wants[0]}) == 8
+
+
+def test_the_same_step_deals_the_same_and_another_deals_otherwise() -> None:
+    def wants(step: int) -> list[Want]:
+        roller = Says(dict.fromkeys("abcd", MIXED))
+        dealer("abcd").deal(list("abcd"), step, roller)
+        return roller.wants[0]
+
+    assert wants(3) == wants(3)
+    assert wants(3) != wants(4)
+
+
+def test_groups_without_spread_are_replaced_by_other_problems() -> None:
+    roller = Says({"a": MIXED, "b": DULL, "c": DULL, "d": MIXED, "e": MIXED})
+    groups = dealer("abcde", redraws=9).deal(["a", "b"], 0, roller)
+    kept = [group.problem.id for group in groups.kept]
+    assert len(kept) == 2
+    assert kept[0] == "a"
+    assert kept[1] in "de"
+    assert all(not group.has_spread for group in groups.dropped)
+    # No problem twice.
+    drawn_ids = [group.problem.id for group in groups.drawn]
+    assert len(drawn_ids) == len(set(drawn_ids)) == len(groups.kept) + len(groups.dropped)
+
+
+def test_replacing_is_bounded_and_the_update_keeps_its_size() -> None:
+    roller = Says({"a": MIXED, "b": DULL, "c": DULL, "d": DULL})
+    groups = dealer("abcd", redraws=1).deal(["a", "b"], 0, roller)
+    assert len(roller.wants) == 2
+    assert [group.has_spread for group in groups.kept] == [True, False]
+    assert len(groups.dropped) == 2
+    assert len(groups.drawn) == 3  # the last one is both kept and dropped
+
+
+def test_a_reward_that_raises_names_the_response_and_is_no_zero() -> None:
+    def judge(asked: Problem, text: str) -> bool:
+        if asked.id == "b":
+            raise ZeroDivisionError("by the grader")
+        return True
+
+    with pytest.raises(TrainingError, match=r"response to b .*by the grader.*final answer is 4"):
+        dealer("ab", judge=judge).deal(["a", "b"], 0, Says({"a": MIXED, "b": MIXED}))
+
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def response(tokens: int, *, is_right: bool, reward: float, is_whole: bool = True) -> Response:
+    outcome = Outcome(is_right=is_right, thinking_tokens=tokens - 5, answer_tokens=5)
+    return Response(drawn=Drawn((0,) * tokens, (0.0,) * tokens, is_whole), outcome=outcome, reward=reward)
+
+
+def test_figures_are_of_every_group_that_was_drawn() -> None:
+    deal = dealer("abc", redraws=0).deal(["a", "b"], 0, Says({"a": MIXED, "b": DULL}))
+    figures = RolloutFigures.of(deal, seconds=2.0)
+    assert (figures.groups, figures.dropped) == (2, 1)
+    assert figures.accuracy == 0.25
+    assert figures.reward == 0.25
+    assert figures.mean_tokens == len(RIGHT) == len(WRONG)
+    assert figures.share_within == 1.0
+    assert figures.tokens_per_s == 4 * (len(RIGHT) + 1) / 2.0
+    assert set(figures.tokens_by_bucket) == {group.bucket for group in deal.drawn}
+
+
+def update(step: int, **changes: float) -> UpdateFigures:
+    rollouts = {"reward": 0.5, "accuracy": 0.5, "mean_tokens": 100.0, "dropped": 0}
+    rollouts |= {name: changes.pop(name) for name in [*changes] if name in rollouts}
+    values = {"kl": 0.01, "entropy": 0.6, "mismatch": 0.01} | changes
+    return UpdateFigures(
+        step=step,
+        steps=20,
+        loss=0.0,
+        learning_rate=1e-4,
+        grad_norm=1.0,
+        clipped=0.0,
+        trained_tokens_per_s=1.0,
+        rollouts=RolloutFigures(
+            mean_answer_tokens=10.0,
+            tokens_by_bucket={},
+            share_within=1.0,
+            groups=4,
+            tokens_per_s=1.0,
+            **rollouts,  # type: ignore[arg-type]
+        ),
+        **values,
+    )
+
+
+def test_a_steady_run_raises_no_alarm() -> None:
+    assert alarms([]) == []
+    assert alarms([update(n) for n in range(20)]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"kl": 3.0}, "KL is 3.00"),
+        ({"mismatch": 0.5}, "engine and torch differ by 0.500"),
+        ({"mean_tokens": 3.0}, "responses have 3 tokens"),
+        ({"dropped": 4}, "no group has any spread"),
+        ({"accuracy": 0.1}, "the accuracy fell from 0.500 to 0.100"),
+        ({"entropy": 0.1}, "the entropy fell from 0.600 to 0.100"),
+    ],
+)
+def test_a_collapse_raises_one(changes: dict[str, float], says: str) -> None:
+    (found,) = alarms([update(n) for n in range(10)] + [update(n, **changes) for n in range(10, 15)])
+    assert says in found
+
+
+def test_one_odd_update_is_no_collapse() -> None:
+    assert alarms([update(n) for n in range(14)] + [update(14, accuracy=0.1, entropy=0.1)]) == []
+
+
+def test_a_group_has_spread_where_one_response_is_worth_more() -> None:
+    def group(*rewards: float) -> Group:
+        responses = tuple(response(20, is_right=True, reward=one) for one in rewards)
+        return Group(problem=problem(), bucket=64, forced=OPENING, responses=responses)
+
+    assert not group(0.5, 0.5).has_spread
+    assert group(0.5, 0.5, 0.4).has_spread

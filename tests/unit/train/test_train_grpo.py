@@ -1,0 +1,402 @@
+"""GRPO on a tiny model: advantages and loss by hand and against TRL's own, and runs that go on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_lora import OPENING, base_model, lora_model
+from trl import GRPOTrainer
+
+from edgereason.errors import BundleError, ConfigError, EngineError, TrainingError
+from edgereason.train import groups as groups_module
+from edgereason.train.adapters import save_adapter
+from edgereason.train.groups import Dealer, Problem
+from edgereason.train.grpo import BudgetsConfig, GrpoRecipe, Material, grpo
+from edgereason.train.grpo_loop import BudgetTrainer, GrpoConfig
+from edgereason.train.masked_lora import Batch, MaskedLora
+from edgereason.train.reward import RewardConfig
+from edgereason.train.rollout import Vocabulary
+from edgereason.train.sft import BaseConfig
+from edgereason.train.torch_rollout import TorchRoller
+
+SHA256 = "ab" * 32
+ENDS = frozenset({55, 56, 57, 58, 59, 62, 63})
+SOLVED = b"x\n</think>\n\nThe final answer is 1.\n"
+VOCABULARY = Vocabulary(tuple(SOLVED if i < 4 else b"x" for i in range(64)), ENDS)
+"""Four of 64 tokens say all that is right."""
+HINTS = {8: (5,), 16: (6, 7)}
+PROBLEMS = [
+    Problem(id=f"p{i:02}", text="How many?", reference="1", prompt=tuple(range(i, i + 4 + i % 3)))
+    for i in range(12)
+]
+MATERIAL = Material(
+    problems=PROBLEMS, opening=OPENING, hints=HINTS, vocabulary=VOCABULARY, context_tokens=256
+)
+CONFIG = GrpoConfig(
+    steps=4, prompts=2, samples=4, micro_rows=4, learning_rate=5e-3, rewarm_steps=2, beta=0.05, seed=1
+)
+RECIPE = GrpoRecipe(base=BaseConfig(name="tiny"), budgets=BudgetsConfig(buckets=(8, 16)), training=CONFIG)
+
+
+def in_torch(policy, save):
+    return TorchRoller(policy, VOCABULARY.ends, temperature=CONFIG.temperature)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("start") / "adapter"
+    save_adapter(lora_model(), folder, base_name="tiny", base_sha256=SHA256, opening=OPENING)
+    return folder
+
+
+def train(folder: Path, start: Path, recipe: GrpoRecipe = RECIPE, roller=in_torch, **how):
+    return grpo(recipe, base_model(), SHA256, start, MATERIAL, roller, folder, **how)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def learned(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def after(steps: int):
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) >= steps
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, start: Path) -> Path:
+    folder = tmp_path_factory.mktemp("grpo") / "run"
+    assert train(folder, start)["steps"] == 4
+    return folder
+
+
+def dealer(count: int, **more) -> Dealer:
+    return Dealer(
+        problems={one.id: one for one in PROBLEMS},
+        opening=OPENING,
+        hints=HINTS,
+        vocabulary=VOCABULARY,
+        rewards=RewardConfig(),
+        count=count,
+        **more,
+    )
+
+
+def trainer(tmp_path: Path, policy: MaskedLora, config: GrpoConfig = CONFIG) -> BudgetTrainer:
+    deals, roller = dealer(config.samples, redraws=9), in_torch(policy, None)
+    return BudgetTrainer(
+        policy,
+        [one.id for one in PROBLEMS],
+        lambda ids, step: deals.deal(ids, step, roller),
+        VOCABULARY,
+        tmp_path,
+        config,
+        save=lambda folder, weights: None,
+        load=lambda folder: None,
+    )
+
+
+def generated(made: BudgetTrainer, ids=("p00", "p01")) -> dict:
+    made.model.train()
+    made._step = 0
+    return made._generate_and_score_completions([{"prompt": one} for one in ids for _ in range(4)])
+
+
+# ── one update, by hand ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> BudgetTrainer:
+    made = trainer(tmp_path, MaskedLora(lora_model()))
+    made.current_gradient_accumulation_steps = 1
+    return made
+
+
+def test_advantages_are_a_groups_rewards_against_their_own(made: BudgetTrainer) -> None:
+    rolled = made.roll(["p00"] * 4 + ["p01"] * 4)
+    batch = generated(made)
+    expected: list[float] = []
+    for at in (0, 4):
+        rewards = rolled["reward"][at : at + 4]
+        expected += [(one - fmean(rewards)) / (stdev(rewards) + 1e-4) for one in rewards]
+    assert any(expected)
+    assert batch["advantages"].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_masks_border_is_the_adapters(made: BudgetTrainer) -> None:
+    batch = generated(made)
+    for ids, mask in zip(batch["completion_ids"].tolist(), batch["tool_mask"].tolist(), strict=True):
+        (forced,) = [
+            OPENING + hint for hint in HINTS.values() if tuple(ids[: 2 + len(hint)]) == OPENING + hint
+        ]
+        assert mask[: len(forced)] == [0] * len(forced)
+        assert set(mask[len(forced) :]) == {1}
+    prompts = batch["prompt_ids"][batch["prompt_mask"].bool()].tolist()
+    assert OPENING[0] not in prompts
+
+
+def test_old_log_probabilities_are_those_that_were_drawn_with(made: BudgetTrainer) -> None:
+    batch = generated(made)
+    found = made._get_per_token_logps_and_entropies(
+        made._policy.scores,
+        torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
+        torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
+        batch["completion_ids"].shape[1],
+    )[0]
+    mask = (batch["completion_mask"] * batch["tool_mask"]).bool()
+    torch.testing.assert_close(found[mask], batch["old_per_token_logps"][mask], atol=2e-5, rtol=1e-4)
+
+
+def test_the_loss_is_the_papers_over_sampled_tokens(made: BudgetTrainer) -> None:
+    # GIVEN an old policy and a reference that are others than the policy, so that every term matters
+    batch = generated(made)
+    torch.manual_seed(3)
+    shape = batch["completion_ids"].shape
+    batch["old_per_token_logps"] = batch["old_per_token_logps"] + 0.3 * torch.randn(shape)
+    batch["ref_per_token_logps"] = batch["ref_per_token_logps"] + 0.3 * torch.randn(shape)
+    # WHEN
+    loss = made._compute_loss(made.model, batch)
+    # THEN it is what a loop over responses and tokens gives
+    rows = []
+    for row in range(len(batch["completion_ids"])):
+        prompt = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()].tolist()
+        ids = batch["completion_ids"][row][batch["completion_mask"][row].bool()].tolist()
+        one = Batch.of([(prompt, ids, [True] * len(ids))])
+        with torch.no_grad():
+            logprobs = made._policy.scores(one, temperature=0.8)[0][0]
+        terms = []
+        for t in range(len(ids)):
+            if not batch["tool_mask"][row, t]:
+                continue
+            old, ref = batch["old_per_token_logps"][row, t], batch["ref_per_token_logps"][row, t]
+            advantage, ratio = batch["advantages"][row], (logprobs[t] - old).exp()
+            clipped = ratio.clamp(0.8, 1.2)
+            kl = (ref - logprobs[t]).exp() - (ref - logprobs[t]) - 1
+            terms.append(float(-torch.min(ratio * advantage, clipped * advantage) + 0.05 * kl))
+        rows.append(fmean(terms))
+    assert float(loss.detach()) == pytest.approx(fmean(rows), abs=1e-5)
+
+
+def test_without_a_mask_the_loss_is_trls_own(made: BudgetTrainer, tmp_path: Path) -> None:
+    # GIVEN an adapter that changes nothing, so that it does not matter where it is on
+    for name, parameter in made.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    batch = generated(made)
+    torch.manual_seed(4)
+    batch["old_per_token_logps"] = batch["old_per_token_logps"] + 0.3 * torch.randn_like(
+        batch["old_per_token_logps"]
+    )
+    ours = made._compute_loss(made.model, batch)
+    # WHEN TRL finds the log-probabilities itself, in one pass over prompt and completion
+    plain = lora_model()
+    for name, parameter in plain.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    theirs = GRPOTrainer(
+        model=plain,
+        reward_funcs=lambda **_: [0.0],
+        args=replace_output(made.args, tmp_path / "plain"),
+        train_dataset=made.train_dataset,
+        processing_class=made.processing_class,
+    )
+    theirs.model.train()
+    theirs.current_gradient_accumulation_steps = 1
+    # THEN
+    assert float(theirs._compute_loss(theirs.model, batch).detach()) == pytest.approx(
+        float(ours.detach()), abs=1e-5
+    )
+
+
+def replace_output(arguments, folder: Path):
+    values = {
+        name: getattr(arguments, name)
+        for name in (
+            "per_device_train_batch_size",
+            "num_generations",
+            "loss_type",
+            "beta",
+            "epsilon",
+            "temperature",
+            "use_cpu",
+            "bf16",
+        )
+    }
+    return type(arguments)(
+        output_dir=str(folder),
+        max_steps=1,
+        activation_checkpointing=False,
+        gradient_accumulation_steps=2,
+        report_to="none",
+        **values,
+    )
+
+
+def test_no_gradient_reaches_what_was_forced(made: BudgetTrainer, monkeypatch) -> None:
+    batch = generated(made)
+    shape = batch["completion_ids"].shape
+    logprobs = torch.full(shape, -1.0, requires_grad=True)
+    made._last_logprobs = logprobs.detach()
+    monkeypatch.setattr(
+        made, "_get_per_token_logps_and_entropies", lambda *_, **__: (logprobs, torch.zeros(shape), None)
+    )
+    batch["old_per_token_logps"] = torch.full(shape, -1.0)
+    batch["ref_per_token_logps"] = torch.full(shape, -1.0)
+    made._compute_loss(made.model, batch).backward()
+    mask = (batch["completion_mask"] * batch["tool_mask"]).bool()
+    assert (logprobs.grad[~mask] == 0).all()
+    # On policy the gradient of a sampled token is −A over the response's tokens and the responses.
+    expected = -batch["advantages"][:, None] / mask.sum(1, keepdim=True) / shape[0]
+    torch.testing.assert_close(logprobs.grad[mask], expected.expand(shape)[mask], atol=1e-7, rtol=1e-4)
+
+
+def test_groups_without_spread_teach_nothing(made: BudgetTrainer, monkeypatch) -> None:
+    dull = dealer(4, redraws=0, judge=lambda *_: False)
+    monkeypatch.setattr(made, "_draw", lambda ids, step: dull.deal(ids, step, in_torch(made._policy, None)))
+    batch = generated(made)
+    assert not batch["tool_mask"][batch["completion_mask"].bool()].any()
+    loss = made._compute_loss(made.model, batch)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in made.model.parameters())
+
+
+# ── runs ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_update_leaves_a_line(finished: Path) -> None:
+    found = lines(finished)
+    assert [line["step"] for line in found] == [1, 2, 3, 4]
+    assert found[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # the policy is the reference still
+    assert found[-1]["kl"] > 1e-5
+    assert all(line["mismatch"] < 1e-4 for line in found)  # torch drew, torch scores
+    assert all(line["rollouts"]["tokens_per_s"] > 0 for line in found)
+
+
+def test_the_policy_learns_what_is_rewarded(start: Path, tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPE,
+        training=replace(CONFIG, steps=25, prompts=4, samples=8, micro_rows=32, learning_rate=2e-2, beta=0.0),
+    )
+    train(tmp_path / "run", start, recipe)
+    rewards = [line["rollouts"]["reward"] for line in lines(tmp_path / "run")]
+    assert fmean(rewards[-5:]) > fmean(rewards[:5]) + 0.2
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_run_that_was_stopped_goes_on_to_the_same_adapter(
+    finished: Path, start: Path, tmp_path: Path, stop_after: int
+) -> None:
+    assert train(tmp_path / "run", start, should_stop=after(stop_after)) is None
+    assert len(lines(tmp_path / "run")) == stop_after
+    train(tmp_path / "run", start)
+    timed = ("trained_tokens_per_s", "rollouts")
+    for found, expected in zip(lines(tmp_path / "run"), lines(finished), strict=True):
+        assert {k: v for k, v in found.items() if k not in timed} == pytest.approx(
+            {k: v for k, v in expected.items() if k not in timed}, rel=1e-5, abs=1e-7
+        )
+    for name, tensor in learned(finished).items():
+        torch.testing.assert_close(learned(tmp_path / "run")[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_the_reference_is_the_adapter_that_the_run_began_with_also_after_a_resume(
+    finished: Path, start: Path, tmp_path: Path
+) -> None:
+    expected = load_file(start / "adapter_model.safetensors")
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def watched(policy, save):
+        named = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+        seen.append({n.replace(".ref.", "."): p for n, p in named.items() if ".ref." in n})
+        return in_torch(policy, save)
+
+    train(tmp_path / "run", start, roller=watched, should_stop=after(2))
+    train(tmp_path / "run", start, roller=watched)
+    assert len(seen) == 4
+    for reference in seen:
+        assert len(reference) == len(expected)
+        assert all(torch.equal(reference[name], tensor) for name, tensor in expected.items())
+    assert any(not torch.equal(learned(finished)[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_light_checkpoint_goes_on_without_its_optimizer(
+    finished: Path, start: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "a", start, should_stop=after(2))
+    light = tmp_path / "a" / "light"
+    assert not list(light.glob("optimizer*"))
+    record = train(tmp_path / "b", start, resume=light)
+    assert record["rewarmed_at"] == 2
+    # The same problems, buckets and draws, from the same weights.
+    assert lines(tmp_path / "b")[0]["rollouts"]["reward"] == lines(finished)[2]["rollouts"]["reward"]
+
+
+def test_a_reward_that_raises_stops_the_training_and_keeps_the_checkpoint(
+    start: Path, tmp_path: Path, monkeypatch
+) -> None:
+    train(tmp_path / "run", start, should_stop=after(2))
+
+    def broken(*_, **__):
+        raise ValueError("no such grader")
+
+    monkeypatch.setattr(groups_module, "extract", broken)
+    with pytest.raises(TrainingError, match=r"response to p\d\d .*no such grader"):
+        train(tmp_path / "run", start)
+    monkeypatch.undo()
+    assert train(tmp_path / "run", start)["steps"] == 4
+
+
+def test_an_engine_that_dies_in_a_rollout_costs_one_update(
+    finished: Path, start: Path, tmp_path: Path
+) -> None:
+    alive = iter([True, True, False])
+
+    def mortal(policy, save):
+        if not next(alive):
+            raise EngineError("the engine died")
+        return in_torch(policy, save)
+
+    recipe = replace(RECIPE, training=replace(CONFIG, checkpoint_minutes=0.0))
+    with pytest.raises(EngineError):
+        train(tmp_path / "run", start, recipe, roller=mortal)
+    assert len(lines(tmp_path / "run")) == 2
+    train(tmp_path / "run", start, recipe)
+    for name, tensor in learned(finished).items():
+        torch.testing.assert_close(learned(tmp_path / "run")[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match="the context holds 256"):
+        grpo(
+            replace(RECIPE, budgets=BudgetsConfig(buckets=(8, 200))),
+            base_model(),
+            SHA256,
+            start,
+            replace(MATERIAL, hints=HINTS | {200: (5,)}),
+            in_torch,
+            folder,
+        )
+    with pytest.raises(ConfigError, match="12 problems"):
+        train(folder, start, replace(RECIPE, training=replace(CONFIG, prompts=16)))
+    with pytest.raises(ConfigError, match="can't be shared out"):
+        train(folder, start, replace(RECIPE, training=replace(CONFIG, micro_rows=3)))
+    with pytest.raises(BundleError, match="made for the base"):
+        grpo(RECIPE, base_model(), "cd" * 32, start, MATERIAL, in_torch, folder)
+    with pytest.raises(ConfigError, match="must be positive and rise"):
+        BudgetsConfig(buckets=(16, 8))
+    assert not folder.exists()
+
+
+def test_a_folder_with_another_run_is_refused(finished: Path, start: Path) -> None:
+    with pytest.raises(ConfigError, match="another recipe"):
+        train(finished, start, replace(RECIPE, reward=RewardConfig(margin=0.5)))
