@@ -1,4 +1,4 @@
-"""`edgereason train grpo` on a real model: rollouts on the engine, an update in torch, a bundle that answers."""
+"""`edgereason train grpo` on a real model: rollouts on the engine, updates in torch, and a bundle."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def lines(path: Path, rows: list[dict]) -> Path:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgereason", *arguments], capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-m", "edgereason", *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

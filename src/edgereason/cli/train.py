@@ -6,6 +6,7 @@
     train traces --from …        traces that somebody else made, in our schema
     train answers                what a model says itself (`train_answers.py`)
     train sft, train export      an adapter from traces, and a bundle of it (`train_sft.py`)
+    train shortest               an adapter's own shortest right responses (`train_shortest.py`)
     train grpo                   an adapter that keeps its budgets (`train_grpo.py`)
     train heads                  switcher and verifier (`train_heads.py`)
     train sweep                  several recipes, each trained, evaluated and timed (`train_sweep.py`)
@@ -28,6 +29,7 @@ from edgereason.cli.train_answers import answers
 from edgereason.cli.train_grpo import grpo
 from edgereason.cli.train_heads import heads_app
 from edgereason.cli.train_sft import export, sft
+from edgereason.cli.train_shortest import shortest
 from edgereason.cli.train_sweep import sweep
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 train_app = typer.Typer(name="train", no_args_is_help=True)
 train_app.command()(answers)
 train_app.command()(sft)
+train_app.command()(shortest)
 train_app.command()(grpo)
 train_app.command()(export)
 train_app.command()(sweep)

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgereason.cli.train_sft import is_first_process, process_number, require_training, write_bundle
+
+if TYPE_CHECKING:
+    from edgereason.train.questions import Question
+Questions = Annotated[
+    list[str],
+    typer.Option(metavar="FILE|reasoning-gym:NAME[:COUNT]", help="Questions with their answers; repeatable."),
+]
+Against = Annotated[
+    list[Path] | None,
+    typer.Option(help="Evaluation file whose questions are left out (13 words in a row); repeatable."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")]
 
 
 def grpo(
@@ -21,18 +33,10 @@ def grpo(
         Path,
         typer.Option("--from", help="Folder of `edgereason train sft`, whose adapter learns more."),
     ],
-    questions: Annotated[
-        list[str],
-        typer.Option(
-            metavar="FILE|reasoning-gym:NAME[:COUNT]", help="Questions with their answers; repeatable."
-        ),
-    ],
+    questions: Questions,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for adapter, bundle and record.")],
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(help="Evaluation file whose questions are left out (13 words in a row); repeatable."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")] = None,
+    against: Against = None,
+    limit: Limit = None,
     base: Annotated[
         str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
     ] = None,
@@ -63,18 +67,13 @@ def grpo(
 
     from edgereason.quant.gguf_file import GgufModel
     from edgereason.quant.learn.load import load_torch
-    from edgereason.train.decontaminate import Evaluations
     from edgereason.train.grpo import GrpoRecipe
     from edgereason.train.grpo import grpo as carry_out
     from edgereason.train.grpo_material import engine_swap, material_of, torch_swap
-    from edgereason.train.questions import read_questions, require_unique_ids, usable
     from edgereason.train.sft import ADAPTER
 
     plan = GrpoRecipe.read(recipe)
-    sources = [read_questions(source, limit=limit, seed=plan.training.seed) for source in questions]
-    require_unique_ids(question for source in sources for question in source.questions)
-    evaluations = Evaluations.read(against or [])
-    chosen, counts = usable(sources, evaluations)
+    chosen, about_questions = usable_questions(questions, against, limit, plan.training.seed)
     path = fetch(base or plan.base.name)
     torch.set_num_threads(threads or usable_cores())
     with (
@@ -104,10 +103,8 @@ def grpo(
         raise typer.Exit(130)
     if not is_first_process():
         return
-    record |= {"questions": [source.entry for source in sources], "left_out": counts}
-    record |= {"against": evaluations.files}
     record |= {"adapter": write_bundle(output, path, about_base, material.opening, plan.budgets.buckets)}
-    record |= about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
+    record |= about_questions | about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
     write_atomically(output / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     size_bytes = record["adapter"]["size_bytes"]
     typer.echo(
@@ -115,3 +112,18 @@ def grpo(
         if as_json
         else f"{output / 'bundle'}: adapter of {size_bytes / 1e6:.1f} MB, {record['steps']} updates"
     )
+
+
+def usable_questions(
+    sources: list[str], against: list[Path] | None, limit: int | None, seed: int
+) -> tuple[list[Question], dict[str, Any]]:
+    """Questions that no evaluation asks, and what the record says of where they are from."""
+    from edgereason.train.decontaminate import Evaluations
+    from edgereason.train.questions import read_questions, require_unique_ids, usable
+
+    read = [read_questions(source, limit=limit, seed=seed) for source in sources]
+    require_unique_ids(question for source in read for question in source.questions)
+    evaluations = Evaluations.read(against or ())
+    chosen, counts = usable(read, evaluations)
+    entries = [dict(source.entry) for source in read]
+    return chosen, {"questions": entries, "left_out": counts, "against": list(evaluations.files)}

@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 
 def sft(
     recipe: Annotated[Path, typer.Argument(help="TOML file of the recipe; see configs/sft-*.toml.")],
-    traces: Annotated[list[Path], typer.Option(help="JSONL of `edgereason train traces`; repeatable.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for adapter, bundle and record.")],
+    traces: Annotated[
+        list[Path] | None, typer.Option(help="JSONL of `edgereason train traces`; repeatable.")
+    ] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="Examples in ids instead, as `edgereason train shortest` writes them.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Folder of a training whose adapter is trained further.")
+    ] = None,
     base: Annotated[
         str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
     ] = None,
@@ -40,6 +48,8 @@ def sft(
     from edgereason.cli.eval_progress import progress_display
     from edgereason.cli.interrupt import stop_on_interrupt
 
+    if (traces is None) == (examples is None):
+        raise typer.BadParameter("say which: --traces, or --examples in ids")
     require_training()
     from edgereason.train.sft import SftRecipe
 
@@ -47,8 +57,10 @@ def sft(
     with stop_on_interrupt() as should_stop, progress_display() as show:
         record = learn(
             plan,
-            traces,
+            traces or [],
             output,
+            examples_file=examples,
+            start=start,
             base=base,
             resume=resume,
             threads=threads,
@@ -91,6 +103,8 @@ def learn(
     traces: list[Path],
     folder: Path,
     *,
+    examples_file: Path | None = None,
+    start: Path | None = None,
     base: str | None = None,
     resume: Path | None = None,
     threads: int | None,
@@ -109,7 +123,8 @@ def learn(
     from edgereason.quant.gguf_file import GgufModel
     from edgereason.quant.learn.load import load_torch
     from edgereason.reasoning.model import describe_base
-    from edgereason.train.examples import Encoder
+    from edgereason.train.examples import Encoder, read_examples
+    from edgereason.train.sft import ADAPTER
     from edgereason.train.sft import sft as carry_out
     from edgereason.train.traces import read_traces
 
@@ -117,6 +132,8 @@ def learn(
     with LlamaEngine(path) as engine:
         encoder, about_base = Encoder.of(engine), describe_base(engine, path)
         examples = [encoder.encode(row, plan.hints) for file in traces for row in read_traces(file)]
+        if examples_file is not None:
+            examples = read_examples(examples_file)
         opening = encoder.seams.opening
     torch.set_num_threads(threads or usable_cores())
     loaded = load_torch(GgufModel(path), about_base.sha256, models_folder().parent / "converted")
@@ -127,13 +144,15 @@ def learn(
         examples,
         opening,
         folder,
+        start=start and start / ADAPTER,
         resume=resume,
         report=_reporter(show),
         should_stop=should_stop,
     )
     if record is None or not is_first_process():
         return record
-    record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in traces]}
+    read = [*traces, *([] if examples_file is None else [examples_file])]
+    record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in read]}
     record |= {"adapter": write_bundle(folder, path, about_base, opening, plan.hints.buckets)}
     record |= about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
     write_atomically(folder / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")

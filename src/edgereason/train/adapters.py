@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from edgereason.core.bundle import temporary_beside, write_atomically
+from edgereason.core.bundle import file_sha256, temporary_beside, write_atomically
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
 from edgereason.quant.blocks import BLOCK
@@ -191,6 +191,11 @@ def settings_of(folder: Path) -> LoraSettings:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder} holds no adapter of `edgereason train sft`: {error}") from error
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Hash of a saved adapter's weights."""
+    return file_sha256(folder / WEIGHTS)
 
 
 def grid_for(rank: int) -> AdapterGrid:

@@ -135,7 +135,9 @@ class Dealer:
         dropped: list[Group] = []
         wanted = list(ids)
         for attempt in range(self.redraws + 1):
-            drawn = self._draw(wanted, (step, attempt), roller)
+            chance = self._random(step, attempt)
+            asked = [(problem_id, chance.choice(sorted(self.hints))) for problem_id in wanted]
+            drawn = self.draw(asked, (step, attempt), roller)
             dull = [group for group in drawn if not group.has_spread]
             kept += [group for group in drawn if group.has_spread]
             dropped += dull
@@ -145,29 +147,35 @@ class Dealer:
         kept += dropped[len(dropped) - (len(ids) - len(kept)) :]  # the last ones, which nothing replaced
         return Groups(kept=tuple(kept), dropped=tuple(dropped))
 
-    def _draw(self, ids: Sequence[str], at: tuple[int, int], roller: Roller) -> list[Group]:
-        asked = []
-        for number, problem_id in enumerate(ids):
-            problem = self.problems[problem_id]
-            source = self._random(*at, number, problem_id)
-            bucket = source.choice(sorted(self.hints))
-            want = Want(
-                prompt=problem.prompt,
+    def draw(self, asked: Sequence[tuple[str, int]], at: tuple[object, ...], roller: Roller) -> list[Group]:
+        """A group for every problem and bucket asked for.
+
+        Args:
+            asked: id of a problem, and a bucket.
+            at: where the training stands; seeds follow from it.
+            roller: draws.
+
+        Raises:
+            TrainingError: a reward could not be found; it names the response.
+        """
+        wants = [
+            Want(
+                prompt=self.problems[problem_id].prompt,
                 forced=self.opening + self.hints[bucket],
                 cap_tokens=self.rewards.cap_tokens(bucket),
                 count=self.count,
-                seed=source.randrange(_SEEDS),
+                seed=self._random(*at, problem_id, bucket).randrange(_SEEDS),
             )
-            asked.append((problem, bucket, want))
-        found = roller([want for _, _, want in asked])
+            for problem_id, bucket in asked
+        ]
         return [
             Group(
-                problem=problem,
+                problem=self.problems[problem_id],
                 bucket=bucket,
                 forced=want.forced,
-                responses=tuple(self._judged(problem, bucket, drawn) for drawn in responses),
+                responses=tuple(self._judged(self.problems[problem_id], bucket, one) for one in responses),
             )
-            for (problem, bucket, want), responses in zip(asked, found, strict=True)
+            for (problem_id, bucket), want, responses in zip(asked, wants, roller(wants), strict=True)
         ]
 
     def _judged(self, problem: Problem, bucket: int, drawn: Drawn) -> Response:

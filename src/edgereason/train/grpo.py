@@ -32,9 +32,9 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from edgereason.config import read_tables, to_table
-from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError
-from edgereason.train.adapters import WEIGHTS, load_adapter, new_adapter, save_adapter, settings_of
+from edgereason.train.adapters import adapter_sha256, load_adapter, new_adapter, save_adapter, settings_of
 from edgereason.train.checkpoints import forget_lines_behind, last_checkpoint
 from edgereason.train.groups import Dealer, Groups, Problem
 from edgereason.train.grpo_loop import BudgetTrainer, Drawing, GrpoConfig
@@ -228,7 +228,7 @@ def grpo(
         "format": FORMAT,
         "recipe": recipe.to_tables(),
         "base": {"name": recipe.base.name, "sha256": base_sha256},
-        "start": _digest(start),
+        "start": adapter_sha256(start),
         "num_problems": len(material.problems),
         "steps": trainer.state.max_steps,
         "rewarmed_at": trainer.rewarmed_at,
@@ -276,10 +276,6 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         self._report(figures)
 
 
-def _digest(adapter: Path) -> str:
-    return file_sha256(adapter / WEIGHTS)
-
-
 def _open_folder(folder: Path, recipe: GrpoRecipe, problems: Sequence[Problem], start: Path) -> None:
     """Makes the folder, or finds that it is this run's.
 
@@ -287,7 +283,7 @@ def _open_folder(folder: Path, recipe: GrpoRecipe, problems: Sequence[Problem], 
         ConfigError: it holds another run.
     """
     said = json.dumps([(p.id, p.prompt, p.reference) for p in problems])
-    about = {"problems": hashlib.sha256(said.encode()).hexdigest(), "start": _digest(start)}
+    about = {"problems": hashlib.sha256(said.encode()).hexdigest(), "start": adapter_sha256(start)}
     text = tomli_w.dumps(recipe.to_tables() | {"material": about})
     path = folder / RECIPE
     if path.is_file():

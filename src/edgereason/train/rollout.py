@@ -110,13 +110,16 @@ class EngineRoller:
         engine: of the base that ships; used by nobody else while it draws.
         temperature: of the draws, above 0; all of the vocabulary may be drawn.
         max_running: no further want is begun while so many responses are being drawn.
+        adapter: the first.
     """
 
-    def __init__(self, engine: Engine, *, temperature: float, max_running: int = 32) -> None:
+    def __init__(
+        self, engine: Engine, *, temperature: float, max_running: int = 32, adapter: Adapter | None = None
+    ) -> None:
         self._engine = engine
         self._sampling = Sampling(temperature=temperature, top_k=0, top_p=1.0)
         self._max_running = max_running
-        self._adapter: Adapter | None = None
+        self._adapter = adapter
 
     def swap(self, write: Callable[[Path], None], path: Path) -> None:
         """Takes the current adapter in the place of the one before.

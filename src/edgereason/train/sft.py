@@ -33,7 +33,13 @@ from transformers import PreTrainedModel
 from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError
-from edgereason.train.adapters import LoraSettings, load_adapter, new_adapter, save_adapter
+from edgereason.train.adapters import (
+    LoraSettings,
+    adapter_sha256,
+    load_adapter,
+    new_adapter,
+    save_adapter,
+)
 from edgereason.train.checkpoints import last_checkpoint
 from edgereason.train.examples import Example, HintConfig, fitting
 from edgereason.train.loop import METRICS, MaskedTrainer, StepReport, TrainConfig
@@ -89,6 +95,7 @@ def sft(
     opening: Sequence[int],
     folder: Path,
     *,
+    start: Path | None = None,
     resume: Path | None = None,
     report: Callable[[StepReport], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -102,6 +109,7 @@ def sft(
         examples: to learn from.
         opening: ids that turn the adapter on.
         folder: for everything that comes out; made if it is not there.
+        start: a saved adapter of the recipe's shape to begin with, instead of a fresh one.
         resume: a (light) checkpoint of elsewhere to go on from, where `folder` has none.
         report: told of every update.
         should_stop: once true, a checkpoint is left and None returned.
@@ -126,6 +134,8 @@ def sft(
     if config.dtype == "bfloat16":
         base.to(torch.bfloat16)
     model = new_adapter(base, recipe.lora, config.seed)
+    if start is not None:
+        load_adapter(model, start, base_sha256=base_sha256)
     if config.checkpoint_activations:
         base.activation_checkpointing_enable({"use_reentrant": False})
 
@@ -151,9 +161,9 @@ def sft(
         should_stop=should_stop,
     )
     with trainer.args.main_process_first():
-        _open_folder(folder, recipe, kept)
-    start = last_checkpoint(folder) or resume
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        _open_folder(folder, recipe, kept, start)
+    at = last_checkpoint(folder) or resume
+    trainer.train(resume_from_checkpoint=None if at is None else str(at))
     if trainer.state.global_step < trainer.state.max_steps:
         return None
     if not trainer.args.should_save:  # another process speaks for all of them
@@ -163,6 +173,7 @@ def sft(
         "format": FORMAT,
         "recipe": recipe.to_tables(),
         "base": {"name": recipe.base.name, "sha256": base_sha256},
+        "start": start and adapter_sha256(start),
         "num_examples": len(kept),
         "num_too_long": num_long,
         "num_hinted": sum(one.bucket is not None for one in kept),
@@ -181,14 +192,15 @@ def _end_loss(folder: Path) -> float:
     return fmean(losses[-max(1, len(losses) // 10) :])
 
 
-def _open_folder(folder: Path, recipe: SftRecipe, examples: Sequence[Example]) -> None:
+def _open_folder(folder: Path, recipe: SftRecipe, examples: Sequence[Example], start: Path | None) -> None:
     """Makes the folder, or finds that it is this run's.
 
     Raises:
         ConfigError: it holds another run.
     """
     digest = hashlib.sha256(json.dumps([(e.id, e.prompt, e.response) for e in examples]).encode())
-    text = tomli_w.dumps(recipe.to_tables() | {"examples": {"sha256": digest.hexdigest()}})
+    tables = recipe.to_tables() | {"examples": {"sha256": digest.hexdigest()}}
+    text = tomli_w.dumps(tables | ({"start": {"sha256": adapter_sha256(start)}} if start else {}))
     path = folder / RECIPE
     if path.is_file():
         if path.read_text("utf-8") != text:

@@ -144,3 +144,31 @@ def test_a_sweep_over_processes_is_refused(cli, monkeypatch: pytest.MonkeyPatch,
     assert ran.code == FAILED
     assert "is one process, and 2 were started" in ran.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["sft", "r.toml", "-o", "out"], USAGE, "say which: --traces, or --examples in ids"),
+        (["sft", "r.toml", "--traces", "t", "--examples", "e", "-o", "out"], USAGE, "say which"),
+        (["grpo", "r.toml", "--from", "sft", "-o", "out"], USAGE, "--questions"),
+        (["grpo", "r.toml", "--from", "sft", "--questions", "q", "-o", "out"], FAILED, "r.toml"),
+        (
+            ["grpo", "g.toml", "--from", "sft", "--questions", "q", "-o", "out"],
+            FAILED,
+            "did you mean 'margin'",
+        ),
+        (["grpo", "h.toml", "--from", "sft", "--questions", "q", "-o", "out"], FAILED, "q is no file"),
+        (["shortest", "h.toml", "--from", "sft", "--questions", "q", "-o", "out"], FAILED, "q is no file"),
+        (["shortest", "h.toml", "--from", "sft", "--questions", "hens", "-o", "out"], FAILED, "in sft"),
+    ],
+)
+def test_bad_input_of_trainings_gets_one_line(cli, monkeypatch, tmp_path, arguments, code, says) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g.toml").write_text('[base]\nname = "smollm2-135m"\n[reward]\nmargn = 0.5\n')
+    (tmp_path / "h.toml").write_text('[base]\nname = "smollm2-135m"\n')
+    (tmp_path / "hens").with_suffix(".jsonl").write_text('{"question": "2+2?", "answer": "4"}\n')
+    ran = cli("train", *(f"{one}.jsonl" if one == "hens" else one for one in arguments))
+    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
+    assert says in ran.err
+    assert not (tmp_path / "out").exists()

@@ -400,3 +400,14 @@ def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: 
 def test_a_folder_with_another_run_is_refused(finished: Path, start: Path) -> None:
     with pytest.raises(ConfigError, match="another recipe"):
         train(finished, start, replace(RECIPE, reward=RewardConfig(margin=0.5)))
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-coder-0.5b", "smollm2-135m", "qwen2.5-7b-paper"])
+def test_recipes_are_understood_and_share_out_evenly(name: str) -> None:
+    recipe = GrpoRecipe.read(Path(__file__).parents[3] / "configs" / f"grpo-{name}.toml")
+    assert recipe.training.accumulated(8 if "paper" in name else 1) >= 1
+    if "paper" in name:  # section 3 and table 12
+        training = recipe.training
+        assert recipe.budgets.buckets == (1000, 3000, 4000, 6000)
+        assert (training.steps, training.prompts * training.samples, training.samples) == (200, 256, 8)
+        assert (training.learning_rate, training.warmup, training.temperature) == (2e-5, 0.05, 0.8)

@@ -17,7 +17,7 @@ from tiny_lora import OPENING, base_model, lora_model, random_rows
 
 from edgereason.errors import BundleError, ConfigError, TrainingError
 from edgereason.train import loop
-from edgereason.train.adapters import LoraSettings
+from edgereason.train.adapters import LoraSettings, adapter_sha256, load_adapter, new_adapter
 from edgereason.train.examples import Example
 from edgereason.train.loop import LengthGrouped, TrainConfig
 from edgereason.train.masked_lora import Batch, MaskedLora
@@ -209,3 +209,24 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     ]
     for name, tensor in weights[0].items():
         assert torch.allclose(weights[1][name], tensor, atol=1e-4), name
+
+
+def test_an_adapter_can_be_learned_further(finished, tmp_path):
+    # The first loss is the one that the finished adapter leaves on the first rows.
+    start = finished[0] / "adapter"
+    record = train(tmp_path / "run", start=start)
+    rows = [(one.prompt, one.response, one.trained) for one in examples()]
+    order = list(LengthGrouped([len(p) + len(r) for p, r, _ in rows], 4, 1))[:4]
+    model = new_adapter(base_model(), LoraSettings(rank=4), 0)
+    load_adapter(model, start, base_sha256=SHA256)
+    batch = Batch.of([rows[n] for n in order])
+    with torch.no_grad():
+        expected = -MaskedLora(model)(batch).sum() / batch.trained.sum()
+    # Dropout of a tenth stands between the two.
+    assert losses(tmp_path / "run")[0] == pytest.approx(float(expected), abs=0.3)
+    assert losses(tmp_path / "run")[0] < losses(finished[0])[0] - 0.5
+    assert record["start"] == adapter_sha256(start)
+    with pytest.raises(ConfigError, match="another recipe"):
+        train(tmp_path / "run")
+    with pytest.raises(BundleError, match="another shape"):
+        train(tmp_path / "other", replace(RECIPE, lora=LoraSettings(rank=8)), start=start)

@@ -1,0 +1,99 @@
+"""The warm start: which responses are kept, in which ids, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from edgereason.engine.scripted import END, ScriptedEngine
+from edgereason.errors import ConfigError
+from edgereason.train.examples import read_examples
+from edgereason.train.groups import Dealer, Problem
+from edgereason.train.reward import RewardConfig
+from edgereason.train.rollout import Drawn, Vocabulary, Want
+from edgereason.train.shortest import shortest
+
+OPENING = tuple(b"<think>\n")
+HINTS = {64: tuple(b"Budget: 64 tokens.\n"), 128: tuple(b"Budget: 128 tokens.\n")}
+RUN = {"adapter": "ab"}
+
+
+def drawn(steps: int, answer: str, *, is_whole: bool = True) -> Drawn:
+    text = "so" * steps + f"\n</think>\n\nThe final answer is {answer}."
+    ids = (*text.encode(), END) if is_whole else tuple(text.encode())
+    return Drawn(ids, (-1.0,) * len(ids), is_whole)
+
+
+RESPONSES = {
+    "a": [drawn(9, "4"), drawn(5, "4"), drawn(2, "5"), drawn(1, "4", is_whole=False)],
+    "b": [drawn(1, "5")] * 4,
+    "c": [drawn(3, "4"), drawn(3, "4"), drawn(3, "4"), drawn(3, "4")],
+}
+
+
+class Says:
+    def __init__(self, responses: dict[str, list[Drawn]] = RESPONSES) -> None:
+        self._responses = responses
+        self.wants: list[Want] = []
+
+    def __call__(self, wants: Sequence[Want]) -> list[list[Drawn]]:
+        self.wants += wants
+        return [self._responses[bytes(want.prompt).decode()] for want in wants]
+
+
+def dealer() -> Dealer:
+    return Dealer(
+        problems={
+            name: Problem(id=name, text="What is 2+2?", reference="4", prompt=tuple(name.encode()))
+            for name in RESPONSES
+        },
+        opening=OPENING,
+        hints=HINTS,
+        vocabulary=Vocabulary.of(ScriptedEngine()),
+        rewards=RewardConfig(),
+        count=4,
+    )
+
+
+def test_the_shortest_right_response_is_kept_behind_the_hint_that_it_was_drawn_under(tmp_path: Path) -> None:
+    record = shortest(tmp_path / "out", dealer(), Says(), RUN)
+    examples = {one.id: one for one in read_examples(tmp_path / "out" / "examples.jsonl")}
+    # "b" is never right; "a"'s shortest two are wrong and cut.
+    assert [*examples] == ["a/64", "a/128", "c/64", "c/128"]
+    for bucket, hint in HINTS.items():
+        kept = examples[f"a/{bucket}"]
+        assert kept.response == OPENING + hint + RESPONSES["a"][1].ids
+        assert (kept.prompt, kept.num_forced, kept.bucket) == ((97,), 8 + len(hint), bucket)
+    assert record is not None
+    assert (record["samples"], record["examples"]["rows"]) == (24, 4)
+    assert record["share_right"] == 12 / 24  # 2, 0 and 4 of four, under both
+    assert record["tokens"][64]["kept"]["max"] == RESPONSES["a"][1].num_tokens
+
+
+def test_a_stopped_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
+    stops = iter([False, True])
+    whole, first, second = Says(), Says(), Says()
+    expected = shortest(tmp_path / "whole", dealer(), whole, RUN, together=1)
+    assert (
+        shortest(tmp_path / "out", dealer(), first, RUN, together=1, should_stop=lambda: next(stops)) is None
+    )
+    found = shortest(tmp_path / "out", dealer(), second, RUN, together=1)
+    assert first.wants + second.wants == whole.wants
+    assert found == expected
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["run"] == RUN
+
+
+def test_draws_do_not_depend_on_what_is_drawn_together(tmp_path: Path) -> None:
+    one, three = Says(), Says()
+    shortest(tmp_path / "one", dealer(), one, RUN, together=1)
+    shortest(tmp_path / "three", dealer(), three, RUN, together=3)
+    assert one.wants == three.wants
+
+
+def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
+    shortest(tmp_path / "out", dealer(), Says(), RUN)
+    with pytest.raises(ConfigError, match="adapter"):
+        shortest(tmp_path / "out", dealer(), Says(), {"adapter": "cd"})
