@@ -89,3 +89,18 @@ def test_the_adapter_that_is_drawn_from_is_the_one_that_is_trained(trained: Path
     asked = run("ask", "What is 3 + 2?", "--bundle", trained / "grpo" / "bundle", "--budget", "40", "--json")
     assert asked.returncode == 0, asked.stderr
     assert json.loads(asked.stdout)["route"] == "think"
+
+
+def test_rollouts_are_timed_against_transformers_on_the_same_adapter(trained: Path) -> None:
+    done = run(
+        *("bench", "train", "--only", "rollouts", "--model", "smollm2-135m", "--from", trained / "sft"),
+        *("--rounds", "1", "--samples", "2", "--cap-tokens", "40", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["format"] == "edgereason-bench-train"
+    parts = record["rollout_speedup_of_full_batches"] * record["rollout_speedup_of_utilisation"]
+    assert record["rollout_speedup"] == pytest.approx(parts, rel=0.01)
+    assert 1 <= record["rollouts"]["mean_tokens"] <= 41
+    assert record["config"]["from"] == "sft"
+    assert "masked_speedup" not in record

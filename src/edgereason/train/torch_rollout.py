@@ -27,24 +27,41 @@ class TorchRoller:
         policy: with the current adapter.
         ends: tokens that end a turn.
         temperature: of the draws, above 0; all of the vocabulary may be drawn.
+        most_rows: responses of a batch, whole wants; None for all of them in one.
     """
 
-    def __init__(self, policy: MaskedLora, ends: frozenset[int], *, temperature: float) -> None:
+    def __init__(
+        self,
+        policy: MaskedLora,
+        ends: frozenset[int],
+        *,
+        temperature: float,
+        most_rows: int | None = None,
+    ) -> None:
         self._policy, self._ends, self._temperature = policy, ends, temperature
+        self._most_rows = most_rows
 
     @torch.no_grad()
     def __call__(self, wants: Sequence[Want]) -> list[list[Drawn]]:
         """The responses to each want, in order."""
-        if not wants:
-            return []
         decoder = self._policy.decoder
         training = decoder.training
         decoder.eval()  # gradient checkpointing, which only training has, would drop the cache
         try:
-            drawn = iter(self._draw(wants))
+            drawn = [one for some in self._batches(wants) for one in self._draw(some)]
         finally:
             decoder.train(training)
-        return [[next(drawn) for _ in range(want.count)] for want in wants]
+        in_order = iter(drawn)
+        return [[next(in_order) for _ in range(want.count)] for want in wants]
+
+    def _batches(self, wants: Sequence[Want]) -> list[list[Want]]:
+        batches: list[list[Want]] = []
+        for want in wants:
+            rows = sum(one.count for one in batches[-1]) if batches else 0
+            if not batches or (self._most_rows is not None and rows + want.count > self._most_rows):
+                batches.append([])
+            batches[-1].append(want)
+        return batches
 
     def _draw(self, wants: Sequence[Want]) -> list[Drawn]:
         device, rows = self._policy.head.device, [want for want in wants for _ in range(want.count)]

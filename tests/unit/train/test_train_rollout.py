@@ -146,6 +146,18 @@ def test_the_same_seed_draws_the_same_in_any_company(policy: MaskedLora) -> None
     ]
 
 
+def test_batches_of_fewer_rows_draw_the_same(policy: MaskedLora) -> None:
+    policy.eval()
+    wants = [*WANTS, Want(prompt=(4,), forced=OPENING, cap_tokens=9, count=2, seed=9)]
+    whole = TorchRoller(policy, ENDS, temperature=0.8)
+    small = TorchRoller(policy, ENDS, temperature=0.8, most_rows=4)
+    assert [len(batch) for batch in small._batches(wants)] == [1, 2]
+    assert [[one.ids for one in drawn] for drawn in small(wants)] == [
+        [one.ids for one in drawn] for drawn in whole(wants)
+    ]
+    assert whole([]) == []
+
+
 def test_draws_follow_the_models_chances(policy: MaskedLora) -> None:
     policy.eval()
     count = 3000

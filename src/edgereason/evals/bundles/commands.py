@@ -23,7 +23,10 @@ BUNDLE: Final = "BUNDLE"
 BENCH_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "engine": ("model", "rounds", "only"),
     "switch": ("model", "rounds", "lengths", "as_is"),
-    "train": ("model", "rounds", "prompt_tokens", "responses", "response_tokens", "dtype"),
+    "train": (
+        *("model", "rounds", "prompt_tokens", "responses", "response_tokens", "dtype", "only"),
+        *("from", "samples", "cap_tokens"),
+    ),
 }
 """Settings of a bench that are options of its command."""
 
