@@ -5,7 +5,7 @@
     label 0, chat    one-step word problems, MATH of level 1 (also with options), facts,
                      everyday requests with and without a pasted text
     label 1, think   word problems of three steps and more, MATH of levels 4 and 5 (also with options),
-                     puzzles, hard questions of the given prompts behind a text that has nothing to do with them
+                     puzzles, hard questions of the given prompts behind a text that is none of theirs
 
 The sources that the switcher is usually trained on can be told apart by their form alone: all long ones with
 a context are easy, all formulas hard. Here each form comes with both labels. The same arguments give the same

@@ -182,7 +182,8 @@ def export(
 
     recipe = read_toml(folder / RECIPE)
     try:
-        name, buckets = base or recipe["base"]["name"], tuple(recipe["hints"]["buckets"])
+        budgets = recipe["budgets"] if "budgets" in recipe else recipe["hints"]  # of `train grpo`, or of ours
+        name, buckets = base or recipe["base"]["name"], tuple(budgets["buckets"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{folder / RECIPE} is no recipe of `edgereason train sft`: no {error}") from error
     path = fetch(name)

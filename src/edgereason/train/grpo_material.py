@@ -9,12 +9,16 @@ Knows engines, questions and adapters' files; does not know rewards, groups or t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from edgereason.core.bundle import write_atomically
 from edgereason.core.chat import ChatTemplate, Seams
 from edgereason.core.types import Message
 from edgereason.engine.base import Engine
+from edgereason.errors import ConfigError
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.train.adapters import export_adapter, grid_for, settings_of
 from edgereason.train.groups import Problem
@@ -45,6 +49,41 @@ def material_of(engine: Engine, questions: Sequence[Question], buckets: Sequence
         vocabulary=Vocabulary.of(engine),
         context_tokens=info.train_context_tokens,
     )
+
+
+def write_material(path: Path, material: Material) -> None:
+    """Writes it as JSON, for a machine that has no engine."""
+    vocabulary = material.vocabulary
+    content = {
+        "problems": [asdict(problem) for problem in material.problems],
+        "opening": material.opening,
+        "hints": {str(bucket): ids for bucket, ids in material.hints.items()},
+        "pieces": [piece.decode("latin-1") for piece in vocabulary.pieces],
+        "ends": sorted(vocabulary.ends),
+        "context_tokens": material.context_tokens,
+    }
+    write_atomically(path, json.dumps(content))
+
+
+def read_material(path: Path) -> Material:
+    """Reads what `write_material` wrote.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return Material(
+            problems=[Problem(**one | {"prompt": tuple(one["prompt"])}) for one in content["problems"]],
+            opening=tuple(content["opening"]),
+            hints={int(bucket): tuple(ids) for bucket, ids in content["hints"].items()},
+            vocabulary=Vocabulary(
+                tuple(piece.encode("latin-1") for piece in content["pieces"]), frozenset(content["ends"])
+            ),
+            context_tokens=content["context_tokens"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} holds no material of `write_material`: {error}") from error
 
 
 def engine_swap(engine: Engine, base: GgufModel, base_sha256: str, config: GrpoConfig, folder: Path) -> Swap:
