@@ -94,17 +94,6 @@ def sweep_command(record: Values, run: str, *, is_cut: bool = False) -> str:
     return _join(["edgereason", "eval", "sweep", run], _options(options))
 
 
-def heads_command(head: str, sources: Iterable[str], tests: Iterable[str]) -> str:
-    """Of a head's training, which also judges it."""
-    option = "--prompts" if head == "switcher" else "--questions"
-    return _join(
-        ["edgereason", "train", "heads", head, "--bundle", BUNDLE],
-        [word for name in sources for word in (option, name)],
-        [word for name in tests for word in ("--test", name)],
-        ["-o", "FOLDER"],
-    )
-
-
 def _options(settings: Values) -> list[str]:
     words: list[str] = []
     for name, value in settings.items():

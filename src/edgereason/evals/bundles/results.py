@@ -25,7 +25,6 @@ from edgereason.evals.bundles.commands import (
     BENCH_OPTIONS,
     bench_command,
     eval_command,
-    heads_command,
     ppl_command,
     sweep_command,
 )
@@ -214,14 +213,15 @@ def _head(record: RecordFile, model: str) -> list[Result]:
     """A result for every set of prompts or questions that the head did not learn from."""
     values = record.fields
     head, sets = values.need("head", values.text), values.section("reliability")
-    sources, tests = (
-        [row.need("name", row.text) for row in values.rows(key)]
-        for key in ("prompts" if head == "switcher" else "questions", "tests")
-    )
-    command = heads_command(head, sources, tests)
+    if record.command is None:
+        raise ConfigError("it does not say which command made it; train the head again")
     return [
         _result(
-            record, f"{head} on {name.replace('_', ' ')}", _figures(sets.section(name), _HEAD), {}, command
+            record,
+            f"{head} on {name.replace('_', ' ')}",
+            _figures(sets.section(name), _HEAD),
+            {},
+            record.command,
         )
         for name in sets
         if name not in _NOT_HELD_OUT

@@ -213,6 +213,8 @@ def test_a_record_that_holds_its_command_is_quoted_word_by_word(results):
         assert runs_as_typed(result.command)
     with pytest.raises(BundleError, match="not of this version"):
         results(record | {"command": "edgereason train"})
+    with pytest.raises(BundleError, match="does not say which command made it"):
+        results(record)
 
 
 def test_benches_give_their_figures_and_say_on_what_file(results):
