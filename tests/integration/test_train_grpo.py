@@ -31,12 +31,13 @@ name = "smollm2-135m"
 [budgets]
 buckets = [32, 64]
 [training]
-steps = 2
+steps = 3
 prompts = 2
 samples = 4
 micro_rows = 4
-redraws = 0
+redraws = 2
 beta = 0.01
+learning_rate = 3e-3
 """
 
 
@@ -78,12 +79,12 @@ def test_the_adapter_that_is_drawn_from_is_the_one_that_is_trained(trained: Path
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert (record["steps"], record["num_problems"]) == (2, 8)
+    assert (record["steps"], record["num_problems"]) == (3, 8)
     updates = [json.loads(line) for line in (trained / "grpo" / "metrics.jsonl").read_text().splitlines()]
-    for update in updates:
-        # What the engine said of the tokens that it drew, torch says too, up to Q4_0's rounded activations.
-        assert update["rollouts"]["dropped"] == update["rollouts"]["groups"] or 0 < update["mismatch"] < 0.15
-        assert update["rollouts"]["mean_tokens"] > 0
+    # So high a rate takes the policy far away from where it began …
+    assert updates[-1]["kl"] > 0.05
+    # … and still the engine says of what it drew what torch says, up to Q4_0's rounded activations.
+    assert all(0 < update["mismatch"] < 0.15 for update in updates)
     bundle = Bundle.read(trained / "grpo" / "bundle")
     assert bundle.buckets == (32, 64)
     asked = run("ask", "What is 3 + 2?", "--bundle", trained / "grpo" / "bundle", "--budget", "40", "--json")

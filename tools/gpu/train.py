@@ -193,9 +193,10 @@ def run_grpo(folder: Path, output: Path, resume: Path | None, is_over: Callable[
         torch_swap(material.vocabulary, recipe.training),
         output,
         resume=resume,
-        report=lambda one: print(
+        report=lambda one, alarms: print(
             f"{one.step} of {one.steps}, reward {one.rollouts.reward:.3f}, "
-            f"{one.rollouts.accuracy:.0%} right, {one.rollouts.mean_tokens:.0f} tokens, KL {one.kl:.4f}",
+            f"{one.rollouts.accuracy:.0%} right, {one.rollouts.mean_tokens:.0f} tokens",
+            *alarms,
             flush=True,
         ),
         should_stop=is_over,

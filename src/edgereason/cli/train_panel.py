@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edgereason.train.grpo_metrics import UpdateFigures
 
-Report = Callable[["UpdateFigures"], None]
+Report = Callable[["UpdateFigures", list[str]], None]
 
 
 @contextmanager
@@ -26,24 +26,21 @@ def update_panel() -> Iterator[Report]:
     """Something to report updates to."""
     from rich.console import Console
 
-    from edgereason.train.grpo_metrics import alarms
-
     console = Console(stderr=True, highlight=False, markup=False)
-    updates: list[UpdateFigures] = []
-    started_s = time.monotonic()
+    started_s, num_updates = time.monotonic(), 0
 
-    def left() -> str:
-        per_update_s = (time.monotonic() - started_s) / len(updates)
-        left_s = per_update_s * (updates[-1].steps - updates[-1].step)
+    def left(update: UpdateFigures) -> str:
+        nonlocal num_updates
+        num_updates += 1
+        left_s = (time.monotonic() - started_s) / num_updates * (update.steps - update.step)
         return f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
 
     if not console.is_terminal:
 
-        def say(update: UpdateFigures) -> None:
-            updates.append(update)
+        def say(update: UpdateFigures, alarms: list[str]) -> None:
             words = ", ".join(f"{name} {value}" for name, value in rows(update).items())
-            typer.echo(f"{update.step} of {update.steps} done, {words}, {left()}", err=True)
-            for alarm in alarms(updates):
+            typer.echo(f"{update.step} of {update.steps} done, {words}, {left(update)}", err=True)
+            for alarm in alarms:
                 typer.echo(f"  ! {alarm}", err=True)
 
         yield say
@@ -52,9 +49,8 @@ def update_panel() -> Iterator[Report]:
 
     with Live(console=console, refresh_per_second=2) as live:
 
-        def show(update: UpdateFigures) -> None:
-            updates.append(update)
-            live.update(_panel(update, left(), alarms(updates)))
+        def show(update: UpdateFigures, alarms: list[str]) -> None:
+            live.update(panel(update, left(update), alarms))
 
         yield show
 
@@ -69,17 +65,22 @@ def rows(update: UpdateFigures) -> dict[str, str]:
         "tokens": f"{rollouts.mean_tokens:.0f} ({by_bucket})",
         "behind the closing": f"{rollouts.mean_answer_tokens:.0f}",
         "within (1+m)B": f"{rollouts.share_within:.0%}",
-        "KL": f"{update.kl:.4f}",
-        "entropy": f"{update.entropy:.3f}",
-        "engine/torch gap": f"{update.mismatch:.4f}",
-        "clipped": f"{update.clipped:.1%}",
+        "KL": _known(update.kl, ".4f"),
+        "entropy": _known(update.entropy, ".3f"),
+        "engine/torch gap": _known(update.mismatch, ".4f"),
+        "clipped": _known(update.clipped, ".1%"),
         "groups dropped": f"{rollouts.dropped} of {rollouts.groups}",
         "drawn": f"{rollouts.tokens_per_s:.0f} tok/s",
         "learned": f"{update.trained_tokens_per_s:.0f} tok/s",
     }
 
 
-def _panel(update: UpdateFigures, left: str, warnings: list[str]) -> RenderableType:
+def _known(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def panel(update: UpdateFigures, left: str, alarms: list[str]) -> RenderableType:
+    """All of it in a frame, alarms below."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.table import Table
@@ -89,5 +90,5 @@ def _panel(update: UpdateFigures, left: str, warnings: list[str]) -> RenderableT
     cells = [f"{name}  {value}" for name, value in rows(update).items()]
     for at in range(0, len(cells), 3):
         table.add_row(*cells[at : at + 3])
-    lines = [Text(f"! {warning}", style="bold red") for warning in warnings]
+    lines = [Text(f"! {alarm}", style="bold red") for alarm in alarms]
     return Panel(Group(table, *lines), title=f"update {update.step} of {update.steps}, {left}")

@@ -23,10 +23,15 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from edgereason.core.bundle import write_atomically
+from edgereason.errors import ConfigError
 
 LIGHT: Final = "light"
 STATE: Final = "trainer_state.json"
+_REWARM: Final = "rewarmed_at.json"
 
 Save = Callable[[Path, dict[str, Any] | None], None]
 """Writes the adapter into a folder; of a state dict, where it is gathered from several processes."""
@@ -90,12 +95,16 @@ class AdapterCheckpoints(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self.args.output_dir)
-            _make_light(folder / f"checkpoint-{self.state.global_step}", folder / LIGHT)
+            checkpoint = folder / f"checkpoint-{self.state.global_step}"
+            (checkpoint / _REWARM).write_text(json.dumps(self._rewarmed_at))
+            _make_light(checkpoint, folder / LIGHT)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and (Path(checkpoint) / _REWARM).is_file():
+            self._rewarmed_at = json.loads((Path(checkpoint) / _REWARM).read_text("utf-8"))
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and not (Path(checkpoint) / "optimizer.pt").is_file():
-            step = json.loads((Path(checkpoint) / STATE).read_text("utf-8"))["global_step"]
+            step = step_of(Path(checkpoint))
             self._rewarmed_at = step
             schedule = self.lr_scheduler
             schedule.last_epoch = step
@@ -115,7 +124,10 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         stop = self._should_stop()
-        if stop or state.global_step == state.max_steps or time.monotonic() - self._saved_at > self._every_s:
+        is_due = time.monotonic() - self._saved_at > self._every_s
+        # The first process decides for all: one that went on alone would wait for the others for ever.
+        stop, is_due = broadcast_object_list([stop, is_due])
+        if stop or is_due or state.global_step == state.max_steps:
             control.should_save = True
             self._saved_at = time.monotonic()
         if stop:
@@ -128,12 +140,31 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
-def forget_lines_behind(path: Path, step: int) -> None:
-    """Drops the lines of a metrics file that a killed run wrote after its last checkpoint."""
-    if path.is_file():
-        lines = path.read_text("utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+def step_of(checkpoint: Path) -> int:
+    """How many updates a checkpoint has behind it.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return int(json.loads((checkpoint / STATE).read_text("utf-8"))["global_step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{checkpoint} is no checkpoint ({error}): give a folder checkpoint-STEP or light of a run"
+        ) from error
+
+
+def forget_lines_behind(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a metrics file, without those that a killed run wrote after its last checkpoint.
+
+    They are dropped from the file, and so is one that the kill left unfinished.
+    """
+    if not path.is_file():
+        return []
+    *lines, _unfinished = path.read_text("utf-8").split("\n")
+    kept = [line for line in map(json.loads, lines) if line["step"] <= step]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+    return kept
 
 
 def _make_light(checkpoint: Path, light: Path) -> None:

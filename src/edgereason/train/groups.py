@@ -7,7 +7,7 @@
                                       another problem, a few times ←────────┘ all alike: no advantage
 
 A response that did not come to its end is wrong: nothing says what it would have answered. Which bucket a
-group gets, and how its responses draw, follows from the seed, the step and the problem.
+group gets, and how its responses draw, follows from the seed, the step and the problem alone.
 
 Source: paper section 3 (groups without spread are dropped). Deviation: they are replaced, a bounded number
 of times, so that an update keeps its size.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +41,11 @@ class Problem:
     reference: str
     prompt: tuple[int, ...]
 
+    @property
+    def sha256(self) -> str:
+        """Hash of what is asked and of the right answer."""
+        return hashlib.sha256(repr((self.prompt, self.reference)).encode()).hexdigest()
+
 
 def is_right(problem: Problem, text: str) -> bool:
     """Whether what was said closes its thinking and then answers right."""
@@ -50,11 +55,16 @@ def is_right(problem: Problem, text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One response of a group, and what it is worth."""
+    """One response of a group, and what it is worth.
+
+    Attributes:
+        is_within: whether it came to its end within (1+m)B.
+    """
 
     drawn: Drawn
     outcome: Outcome
     reward: float
+    is_within: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +98,15 @@ class Groups:
 
     kept: tuple[Group, ...]
     dropped: tuple[Group, ...]
+
+    @classmethod
+    def of_all(cls, parts: Iterable[Groups]) -> Groups:
+        """What several processes drew."""
+        parts = list(parts)
+        return cls(
+            kept=tuple(group for part in parts for group in part.kept),
+            dropped=tuple(group for part in parts for group in part.dropped),
+        )
 
     @property
     def drawn(self) -> tuple[Group, ...]:
@@ -135,15 +154,15 @@ class Dealer:
         dropped: list[Group] = []
         wanted = list(ids)
         for attempt in range(self.redraws + 1):
-            chance = self._random(step, attempt)
-            asked = [(problem_id, chance.choice(sorted(self.hints))) for problem_id in wanted]
-            drawn = self.draw(asked, (step, attempt), roller)
+            at = (step, attempt)
+            asked = [(one, self._random(*at, one).choice(sorted(self.hints))) for one in wanted]
+            drawn = self.draw(asked, at, roller)
             dull = [group for group in drawn if not group.has_spread]
             kept += [group for group in drawn if group.has_spread]
             dropped += dull
             if not dull or attempt == self.redraws:
                 break
-            wanted = self._others(len(dull), {g.problem.id for g in kept + dropped}, (step, attempt))
+            wanted = self._others(len(dull), {g.problem.id for g in kept + dropped}, (*at, *wanted))
         kept += dropped[len(dropped) - (len(ids) - len(kept)) :]  # the last ones, which nothing replaced
         return Groups(kept=tuple(kept), dropped=tuple(dropped))
 
@@ -182,7 +201,9 @@ class Dealer:
         text = self.vocabulary.text(drawn.ids)
         try:
             outcome = self._outcome(problem, drawn, text)
-            return Response(drawn=drawn, outcome=outcome, reward=reward(outcome, bucket, self.rewards))
+            is_within = drawn.is_whole and drawn.num_tokens <= self.rewards.most_tokens(bucket)
+            worth = reward(outcome, bucket, self.rewards)
+            return Response(drawn=drawn, outcome=outcome, reward=worth, is_within=is_within)
         except Exception as error:
             raise TrainingError(
                 f"the reward of a response to {problem.id} can't be found ({type(error).__name__}: {error}); "
@@ -197,7 +218,7 @@ class Dealer:
             answer_tokens=drawn.num_tokens - thinking_tokens,
         )
 
-    def _others(self, count: int, but: set[str], at: tuple[int, int]) -> list[str]:
+    def _others(self, count: int, but: set[str], at: tuple[object, ...]) -> list[str]:
         """Problems that have not been drawn for this update, as long as there are any."""
         fresh = [problem_id for problem_id in self.problems if problem_id not in but]
         source = self._random(*at, "others")

@@ -7,6 +7,7 @@
       adapter/         what was learned, for PEFT
       record.json      what went in and what came out
       metrics.jsonl    a line for every update
+      responses.jsonl  two of every update, those that were worth the most and the least
       rollout/         the adapter as it was drawn from last
       checkpoint-…, light/       see `checkpoints.py`
 
@@ -35,10 +36,10 @@ from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import adapter_sha256, load_adapter, new_adapter, save_adapter, settings_of
-from edgereason.train.checkpoints import forget_lines_behind, last_checkpoint
+from edgereason.train.checkpoints import forget_lines_behind, step_of
 from edgereason.train.groups import Dealer, Groups, Problem
 from edgereason.train.grpo_loop import BudgetTrainer, Drawing, GrpoConfig
-from edgereason.train.grpo_metrics import RolloutFigures, UpdateFigures
+from edgereason.train.grpo_metrics import RolloutFigures, UpdateFigures, alarms
 from edgereason.train.loop import METRICS
 from edgereason.train.masked_lora import MaskedLora
 from edgereason.train.reward import RewardConfig
@@ -46,6 +47,7 @@ from edgereason.train.rollout import Roller, Vocabulary
 from edgereason.train.sft import ADAPTER, RECIPE, BaseConfig
 
 FORMAT: Final = "edgereason-grpo"
+RESPONSES: Final = "responses.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,8 @@ class Material:
         Raises:
             ConfigError: it names the budget.
         """
+        if not self.problems:
+            raise ConfigError("no problems are left: give questions with answers that no evaluation asks")
         longest = max(self.problems, key=lambda problem: len(problem.prompt))
         needed = len(longest.prompt) + len(self.opening) + len(self.hints[bucket]) + cap_tokens + 1
         if needed > self.context_tokens:
@@ -120,6 +124,7 @@ class Material:
             )
 
 
+Report = Callable[[UpdateFigures, list[str]], None]
 Swap = Callable[[MaskedLora, Callable[[Path], None]], Roller]
 """A roller on the current adapter; the callable saves it for PEFT into a folder."""
 
@@ -130,11 +135,11 @@ def grpo(
     base_sha256: str,
     start: Path,
     material: Material,
-    roller: Swap,
+    swap: Swap,
     folder: Path,
     *,
     resume: Path | None = None,
-    report: Callable[[UpdateFigures], None] = lambda _: None,
+    report: Report = lambda update, alarms: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """Trains an adapter further, or goes on with what `folder` holds.
@@ -145,10 +150,10 @@ def grpo(
         base_sha256: of the GGUF that it was read from.
         start: saved adapter to begin with.
         material: to learn from.
-        roller: draws on the current adapter.
+        swap: gives a roller on the current adapter.
         folder: for everything that comes out; made if it is not there.
         resume: a (light) checkpoint of elsewhere to go on from, where `folder` has none.
-        report: told of every update.
+        report: told of every update, and of what looks wrong in the latest ones.
         should_stop: once true, a checkpoint is left and None returned.
 
     Returns:
@@ -167,6 +172,11 @@ def grpo(
         raise ConfigError(
             f"there are {len(material.problems)} problems, and an update takes {config.prompts}: give more, "
             "or lower [training] prompts"
+        )
+    if resume is not None and (step := step_of(resume)) >= config.steps:
+        raise ConfigError(
+            f"{resume} has {step} updates behind it, and the recipe makes {config.steps}: raise [training] "
+            "steps, or begin with that run's adapter"
         )
     for bucket in recipe.budgets.buckets:
         material.require_room(bucket, recipe.reward.cap_tokens(bucket))
@@ -199,26 +209,25 @@ def grpo(
         )
 
     def draw(ids: Sequence[str], step: int) -> Groups:
-        return dealer.deal(ids, step, roller(policy, save))
+        return dealer.deal(ids, step, swap(policy, save))
 
-    log = _Log(folder, report)
+    log = _Log(folder, material.vocabulary, report)
     trainer = BudgetTrainer(
         policy,
-        sorted(dealer.problems),
+        list(dealer.problems),
         draw,
         material.vocabulary,
         folder,
         config,
         save=save,
         load=lambda source: load_adapter(model, source, base_sha256=base_sha256),
-        drawn=log.on_drawn,
+        drawn=log.note,
         callbacks=[log],
         should_stop=should_stop,
     )
     with trainer.args.main_process_first():
         _open_folder(folder, recipe, material.problems, start)
-    at = last_checkpoint(folder) or resume
-    trainer.train(resume_from_checkpoint=None if at is None else str(at))
+    trainer.go_on(folder, resume)
     if trainer.state.global_step < trainer.state.max_steps:
         return None
     if not trainer.args.should_save:  # another process speaks for all of them
@@ -240,23 +249,28 @@ def grpo(
 class _Log(TrainerCallback):  # type: ignore[misc]
     """A line of metrics for every update: TRL's figures, and those of the drawing."""
 
-    def __init__(self, folder: Path, report: Callable[[UpdateFigures], None]) -> None:
-        self._path, self._report = folder / METRICS, report
-        self._drawn: Drawing | None = None
+    def __init__(self, folder: Path, vocabulary: Vocabulary, report: Report) -> None:
+        self._metrics, self._responses = folder / METRICS, folder / RESPONSES
+        self._vocabulary, self._report = vocabulary, report
+        self._drawing: Drawing | None = None
+        self._updates: list[UpdateFigures] = []
 
-    def on_drawn(self, drawing: Drawing) -> None:
-        self._drawn = drawing
+    def note(self, drawing: Drawing) -> None:
+        """What the coming update is made of."""
+        self._drawing = drawing
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            forget_lines_behind(self._path, state.global_step)
+            found = forget_lines_behind(self._metrics, state.global_step)
+            self._updates = [UpdateFigures.from_json(line) for line in found]
+            forget_lines_behind(self._responses, state.global_step)
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
-        if not state.is_world_process_zero or "loss" not in logs or self._drawn is None:
+        if not state.is_world_process_zero or "loss" not in logs or self._drawing is None:
             return
-        groups, seconds = self._drawn.groups, self._drawn.seconds
+        groups, seconds = self._drawing.groups, self._drawing.seconds
         trained = sum(len(r.drawn.ids) for g in groups.kept if g.has_spread for r in g.responses)
         figures = UpdateFigures(
             step=state.global_step,
@@ -264,16 +278,39 @@ class _Log(TrainerCallback):  # type: ignore[misc]
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
             grad_norm=logs["grad_norm"],
-            kl=logs.get("kl") or 0.0,
-            entropy=logs.get("entropy") or 0.0,
-            mismatch=logs.get("mismatch") or 0.0,
-            clipped=logs.get("clip_ratio/region_mean") or 0.0,
+            kl=logs.get("kl"),
+            entropy=logs.get("entropy"),
+            mismatch=logs.get("mismatch"),
+            clipped=logs.get("clip_ratio/region_mean"),
             trained_tokens_per_s=trained / max(1e-9, logs["step_time"] - seconds),
             rollouts=RolloutFigures.of(groups, seconds),
         )
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(figures.to_json()) + "\n")
-        self._report(figures)
+        self._updates.append(figures)
+        _append(self._metrics, [figures.to_json()])
+        _append(self._responses, self._two_of(groups, figures.step))
+        self._report(figures, alarms(self._updates))
+
+    def _two_of(self, groups: Groups, step: int) -> list[dict[str, Any]]:
+        """The response that was worth the most, and the one that was worth the least."""
+        found = [(one.reward, group, one) for group in groups.drawn for one in group.responses]
+        ends = (pick(found, key=lambda entry: entry[0]) for pick in (max, min))
+        return [
+            {
+                "step": step,
+                "id": group.problem.id,
+                "bucket": group.bucket,
+                "reward": worth,
+                "num_tokens": one.outcome.num_tokens,
+                "is_whole": one.drawn.is_whole,
+                "text": self._vocabulary.text(one.drawn.ids),
+            }
+            for worth, group, one in ends
+        ]
+
+
+def _append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _open_folder(folder: Path, recipe: GrpoRecipe, problems: Sequence[Problem], start: Path) -> None:

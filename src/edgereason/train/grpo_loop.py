@@ -20,24 +20,34 @@ Knows TRL and groups; does not know recipes, files of questions or terminals.
 from __future__ import annotations
 
 import os
+import random
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from edgereason.core.types import MAX_STREAMS
 from edgereason.errors import ConfigError, TrainingError
-from edgereason.train.checkpoints import AdapterCheckpoints, Clock, Save
+from edgereason.train.checkpoints import AdapterCheckpoints, Clock, Save, last_checkpoint, step_of
 from edgereason.train.groups import Groups
 from edgereason.train.masked_lora import Batch, MaskedLora
 from edgereason.train.rollout import Vocabulary
+
+_LEAST: Final = {
+    **dict.fromkeys(("steps", "prompts", "micro_rows", "parallel"), 1),
+    **dict.fromkeys(("rewarm_steps", "beta", "redraws", "cached_prompt_bytes", "checkpoint_minutes"), 0),
+    "samples": 2,
+}
+_OF_TOKENS: Final = frozenset({"kl", "entropy", "clip_ratio/region_mean"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,7 @@ class GrpoConfig:
         rollouts: where responses are drawn: on the engine that ships, or in torch, for a GPU.
         parallel: responses that are drawn at a time.
         dtype: of the base and of matrix products; adapter and optimizer are float32.
+        checkpoint_activations: compute layers again in the backward pass: less memory, a third more time.
         cached_prompt_bytes: for prompts' keys and values.
         checkpoint_minutes: between checkpoints.
     """
@@ -83,16 +94,19 @@ class GrpoConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.prompts, self.micro_rows, self.parallel) < 1 or self.samples < 2:
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(f"[training] {name} must be {least} or more, got {value:g}")
+        for name in ("learning_rate", "temperature"):
+            if (value := getattr(self, name)) <= 0:
+                raise ConfigError(f"[training] {name} must be above 0, got {value:g}")
+        if not 0 <= self.warmup < 1 or not 0 < self.epsilon < 1:
             raise ConfigError(
-                "[training] needs steps, prompts, micro_rows and parallel of 1 or more, and 2 samples or more"
+                "[training] warmup must be from 0 to below 1 and epsilon between 0 and 1, got "
+                f"{self.warmup:g} and {self.epsilon:g}"
             )
-        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.temperature <= 0:
-            raise ConfigError(
-                "[training] needs a learning_rate and a temperature above 0, and a warmup from 0 to below 1"
-            )
-        if self.beta < 0 or not 0 < self.epsilon < 1 or self.redraws < 0 or self.checkpoint_minutes < 0:
-            raise ConfigError("[training] needs a beta of 0 or more and an epsilon between 0 and 1")
+        if self.parallel > MAX_STREAMS:
+            raise ConfigError(f"[training] parallel must be at most {MAX_STREAMS}, got {self.parallel}")
 
     def accumulated(self, num_processes: int) -> int:
         """Forward passes of one process for an update.
@@ -118,11 +132,20 @@ class Draw(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What an update was made of, told when it was drawn; `seconds` that it took."""
+    """What an update was made of, in all processes; `seconds` that it took here."""
 
-    step: int
     groups: Groups
     seconds: float
+
+
+def turn(problems: Sequence[str], step: int, count: int, seed: int) -> list[str]:
+    """The problems of an update: pass after pass over all of them, each in an order of its own."""
+    found: list[str] = []
+    for place in range(step * count, (step + 1) * count):
+        number, at = divmod(place, len(problems))
+        order = random.Random(f"{seed}/{number}").sample(range(len(problems)), len(problems))
+        found.append(problems[order[at]])
+    return found
 
 
 class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
@@ -158,6 +181,7 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._policy, self._draw, self._drawn = policy, draw, drawn
+        self._problems, self._config = sorted(problems), config
         self.keep_checkpoints(config, save, load)
         on_cpu = not torch.cuda.is_available()
         passes = config.accumulated(int(os.environ.get("WORLD_SIZE", "1")))
@@ -188,6 +212,7 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
             save_strategy="no",
             save_total_limit=2,
             disable_tqdm=True,
+            ddp_find_unused_parameters=False,
             report_to="none",
             dataloader_pin_memory=not on_cpu,
         )
@@ -197,23 +222,47 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
                 model=policy.model,
                 reward_funcs=_given_rewards,
                 args=arguments,
-                train_dataset=Dataset.from_dict({"prompt": list(problems)}),
+                # An epoch is an update: which problems it has, `turn` says, and a resume needs no skipping.
+                train_dataset=Dataset.from_dict({"prompt": [str(n) for n in range(config.prompts)]}),
                 processing_class=_Ids(vocabulary),
                 callbacks=[Clock(config.checkpoint_minutes * 60, should_stop), *callbacks],
                 rollout_func=_roll,
             )
-        # Whatever wraps the model for several processes calls this, and so sees every gradient.
-        policy.model.forward = policy.scores
+        if self.is_fsdp_enabled or (
+            self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
+        ):
+            raise ConfigError(
+                "GRPO needs the adapter whole in every process: launch it without FSDP or ZeRO-3"
+            )
+        # Whatever wraps the model for several processes calls this, and so sees every gradient. No bound
+        # method: accelerate would bind it anew, to the model.
+        policy.model.forward = lambda *given, **named: policy.scores(*given, **named)
         self.remove_callback(PrinterCallback)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: a checkpoint is no model to be published."""
 
-    def roll(self, ids: Sequence[str]) -> dict[str, list[Any]]:
-        """An update's responses, as TRL takes them; `ids` names every problem once a response."""
-        start_s = time.perf_counter()
-        groups = self._draw(ids[:: self.num_generations], self.state.global_step)
-        self._drawn(Drawing(self.state.global_step, groups, time.perf_counter() - start_s))
+    def go_on(self, folder: Path, resume: Path | None) -> None:
+        """Trains from the last checkpoint of `folder`, or from `resume`, or from the start.
+
+        A run that is finished is left so.
+        """
+        at = last_checkpoint(folder) or resume
+        if at is not None and step_of(at) >= self._config.steps:
+            self._load_adapter(at)
+            self.state.global_step = self.state.max_steps = self._config.steps
+            return
+        self.train(resume_from_checkpoint=None if at is None else str(at))
+
+    def roll(self) -> dict[str, list[Any]]:
+        """This process's responses of an update, as TRL takes them."""
+        start_s, step, config = time.perf_counter(), self.state.global_step, self._config
+        ids = turn(self._problems, step, config.prompts, config.seed)
+        share = config.prompts // self.accelerator.num_processes
+        first = self.accelerator.process_index * share
+        groups = self._draw(ids[first : first + share], step)
+        seconds = time.perf_counter() - start_s
+        self._drawn(Drawing(Groups.of_all(gather_object([groups])), seconds))
         rows: dict[str, list[Any]] = {
             name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "reward")
         }
@@ -229,7 +278,11 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
         return rows
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "`gradient_checkpointing", FutureWarning
+            )  # names that TRL still uses
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         batch["old_per_token_logps"] = batch.pop("sampling_per_token_logps")
         return batch
 
@@ -264,14 +317,19 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
                 f"the loss became {loss.item()}: lower the learning rate and go on from the last checkpoint"
             )
         mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
-        if mask.any():
-            gaps = (self._last_logprobs - inputs["old_per_token_logps"])[mask].abs()
-            self._metrics["train"]["mismatch"].append(gaps.mean().item())
+        gaps = (self._last_logprobs - inputs["old_per_token_logps"])[mask].abs()
+        gap, count = self.accelerator.reduce(torch.stack([gaps.sum(), mask.sum().float()])).tolist()
+        metrics = self._metrics["train"]
+        if count:
+            metrics["mismatch"].append(gap / count)
+        else:  # TRL counts a pass without a trained token as zeros
+            for name in _OF_TOKENS & metrics.keys():
+                metrics[name].pop()
         return loss
 
 
 def _roll(prompts: list[str], trainer: BudgetTrainer) -> dict[str, list[Any]]:
-    return trainer.roll(prompts)
+    return trainer.roll()
 
 
 def _given_rewards(reward: list[float], **_: Any) -> list[float]:

@@ -112,6 +112,6 @@ def torch_swap(vocabulary: Vocabulary, config: GrpoConfig) -> Swap:
     """Rollouts in torch, on the policy itself."""
 
     def swap(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
-        return TorchRoller(policy, vocabulary.ends, temperature=config.temperature)
+        return TorchRoller(policy, vocabulary.ends, temperature=config.temperature, most_rows=config.parallel)
 
     return swap

@@ -6,12 +6,13 @@ from. Knows groups and numbers; does not know trainers or terminals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from edgereason.train.groups import Groups
+from edgereason.train.reward import Outcome
 
 _WINDOW: Final = 5
 """Updates that are averaged before one is held against another."""
@@ -28,6 +29,7 @@ class RolloutFigures:
         mean_tokens: thinking and answer, as the budget counts.
         mean_answer_tokens: behind the closing: where thinking would hide from a penalty on thinking alone.
         tokens_by_bucket: the mean for each budget.
+        accuracy_by_bucket: the share that was right.
         share_within: that ended by themselves within (1+m)B.
         groups: that were drawn; `dropped` of them had no spread.
         tokens_per_s: sampled, over the whole drawing.
@@ -38,6 +40,7 @@ class RolloutFigures:
     mean_tokens: float
     mean_answer_tokens: float
     tokens_by_bucket: dict[int, float]
+    accuracy_by_bucket: dict[int, float]
     share_within: float
     groups: int
     dropped: int
@@ -47,17 +50,18 @@ class RolloutFigures:
     def of(cls, groups: Groups, seconds: float) -> RolloutFigures:
         """The figures of a drawing that took so many seconds."""
         responses = [one for group in groups.drawn for one in group.responses]
-        by_bucket: dict[int, list[int]] = {}
+        by_bucket: dict[int, list[Outcome]] = {}
         for group in groups.drawn:
-            lengths = by_bucket.setdefault(group.bucket, [])
-            lengths += [one.outcome.num_tokens for one in group.responses]
+            by_bucket.setdefault(group.bucket, []).extend(one.outcome for one in group.responses)
+        buckets = sorted(by_bucket)
         return cls(
             reward=fmean(one.reward for one in responses),
             accuracy=fmean(one.outcome.is_right for one in responses),
             mean_tokens=fmean(one.outcome.num_tokens for one in responses),
             mean_answer_tokens=fmean(one.outcome.answer_tokens for one in responses),
-            tokens_by_bucket={bucket: fmean(by_bucket[bucket]) for bucket in sorted(by_bucket)},
-            share_within=fmean(one.drawn.is_whole for one in responses),
+            tokens_by_bucket={b: fmean(one.num_tokens for one in by_bucket[b]) for b in buckets},
+            accuracy_by_bucket={b: fmean(one.is_right for one in by_bucket[b]) for b in buckets},
+            share_within=fmean(one.is_within for one in responses),
             groups=len(groups.drawn),
             dropped=len(groups.dropped),
             tokens_per_s=sum(len(one.drawn.ids) for one in responses) / max(seconds, 1e-9),
@@ -70,7 +74,8 @@ class UpdateFigures:
 
     Attributes:
         loss: of TRL, with the KL's share.
-        kl: to the adapter that the run began with, in nats a token, as entropies are.
+        kl: to the adapter that the run began with, in nats a token, as entropies are; None, as all figures of
+            tokens, where no group had spread and nothing was learned.
         mismatch: mean |log p| between the engine that drew and torch, on the same adapter.
         clipped: share of tokens whose ratio was clipped.
         trained_tokens_per_s: tokens that were learned from, over the update without its drawing.
@@ -81,16 +86,24 @@ class UpdateFigures:
     loss: float
     learning_rate: float
     grad_norm: float
-    kl: float
-    entropy: float
-    mismatch: float
-    clipped: float
+    kl: float | None
+    entropy: float | None
+    mismatch: float | None
+    clipped: float | None
     trained_tokens_per_s: float
     rollouts: RolloutFigures
 
     def to_json(self) -> dict[str, Any]:
         """As a line of the metrics."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Self:
+        """The update that `to_json` made."""
+        rollouts = dict(line["rollouts"])
+        for name in ("tokens_by_bucket", "accuracy_by_bucket"):
+            rollouts[name] = {int(bucket): value for bucket, value in rollouts[name].items()}
+        return cls(**line | {"rollouts": RolloutFigures(**rollouts)})
 
 
 def alarms(updates: Sequence[UpdateFigures]) -> list[str]:
@@ -99,9 +112,9 @@ def alarms(updates: Sequence[UpdateFigures]) -> list[str]:
     if not updates:
         return found
     last = updates[-_WINDOW:]
-    if (kl := fmean(one.kl for one in last)) > _MOST_KL:
+    if (kl := _mean(one.kl for one in last)) is not None and kl > _MOST_KL:
         found.append(f"the KL is {kl:.2f} nats a token: raise beta, or lower the learning rate")
-    if (gap := fmean(one.mismatch for one in last)) > _MOST_MISMATCH:
+    if (gap := _mean(one.mismatch for one in last)) is not None and gap > _MOST_MISMATCH:
         found.append(f"engine and torch differ by {gap:.3f} nats a token: the ratios mean little")
     if (tokens := fmean(one.rollouts.mean_tokens for one in last)) < _LEAST_TOKENS:
         found.append(f"responses have {tokens:.0f} tokens: the policy has stopped thinking")
@@ -109,12 +122,18 @@ def alarms(updates: Sequence[UpdateFigures]) -> list[str]:
         found.append("no group has any spread: nothing is learned")
     if len(updates) >= 2 * _WINDOW:
         first = updates[:_WINDOW]
-        figures: dict[str, Callable[[UpdateFigures], float]] = {
+        figures: dict[str, Callable[[UpdateFigures], float | None]] = {
             "accuracy": lambda one: one.rollouts.accuracy,
             "entropy": lambda one: one.entropy,
         }
         for name, figure in figures.items():
-            before, now = fmean(map(figure, first)), fmean(map(figure, last))
-            if now < 0.5 * before:
+            before, now = _mean(map(figure, first)), _mean(map(figure, last))
+            if before is not None and now is not None and now < 0.5 * before:
                 found.append(f"the {name} fell from {before:.3f} to {now:.3f}")
     return found
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

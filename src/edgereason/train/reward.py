@@ -60,9 +60,18 @@ class RewardConfig:
         if self.weight < 0:
             raise ConfigError(f"[reward] weight must be 0 or more, got {self.weight:g}")
 
-    def cap_tokens(self, bucket_tokens: int) -> int:
-        """The longest response that can be worth more than the floor: (1+m)B, rounded down."""
+    def most_tokens(self, bucket_tokens: int) -> int:
+        """The longest response within the budget: (1+m)B, rounded down."""
         return int((1 + self.margin) * bucket_tokens)
+
+    def cap_tokens(self, bucket_tokens: int) -> int:
+        """How far a response is drawn: as far as it can be worth anything.
+
+        That is (1+m)B under a barrier that ends in nothing. Where a right answer behind it is worth a floor,
+        or where not all tokens count alike, twice as far.
+        """
+        is_plain = self.kind is RewardKind.BARRIER and self.floor == 0
+        return self.most_tokens(bucket_tokens) * (1 if is_plain else 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,16 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 from edgereason.core.chat import CLOSING_TAG
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Engine, TextDecoder
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl
-
-_AHEAD: Final = 2
-"""So many times the wants that fill the batch have room: the next begin beside the last of those before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,56 +140,51 @@ class EngineRoller:
         if not wants:
             return []
         engine, batch = self._engine, Batch(self._engine)
-        most = _AHEAD * max(1, self._max_running // max(want.count for want in wants))
-        cells = sum(sorted(map(_cells, wants), reverse=True)[:most])
-        sequences = most * (2 + max(want.count for want in wants))
+        most = max(self._max_running, *(want.count for want in wants))
+        longest = max(len(want.prompt) + len(want.forced) + want.cap_tokens for want in wants)
         drawn: list[list[Stream]] = []
-        waiting, running = list(reversed(wants)), list[list[Stream]]()
-        with engine.reserve(cells=cells, sequences=sequences):
+        waiting, running = list(reversed(wants)), list[Stream]()
+        with engine.reserve(cells=most * longest, sequences=most + 1):
             try:
                 while waiting or running:
-                    while waiting and _has_room(running, waiting[-1], most, self._max_running):
-                        drawn.append(self._begin(waiting.pop(), batch))
-                        running.append(drawn[-1])
+                    while waiting and len(running) + waiting[-1].count <= most:
+                        streams = self._begin(waiting.pop(), batch)
+                        drawn.append(streams)
+                        running += streams
                     if batch.num_running:
                         batch.step()
-                    for streams in [one for one in running if not any(s.is_running for s in one)]:
-                        running.remove(streams)
-                        self._release(streams)
+                    for stream in [stream for stream in running if not stream.is_running]:
+                        running.remove(stream)
+                        engine.release(stream.sequence)  # its cells are the next one's
             finally:
-                for streams in running:
-                    self._release(streams)
+                self._give_back(running)
         return [[_drawn(stream) for stream in streams] for streams in drawn]
 
     def _begin(self, want: Want, batch: Batch) -> list[Stream]:
         engine = self._engine
-        opened = engine.new_sequence()
-        engine.encode(opened, want.prompt)
-        engine.cross(opened, self._adapter)
-        engine.encode(opened, want.forced)
         streams: list[Stream] = []
-        for seed in range(want.seed, want.seed + want.count):
-            sampler, control = engine.sampler(self._sampling, seed), ChatControl(want.cap_tokens)
-            fork = engine.fork(opened)
-            streams.append(Stream(len(streams), seed, fork, sampler, control, want_logprobs=True))
-        for stream in streams:  # all of them from the logits behind the hint
-            batch.add(stream)
-        engine.release(opened)
+        opened = engine.new_sequence()
+        try:
+            engine.encode(opened, want.prompt)
+            engine.cross(opened, self._adapter)
+            engine.encode(opened, want.forced)
+            for seed in range(want.seed, want.seed + want.count):
+                sampler, control = engine.sampler(self._sampling, seed), ChatControl(want.cap_tokens)
+                fork = engine.fork(opened)
+                streams.append(Stream(len(streams), seed, fork, sampler, control, want_logprobs=True))
+            for stream in streams:  # all of them from the logits behind the hint
+                batch.add(stream)
+        except BaseException:
+            self._give_back(streams)
+            raise
+        finally:
+            engine.release(opened)
         return streams
 
-    def _release(self, streams: Sequence[Stream]) -> None:
+    def _give_back(self, streams: Sequence[Stream]) -> None:
         for stream in streams:
             stream.cancel()
             self._engine.release(stream.sequence)
-
-
-def _cells(want: Want) -> int:
-    return len(want.prompt) + len(want.forced) + want.count * want.cap_tokens
-
-
-def _has_room(running: Sequence[Sequence[Stream]], want: Want, most: int, max_running: int) -> bool:
-    num_streams = sum(stream.is_running for streams in running for stream in streams)
-    return not running or (len(running) < most and num_streams + want.count <= max_running)
 
 
 def _drawn(stream: Stream) -> Drawn:

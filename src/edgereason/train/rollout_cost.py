@@ -98,7 +98,7 @@ def rollers(
     model = new_adapter(base, LoraSettings() if adapter is None else settings_of(adapter), 0)
     if adapter is not None:
         load_adapter(model, adapter, base_sha256=base_sha256)
-    policy = MaskedLora(model.eval(), cached_bytes=2**30)
+    policy = MaskedLora(model.eval())  # prompts are encoded every time, as on the engine
     ends = Vocabulary.of(engine).ends
     return on_engine, lambda rows: TorchRoller(policy, ends, temperature=shape.temperature, most_rows=rows)
 

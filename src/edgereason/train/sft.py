@@ -40,7 +40,7 @@ from edgereason.train.adapters import (
     new_adapter,
     save_adapter,
 )
-from edgereason.train.checkpoints import last_checkpoint
+from edgereason.train.checkpoints import last_checkpoint, step_of
 from edgereason.train.examples import Example, HintConfig, fitting
 from edgereason.train.loop import METRICS, MaskedTrainer, StepReport, TrainConfig
 from edgereason.train.masked_lora import MaskedLora
@@ -161,6 +161,8 @@ def sft(
         should_stop=should_stop,
     )
     with trainer.args.main_process_first():
+        if resume is not None:
+            step_of(resume)
         _open_folder(folder, recipe, kept, start)
     at = last_checkpoint(folder) or resume
     trainer.train(resume_from_checkpoint=None if at is None else str(at))

@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 
 from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.core.journal import Journal
+from edgereason.errors import ConfigError
 from edgereason.train.examples import Example, write_examples
 from edgereason.train.groups import Dealer, Group
 from edgereason.train.rollout import Roller
@@ -43,6 +44,7 @@ class ShortestRow:
     """What a problem came to under a bucket.
 
     Attributes:
+        problem_sha256: of its prompt and right answer.
         num_right: of the responses.
         kept: ids of the shortest right one, its end of turn among them; None if none was right.
         num_tokens: of the kept one, as the budget counts; mean of all in `mean_tokens`.
@@ -50,6 +52,7 @@ class ShortestRow:
 
     id: str
     bucket: int
+    problem_sha256: str
     num_right: int
     mean_tokens: float
     num_tokens: int | None = None
@@ -79,6 +82,7 @@ class ShortestRow:
         return cls(
             id=group.problem.id,
             bucket=group.bucket,
+            problem_sha256=group.problem.sha256,
             num_right=len(right),
             mean_tokens=sum(lengths) / len(lengths),
             num_tokens=None if shortest is None else shortest.outcome.num_tokens,
@@ -117,6 +121,12 @@ def shortest(
     asked = [(problem_id, bucket) for problem_id in dealer.problems for bucket in sorted(dealer.hints)]
     with Journal(folder, ShortestRow) as journal:
         rows = {row.key: row for row in journal.found if row.key in {*asked}}
+        for row in rows.values():
+            if row.problem_sha256 != dealer.problems[row.id].sha256:
+                raise ConfigError(
+                    f"{folder} has samples of another problem with the id {row.id!r}: "
+                    "choose a new folder (--output)"
+                )
         missing = [key for key in asked if key not in rows]
         size = together * len(dealer.hints)
         progress(len(rows), len(asked))

@@ -81,9 +81,11 @@ class TorchRoller:
         running = list(range(len(rows)))
         while True:
             tokens, found = self._sample(states, sources)
+            told = list(zip(tokens.tolist(), found.tolist(), strict=True))
             for row in running.copy():
-                said[row].append(int(tokens[row]))
-                logprobs[row].append(float(found[row]))
+                token, logprob = told[row]
+                said[row].append(token)
+                logprobs[row].append(logprob)
                 is_whole[row] = said[row][-1] in self._ends
                 if is_whole[row] or len(said[row]) == rows[row].cap_tokens:
                     running.remove(row)

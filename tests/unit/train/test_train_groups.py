@@ -108,6 +108,38 @@ def test_the_same_step_deals_the_same_and_another_deals_otherwise() -> None:
     assert wants(3) != wants(4)
 
 
+def test_what_a_problem_gets_does_not_depend_on_its_company() -> None:
+    # So that several processes draw what one would have drawn.
+    roller = Says(dict.fromkeys("abcd", MIXED))
+    deal = dealer("abcd")
+    whole = deal.deal(list("abcd"), 3, roller).kept
+    halves = [*deal.deal(["a", "b"], 3, roller).kept, *deal.deal(["c", "d"], 3, roller).kept]
+    assert whole == tuple(halves)
+    # But what replaces dull groups does: two processes must not draw the same.
+    names = "abcdefghijklmnopqrst"
+    dull = Says(dict.fromkeys(names, DULL))
+    for ids in (["a"], ["b"]):
+        dealer(names, redraws=1).deal(ids, 0, dull)
+    replaced = [bytes(wants[0].prompt) for wants in dull.wants[1::2]]
+    assert replaced[0] != replaced[1]
+
+
+def test_a_response_that_ends_beyond_the_budget_is_whole_and_not_within() -> None:
+    long = drawn("so " * 40 + RIGHT)  # of 155 tokens, the end of turn not counted
+    deal = Dealer(
+        problems={"a": problem("a")},
+        opening=OPENING,
+        hints={64: HINTS[64]},
+        vocabulary=VOCABULARY,
+        rewards=RewardConfig(floor=0.2),
+        count=2,
+        redraws=0,
+    )
+    (group,) = deal.deal(["a"], 0, Says({"a": (drawn(RIGHT), long)})).kept
+    assert [one.is_within for one in group.responses] == [True, False]
+    assert [one.reward for one in group.responses] == [1.0, 0.2]
+
+
 def test_groups_without_spread_are_replaced_by_other_problems() -> None:
     roller = Says({"a": MIXED, "b": DULL, "c": DULL, "d": MIXED, "e": MIXED})
     groups = dealer("abcde", redraws=9).deal(["a", "b"], 0, roller)
@@ -145,7 +177,8 @@ def test_a_reward_that_raises_names_the_response_and_is_no_zero() -> None:
 
 def response(tokens: int, *, is_right: bool, reward: float, is_whole: bool = True) -> Response:
     outcome = Outcome(is_right=is_right, thinking_tokens=tokens - 5, answer_tokens=5)
-    return Response(drawn=Drawn((0,) * tokens, (0.0,) * tokens, is_whole), outcome=outcome, reward=reward)
+    drawn = Drawn((0,) * tokens, (0.0,) * tokens, is_whole)
+    return Response(drawn=drawn, outcome=outcome, reward=reward, is_within=is_whole)
 
 
 def test_figures_are_of_every_group_that_was_drawn() -> None:
@@ -157,7 +190,17 @@ def test_figures_are_of_every_group_that_was_drawn() -> None:
     assert figures.mean_tokens == len(RIGHT) == len(WRONG)
     assert figures.share_within == 1.0
     assert figures.tokens_per_s == 4 * (len(RIGHT) + 1) / 2.0
-    assert set(figures.tokens_by_bucket) == {group.bucket for group in deal.drawn}
+    by_bucket = {
+        group.bucket: [
+            one.outcome.is_right
+            for other in deal.drawn
+            if other.bucket == group.bucket
+            for one in other.responses
+        ]
+        for group in deal.drawn
+    }
+    assert figures.accuracy_by_bucket == {b: sum(right) / len(right) for b, right in by_bucket.items()}
+    assert figures.tokens_by_bucket == dict.fromkeys(by_bucket, len(RIGHT))
 
 
 def update(step: int, **changes: float) -> UpdateFigures:
@@ -175,6 +218,7 @@ def update(step: int, **changes: float) -> UpdateFigures:
         rollouts=RolloutFigures(
             mean_answer_tokens=10.0,
             tokens_by_bucket={},
+            accuracy_by_bucket={},
             share_within=1.0,
             groups=4,
             tokens_per_s=1.0,

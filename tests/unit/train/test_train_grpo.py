@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,7 +21,7 @@ from edgereason.train import groups as groups_module
 from edgereason.train.adapters import save_adapter
 from edgereason.train.groups import Dealer, Problem
 from edgereason.train.grpo import BudgetsConfig, GrpoRecipe, Material, grpo
-from edgereason.train.grpo_loop import BudgetTrainer, GrpoConfig
+from edgereason.train.grpo_loop import BudgetTrainer, GrpoConfig, turn
 from edgereason.train.masked_lora import Batch, MaskedLora
 from edgereason.train.reward import RewardConfig
 from edgereason.train.rollout import Vocabulary
@@ -63,6 +66,10 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def responses(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+
+
 def learned(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
@@ -105,10 +112,10 @@ def trainer(tmp_path: Path, policy: MaskedLora, config: GrpoConfig = CONFIG) -> 
     )
 
 
-def generated(made: BudgetTrainer, ids=("p00", "p01")) -> dict:
+def generated(made: BudgetTrainer) -> dict:
     made.model.train()
     made._step = 0
-    return made._generate_and_score_completions([{"prompt": one} for one in ids for _ in range(4)])
+    return made._generate_and_score_completions([{"prompt": ""} for _ in range(8)])
 
 
 # ── one update, by hand ──────────────────────────────────────────────────────────────────────────
@@ -122,7 +129,7 @@ def made(tmp_path: Path) -> BudgetTrainer:
 
 
 def test_advantages_are_a_groups_rewards_against_their_own(made: BudgetTrainer) -> None:
-    rolled = made.roll(["p00"] * 4 + ["p01"] * 4)
+    rolled = made.roll()
     batch = generated(made)
     expected: list[float] = []
     for at in (0, 4):
@@ -299,6 +306,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_adapter(
     assert train(tmp_path / "run", start, should_stop=after(stop_after)) is None
     assert len(lines(tmp_path / "run")) == stop_after
     train(tmp_path / "run", start)
+    assert [one["text"] for one in responses(tmp_path / "run")] == [
+        one["text"] for one in responses(finished)
+    ]
     timed = ("trained_tokens_per_s", "rollouts")
     for found, expected in zip(lines(tmp_path / "run"), lines(finished), strict=True):
         assert {k: v for k, v in found.items() if k not in timed} == pytest.approx(
@@ -337,7 +347,92 @@ def test_a_light_checkpoint_goes_on_without_its_optimizer(
     record = train(tmp_path / "b", start, resume=light)
     assert record["rewarmed_at"] == 2
     # The same problems, buckets and draws, from the same weights.
-    assert lines(tmp_path / "b")[0]["rollouts"]["reward"] == lines(finished)[2]["rollouts"]["reward"]
+    assert responses(tmp_path / "b")[:2] == responses(finished)[4:6]
+    # Stopped once more and gone on exactly, the rate still rises from where the light one was taken up.
+    train(tmp_path / "c", start, resume=light, should_stop=after(1))
+    assert train(tmp_path / "c", start)["rewarmed_at"] == 2
+    rates = [[line["learning_rate"] for line in lines(tmp_path / name)] for name in "bc"]
+    assert rates[0] == rates[1]
+
+
+def test_a_run_of_several_passes_goes_on_with_the_problems_whose_turn_it_is(
+    start: Path, tmp_path: Path
+) -> None:
+    # 12 problems, 4 an update: the fifth update is in the second pass.
+    recipe = replace(RECIPE, training=replace(CONFIG, steps=5, prompts=4, micro_rows=16, learning_rate=1e-4))
+    train(tmp_path / "whole", start, recipe)
+    train(tmp_path / "run", start, recipe, should_stop=after(4))
+    train(tmp_path / "run", start, recipe)
+    assert responses(tmp_path / "run") == responses(tmp_path / "whole")
+
+
+def test_every_pass_has_every_problem_once_in_an_order_of_its_own() -> None:
+    names = [f"p{n}" for n in range(10)]
+    passes = [[name for step in range(at, at + 5) for name in turn(names, step, 2, 0)] for at in (0, 5)]
+    assert [sorted(one) for one in passes] == [sorted(names)] * 2
+    assert passes[0] != passes[1]
+    assert turn(names, 7, 3, 0) == turn(names, 7, 3, 0)
+    assert len(turn(names[:2], 0, 5, 0)) == 5
+
+
+def test_a_finished_run_is_not_trained_further(finished: Path, start: Path) -> None:
+    before = learned(finished), lines(finished)
+    assert train(finished, start)["steps"] == 4
+    assert lines(finished) == before[1]
+    assert all(torch.equal(learned(finished)[name], tensor) for name, tensor in before[0].items())
+
+
+def test_what_is_no_checkpoint_or_beyond_the_end_is_not_resumed(
+    finished: Path, start: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="is no checkpoint"):
+        train(tmp_path / "run", start, resume=finished / "adapter")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="has 4 updates behind it"):
+        train(tmp_path / "run", start, resume=finished / "light")
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"checkpoint_activations": True}])
+def test_less_precision_and_less_memory_learn_nearly_the_same(
+    finished: Path, start: Path, tmp_path: Path, settings: dict
+) -> None:
+    recipe = replace(RECIPE, training=replace(CONFIG, steps=1, learning_rate=1e-3, **settings))
+    train(tmp_path / "run", start, recipe)
+    (update,) = lines(tmp_path / "run")
+    exact = lines(finished)[0]
+    assert update["mismatch"] < (0.1 if "dtype" in settings else 1e-4)
+    if "dtype" not in settings:
+        assert update["loss"] == pytest.approx(exact["loss"], abs=1e-6)
+        assert update["grad_norm"] == pytest.approx(exact["grad_norm"], rel=1e-4)
+    assert any(
+        not torch.equal(tensor, load_file(start / "adapter_model.safetensors")[name])
+        for name, tensor in learned(tmp_path / "run").items()
+    )
+
+
+def test_two_processes_learn_what_one_learns(start: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("two_processes_grpo.py")
+    environment = os.environ | {"PYTHONPATH": str(script.parent), "OMP_NUM_THREADS": "1"}
+    for processes, folder in ((1, "one"), (2, "two")):
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        done = subprocess.run(
+            [sys.executable, *launch, str(script), str(start), str(tmp_path / folder)],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (lines(tmp_path / folder) for folder in ("one", "two"))
+    timed = ("tokens_per_s",)
+    for a, b in zip(one, two, strict=True):
+        for name in ("loss", "kl", "mismatch", "clipped"):
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-4), name
+        # Of one process it is the mean of two passes, of two the mean of all tokens.
+        assert b["entropy"] == pytest.approx(a["entropy"], rel=0.02)
+        figures = [{k: v for k, v in line["rollouts"].items() if k not in timed} for line in (a, b)]
+        assert figures[0] == figures[1]
+    for name, tensor in learned(tmp_path / "one").items():
+        torch.testing.assert_close(learned(tmp_path / "two")[name], tensor, atol=1e-3, rtol=1e-2)
 
 
 def test_a_reward_that_raises_stops_the_training_and_keeps_the_checkpoint(

@@ -72,11 +72,17 @@ def test_the_barrier_has_no_step(bucket, margin):
     assert steepest <= 1 / (2 * margin * bucket) + 1e-9
 
 
-def test_nothing_beyond_the_cap_is_worth_more_than_the_floor():
+def test_nothing_beyond_the_most_is_worth_more_than_the_floor():
     config = RewardConfig(margin=0.25, floor=0.1)
-    assert config.cap_tokens(250) == 312  # 1.25 · 250 = 312.5
+    assert config.most_tokens(250) == 312  # 1.25 · 250 = 312.5
     assert reward(right(312), 250, config) > 0.1
     assert reward(right(313), 250, config) == pytest.approx(0.1)
+
+
+def test_a_response_is_drawn_as_far_as_it_can_be_worth_anything():
+    assert RewardConfig().cap_tokens(250) == 312
+    for config in (RewardConfig(floor=0.1), *(RewardConfig(kind=kind) for kind in ("additive", "thinking"))):
+        assert config.cap_tokens(250) == 624  # or the floor, and the hack, could never be seen
 
 
 def test_a_wrong_answer_is_worth_nothing_however_short():

@@ -9,7 +9,7 @@ import torch
 from tiny_lora import OPENING, lora_model
 
 from edgereason.engine.scripted import END, ScriptedEngine
-from edgereason.errors import ContextOverflow
+from edgereason.errors import ContextOverflow, EngineError
 from edgereason.train.masked_lora import Batch, MaskedLora
 from edgereason.train.rollout import Drawn, EngineRoller, Vocabulary, Want
 from edgereason.train.torch_rollout import TorchRoller
@@ -87,6 +87,23 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path) -> None
     with pytest.raises(ContextOverflow):
         roller(engine, tmp_path)([want(cap=100)])
     assert engine.live_sequences == 0
+
+
+def test_an_engine_that_fails_behind_a_prompt_leaves_nothing(tmp_path: Path) -> None:
+    engine = ScriptedEngine([THINKS])
+    made, encode, calls = roller(engine, tmp_path), engine.encode, iter(range(100))
+
+    def failing(*given, **named):  # type: ignore[no-untyped-def]
+        if next(calls) == 3:  # the second want's hint
+            raise EngineError("no more")
+        return encode(*given, **named)
+
+    engine.encode = failing  # type: ignore[method-assign]
+    with pytest.raises(EngineError):
+        made([want(), want()])
+    assert engine.live_sequences == 0
+    assert all(sampler.closed for sampler in engine.samplers)
+    made.swap(lambda path: path.write_bytes(b"GGUF2"), tmp_path / "a.gguf")
 
 
 def test_the_adapter_is_swapped_for_the_one_that_is_written(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,14 @@ def test_draws_do_not_depend_on_what_is_drawn_together(tmp_path: Path) -> None:
     shortest(tmp_path / "one", dealer(), one, RUN, together=1)
     shortest(tmp_path / "three", dealer(), three, RUN, together=3)
     assert one.wants == three.wants
+
+
+def test_samples_of_another_question_of_the_same_id_are_refused(tmp_path: Path) -> None:
+    shortest(tmp_path / "out", dealer(), Says(), RUN)
+    asked = dealer()
+    other = replace(asked.problems["a"], reference="5")
+    with pytest.raises(ConfigError, match="another problem with the id 'a'"):
+        shortest(tmp_path / "out", replace(asked, problems={**asked.problems, "a": other}), Says(), RUN)
 
 
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
