@@ -19,7 +19,8 @@ from edgereason.evals.bench.random_adapter import write_random_adapter
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Ended
 from edgereason.reasoning.model import Model, describe_base, last_response, make_request
-from edgereason.reasoning.pipeline import Pipeline, drive, drive_many
+from edgereason.reasoning.pipeline import Pipeline
+from edgereason.reasoning.runs import drive, drive_many
 
 pytestmark = pytest.mark.model
 QUESTION = "Tom has 3 apples and buys 5 more. How many apples does Tom have?"

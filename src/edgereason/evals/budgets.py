@@ -30,7 +30,7 @@ from edgereason.evals.tasks.base import Item, Output
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
-from edgereason.reasoning.pipeline import Run
+from edgereason.reasoning.runs import Run
 
 _RUNNING: Final = 16
 """Streams that run at a time."""

@@ -26,12 +26,12 @@ from queue import SimpleQueue
 from typing import Self, Unpack
 
 from edgereason.core.types import Message, Request, Response
-from edgereason.errors import NoRoomNow, RequestError
+from edgereason.errors import RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
 from edgereason.reasoning.many import make_room
 from edgereason.reasoning.model import AskOptions, Model, make_request
-from edgereason.reasoning.pipeline import Run, is_over, until_step
+from edgereason.reasoning.runs import Runs
 
 
 class AsyncModel:
@@ -133,8 +133,7 @@ class _Worker:
         self._batch = Batch(model.engine)
         self._inbox: SimpleQueue[_Asked | None] = SimpleQueue()
         self._waiting: deque[_Asked] = deque()
-        self._running: dict[_Asked, Run] = {}
-        self._may_fit = True  # what did not fit is tried again only when another request has given room back
+        self._runs = Runs[_Asked]()
         self._is_closed = False
         self._gate = threading.Lock()
         # A daemon: a model that nobody closes must not keep the interpreter from ending.
@@ -158,7 +157,7 @@ class _Worker:
             while self._take_in():
                 self._drop_unwanted()
                 self._start_waiting()
-                if self._running:
+                if self._runs:
                     self._step()
                     self._advance()
         finally:
@@ -169,7 +168,7 @@ class _Worker:
 
     def _take_in(self) -> bool:
         """Empties the inbox, and waits for it if there is nothing else to do; False once it says to close."""
-        while not self._inbox.empty() or not (self._running or self._waiting):
+        while not self._inbox.empty() or not (self._runs or self._waiting):
             asked = self._inbox.get()
             if asked is None:
                 return False
@@ -177,29 +176,27 @@ class _Worker:
         return True
 
     def _drop_unwanted(self) -> None:
-        for asked in [asked for asked in self._running if not asked.is_wanted]:
-            self._end(asked)
+        for asked in self._runs:
+            if not asked.is_wanted:
+                self._end(asked)
         self._waiting = deque(asked for asked in self._waiting if asked.is_wanted)
 
     def _start_waiting(self) -> None:
-        if self._waiting and not self._running:
+        if self._waiting and not self._runs:
             self._make_room()
-        while self._waiting and self._may_fit and self._batch.num_running < self._max_running:
+        while self._waiting and self._runs.may_fit and self._batch.num_running < self._max_running:
             asked = self._waiting[0]
             run = self._model.pipeline.run(
                 asked.request, self._batch, asked.is_given_up, accepted_s=asked.accepted_s
             )
-            self._running[asked] = run
             try:
-                events = until_step(run)
+                events = self._runs.start(asked, run)
             except Exception as error:
-                if isinstance(error, NoRoomNow) and len(self._running) > 1:
-                    del self._running[asked]
-                    self._may_fit = False
-                    return
-                self._end(asked, error)
+                asked.tell([error])
             else:
-                self._tell(asked, events)
+                if events is None:
+                    return
+                asked.tell(events)
             self._waiting.popleft()
 
     def _make_room(self) -> None:
@@ -224,36 +221,28 @@ class _Worker:
         try:
             self._batch.step()
         except Exception as error:  # of the engine: it concerns everyone who was in the step
-            for asked in list(self._running):
+            for asked in self._runs:
                 self._end(asked, error)
             self._batch = Batch(self._model.engine)
 
     def _advance(self) -> None:
-        for asked, run in list(self._running.items()):
+        for asked in self._runs:
             try:
-                events = until_step(run)
+                asked.tell(self._runs.advance(asked))
             except Exception as error:
-                self._end(asked, error)
-            else:
-                self._tell(asked, events)
-
-    def _tell(self, asked: _Asked, events: Sequence[Event]) -> None:
-        asked.tell(events)
-        if is_over(events):
-            self._end(asked)
+                asked.tell([error])
 
     def _end(self, asked: _Asked, error: Exception | None = None) -> None:
-        """Gives back what a request holds, and tells its task why, unless it has its answer."""
+        """Gives back what a request holds, and tells its task why, if there is something to tell."""
         try:
-            self._running.pop(asked).close()
+            self._runs.drop(asked)
         except Exception as failure:  # a native call, in giving back
             error = error or failure
-        self._may_fit = True
         if error is not None:
             asked.tell([error])
 
     def _end_all(self, why: str) -> None:
-        for asked in list(self._running):
+        for asked in self._runs:
             self._end(asked, RequestError(why))
         while not self._inbox.empty():
             if (asked_late := self._inbox.get()) is not None:

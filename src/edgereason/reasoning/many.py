@@ -20,7 +20,7 @@ from edgereason.errors import ContextOverflow
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered
 from edgereason.reasoning.model import Model
-from edgereason.reasoning.pipeline import Run, drive_many
+from edgereason.reasoning.runs import Run, drive_many
 
 _MEMORY_SHARE: Final = 0.4
 """Most of this machine's memory that the context takes; fewer requests run at a time then."""

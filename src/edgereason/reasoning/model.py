@@ -28,8 +28,9 @@ from edgereason.hub.locate import base_file
 from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
-from edgereason.reasoning.pipeline import Pipeline, drive
+from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.prompt_cache import Origin
+from edgereason.reasoning.runs import drive
 
 if TYPE_CHECKING:
     from edgereason.reasoning.session import Session

@@ -4,8 +4,8 @@
     → verify → vote
 
 `Pipeline.run` is a generator of events. Where it can't go on before the batch took a step it yields `STEP`;
-whoever drives it takes the step (`drive` for one request, `drive_many` for as many as fit). That is all the
-concurrency there is: requests share native batches, and each still reads from top to bottom.
+whoever drives it takes the step (`runs.py`). That is all the concurrency there is: requests share native
+batches, and each still reads from top to bottom.
 
 Knows values, ids and heads' protocols; does not know files, terminals or llama.cpp.
 """
@@ -13,25 +13,24 @@ Knows values, ids and heads' protocols; does not know files, terminals or llama.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from edgereason.core.chat import CLOSING, OPENING, STUB, ChatTemplate, Seams
 from edgereason.core.types import Mode, Request, Route, Stop, Trace, Vote
 from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
-from edgereason.errors import ModelFileError, NoRoomNow
+from edgereason.errors import ModelFileError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl, Control, ThinkControl
-from edgereason.reasoning.events import Answered, Event, Notice, Routed, Step
+from edgereason.reasoning.events import Answered, Notice, Routed
 from edgereason.reasoning.pace import Deadline, Pace
 from edgereason.reasoning.plan import Plan, Planner, room_of
 from edgereason.reasoning.prefix import Prefix
 from edgereason.reasoning.race import Race
-
-Run = Generator[Event | Step, None, None]
+from edgereason.reasoning.runs import Run
 
 
 class Pipeline:
@@ -319,72 +318,3 @@ class Pipeline:
 def _hold(held: ExitStack, engine: Engine, sequence: base.Sequence) -> base.Sequence:
     held.callback(engine.release, sequence)
     return sequence
-
-
-def drive(run: Run, batch: Batch) -> Iterator[Event]:
-    """Runs one request to its end, or gives back what it holds when the caller leaves or the engine fails."""
-    with closing(run):
-        for event in run:
-            if isinstance(event, Step):
-                batch.step()
-            else:
-                yield event
-
-
-def drive_many(
-    starts: Iterable[Callable[[], Run]], batch: Batch, *, max_running: int
-) -> Generator[tuple[int, Event], None, None]:
-    """Runs many requests, as many at a time as the context and `max_running` streams allow.
-
-    Args:
-        starts: makers of runs on `batch`, taken in order; a maker is called again if its run did not fit yet.
-        batch: the engine's batch.
-        max_running: no further request is started while so many streams run.
-
-    Yields:
-        (index of the request, its event). Requests end in the order in which they finish.
-    """
-    waiting = iter(enumerate(starts))
-    pending = next(waiting, None)
-    with ExitStack() as held:
-        running: dict[int, Run] = {}
-        may_fit = True  # what did not fit is tried again only when another request has given room back
-        while running or pending:
-            while pending and may_fit and batch.num_running < max_running:
-                index, start = pending
-                run = held.enter_context(closing(start()))
-                try:
-                    events = until_step(run)
-                except NoRoomNow:
-                    if not running:
-                        raise
-                    may_fit = False
-                    break
-                pending = next(waiting, None)
-                running[index] = run
-                yield from ((index, event) for event in events)
-                if is_over(events):
-                    del running[index]
-            if batch.num_running:
-                batch.step()
-            for index, run in list(running.items()):
-                events = until_step(run)
-                yield from ((index, event) for event in events)
-                if is_over(events):
-                    del running[index]
-                    may_fit = True
-
-
-def is_over(events: Sequence[Event]) -> bool:
-    """Whether these were a run's last events."""
-    return bool(events) and isinstance(events[-1], Answered)
-
-
-def until_step(run: Run) -> Sequence[Event]:
-    """A run's events until it wants a step, or to its end."""
-    events: list[Event] = []
-    for event in run:
-        if isinstance(event, Step):
-            break
-        events.append(event)
-    return events

@@ -37,8 +37,8 @@ from edgereason.errors import ContextOverflow, RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event, Routed
 from edgereason.reasoning.model import AskOptions, Model, last_response, make_request
-from edgereason.reasoning.pipeline import Run, drive
 from edgereason.reasoning.prompt_cache import PromptCache
+from edgereason.reasoning.runs import Run, drive
 
 _INHERITED: Final = ("effort", "budget", "streams", "vote", "temperature", "seed")
 """Options of a turn that thinking harder takes over. Not `max_tokens`: it was meant for the first answer."""

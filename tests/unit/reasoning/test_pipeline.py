@@ -25,7 +25,8 @@ from edgereason.errors import ContextOverflow, EngineError, RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.control import Phase
 from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied, Text
-from edgereason.reasoning.pipeline import Pipeline, drive, drive_many
+from edgereason.reasoning.pipeline import Pipeline
+from edgereason.reasoning.runs import drive, drive_many
 
 FOUR = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 FIVE = "2+2 is 5, I think.\n</think>\n\nThe final answer is 5."

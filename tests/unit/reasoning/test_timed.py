@@ -14,7 +14,8 @@ from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
-from edgereason.reasoning.pipeline import Pipeline, drive, drive_many
+from edgereason.reasoning.pipeline import Pipeline
+from edgereason.reasoning.runs import drive, drive_many
 
 ENDLESS = "hm " * 5000 + "\n</think>\n\nThe final answer is 6."
 STEP_S, PREFILL_S = 0.05, 0.005

@@ -19,7 +19,8 @@ from edgereason.evals.bench.lab import SAMPLING, EndlessEngine, Lab, Outcome
 from edgereason.evals.measure import interleave
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Routed
-from edgereason.reasoning.pipeline import Pipeline, drive
+from edgereason.reasoning.pipeline import Pipeline
+from edgereason.reasoning.runs import drive
 
 PREFILL_TOKENS: Final = 1024
 SWITCH_PROMPT_TOKENS: Final = 1000

@@ -1,0 +1,139 @@
+"""Runs of requests that share a batch: started when there is room, and each moved on between two steps.
+
+::
+
+    Run          event, event, STEP, event, STEP, … Answered     it waits where the batch must take a step
+    drive        one of them
+    drive_many   many, as many at a time as there is room for
+    Runs         those that run now, for whoever takes the steps and decides who is next
+
+Knows generators and when they may go on; does not know how a request is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Generic, TypeVar
+
+from edgereason.errors import NoRoomNow
+from edgereason.reasoning.batch import Batch
+from edgereason.reasoning.events import Answered, Event, Step
+
+Run = Generator[Event | Step, None, None]
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Runs(Generic[K]):
+    """The runs that have begun and not ended, by key, in the order in which they began.
+
+    Attributes:
+        may_fit: False once a run found no room; true again when another has given some back.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[K, Run] = {}
+        self.may_fit = True
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter([*self._running])
+
+    def start(self, key: K, run: Run) -> Sequence[Event] | None:
+        """A run's first events, up to where it wants a step; None if it must wait for others to end.
+
+        Raises:
+            Exception: whatever the run raises, also `NoRoomNow` where there is nobody to wait for; it is over.
+        """
+        try:
+            events = _until_step(run)
+        except NoRoomNow:
+            run.close()
+            if not self._running:
+                raise
+            self.may_fit = False
+            return None
+        if not _is_over(events):
+            self._running[key] = run
+        return events
+
+    def advance(self, key: K) -> Sequence[Event]:
+        """A run's next events, after a step; with the last of them it is over.
+
+        Raises:
+            Exception: whatever the run raises; it is over.
+        """
+        try:
+            events = _until_step(self._running[key])
+        except BaseException:
+            self.drop(key)
+            raise
+        if _is_over(events):
+            self.drop(key)
+        return events
+
+    def drop(self, key: K) -> None:
+        """Ends a run, which gives back what it holds."""
+        self.may_fit = True
+        self._running.pop(key).close()
+
+    def close(self) -> None:
+        """Ends all."""
+        for key in self:
+            self.drop(key)
+
+
+def drive(run: Run, batch: Batch) -> Iterator[Event]:
+    """Runs one request to its end, or gives back what it holds when the caller leaves or the engine fails."""
+    with closing(run):
+        for event in run:
+            if isinstance(event, Step):
+                batch.step()
+            else:
+                yield event
+
+
+def drive_many(
+    starts: Iterable[Callable[[], Run]], batch: Batch, *, max_running: int
+) -> Generator[tuple[int, Event], None, None]:
+    """Runs many requests, as many at a time as the context and `max_running` streams allow.
+
+    Args:
+        starts: makers of runs on `batch`, taken in order; a maker is called again if its run did not fit yet.
+        batch: the engine's batch.
+        max_running: no further request is started while so many streams run.
+
+    Yields:
+        (index of the request, its event). Requests end in the order in which they finish.
+    """
+    waiting = iter(enumerate(starts))
+    pending = next(waiting, None)
+    with closing(Runs[int]()) as runs:
+        while runs or pending:
+            while pending and runs.may_fit and batch.num_running < max_running:
+                index, start = pending
+                if (events := runs.start(index, start())) is None:
+                    break
+                pending = next(waiting, None)
+                yield from ((index, event) for event in events)
+            if batch.num_running:
+                batch.step()
+            for index in runs:
+                yield from ((index, event) for event in runs.advance(index))
+
+
+def _is_over(events: Sequence[Event]) -> bool:
+    return bool(events) and isinstance(events[-1], Answered)
+
+
+def _until_step(run: Run) -> Sequence[Event]:
+    """A run's events until it wants a step, or to its end."""
+    events: list[Event] = []
+    for event in run:
+        if isinstance(event, Step):
+            break
+        events.append(event)
+    return events
