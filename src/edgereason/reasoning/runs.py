@@ -46,7 +46,7 @@ class Runs(Generic[K]):
         """A run's first events, up to where it wants a step; None if it must wait for others to end.
 
         Raises:
-            Exception: whatever the run raises, also `NoRoomNow` where there is nobody to wait for; it is over.
+            Exception: whatever the run raises, `NoRoomNow` too where there is nobody to wait for; it is over.
         """
         try:
             events = _until_step(run)
