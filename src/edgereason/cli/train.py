@@ -51,6 +51,7 @@ class Format(StrEnum):
 
     OPENTHOUGHTS3 = "openthoughts3"
     S1K = "s1k"
+    WORKED = "worked"
     PLAIN = "plain"
 
 

@@ -79,15 +79,23 @@ def read_questions(source: str, *, limit: int | None = None, seed: int = 0) -> Q
         return _from_gym(source.removeprefix(_GYM), limit, seed)
     rows = read_file(Path(source))
     entry = {"name": rows.name, "sha256": rows.sha256, "rows": len(rows.rows), "limit": limit}
-    found = [(row, _reference(row)) for row in rows.rows[:limit]]
-    questions = tuple(
-        Question(
-            id=row_id(row), text=question_of(row), reference=reference, source=rows.name, place=row.place
-        )
-        for row, reference in found
-        if reference is not None
-    )
+    found = [answered(row) for row in rows.rows[:limit]]
+    questions = tuple(question for question in found if question is not None)
     return Questions(entry=entry, questions=questions, num_without_answer=len(found) - len(questions))
+
+
+def answered(row: Row) -> Question | None:
+    """The question of a row, with its right answer; None if it has none.
+
+    Raises:
+        ConfigError: the row has no question, or options to choose among.
+    """
+    reference = _reference(row)
+    if reference is None:
+        return None
+    return Question(
+        id=row_id(row), text=question_of(row), reference=reference, source=row.source, place=row.place
+    )
 
 
 def usable(

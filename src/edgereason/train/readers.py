@@ -4,13 +4,14 @@ r"""What others have: traces in their own formats, from files or from the hub.
 
     openthoughts3  {conversations: [{from: human, value}, {from: gpt, value: "<think>…</think>…"}]}  ─┐
     s1k            {question, thinking_trajectories or deepseek_thinking_trajectory, attempt}        ─┼→ trace
+    worked         {question, answer, solution}, or GSM8K's {question, answer: "… #### 72"}          ─┤
     plain          our own schema                                                                    ─┘
 
 A row of another shape is an error that names file and line. A row of the right shape whose trace is of no
 use, because it has no answer or does not fit, is left out whole and counted; nothing is ever cut.
 Knows formats; does not know how traces are generated.
 
-Source: fields of open-thoughts/OpenThoughts3-1.2M, simplescaling/s1K and simplescaling/s1K-1.1.
+Source: fields of open-thoughts/OpenThoughts3-1.2M, simplescaling/s1K and s1K-1.1, openai/gsm8k.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from edgereason.core.chat import split_thinking
 from edgereason.hub.rows import Role, Row, Rows, read_file, read_hub, turns
 from edgereason.reasoning.model import Model
 from edgereason.train.decontaminate import Evaluations, normalised
+from edgereason.train.questions import answered
+from edgereason.train.solutions import solution_trace
 from edgereason.train.trace_folder import (
     claim_folder,
     finish_folder,
@@ -47,6 +50,8 @@ from edgereason.train.traces import (
 )
 
 _SHORT_SOLUTION_CHARS: Final = 40
+_CALCULATOR: Final = re.compile(r"<<[^<>]*>>")
+"""What GSM8K's solutions say to a calculator: ``48/2=<<48/2=24>>24``."""
 _SPEAKERS: Final[Mapping[str, Role]] = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
 }  # fmt: skip
@@ -88,6 +93,16 @@ def s1k(row: Row) -> TraceRow | Drop:
     )
 
 
+def worked(row: Row) -> TraceRow | Drop:
+    """A question with the solution that a person wrote, as in GSM8K and MATH: terse thinking."""
+    question = answered(row)
+    if question is None:
+        return Drop.NO_ANSWER
+    solution = row.text("solution") if row.has("solution") else row.text("answer")
+    trace = solution_trace(question, 0, _CALCULATOR.sub("", solution))
+    return replace(trace, id=f"{question.id}/worked") if isinstance(trace, TraceRow) else trace
+
+
 def plain(row: Row) -> TraceRow | Drop:
     """A row of our own schema."""
     texts = [_text_or_blank(row, field) for field in ("thinking", "answer")]
@@ -96,7 +111,12 @@ def plain(row: Row) -> TraceRow | Drop:
     return trace_of(row)
 
 
-READERS: Final[Mapping[str, Reader]] = {"openthoughts3": openthoughts3, "s1k": s1k, "plain": plain}
+READERS: Final[Mapping[str, Reader]] = {
+    "openthoughts3": openthoughts3,
+    "s1k": s1k,
+    "worked": worked,
+    "plain": plain,
+}
 
 
 def _text_or_blank(row: Row, field: str) -> str:

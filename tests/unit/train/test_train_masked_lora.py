@@ -141,7 +141,7 @@ def test_dropout_acts_on_responses_and_never_on_prompts():
     batch = Batch.of(random_rows())
     assert not torch.equal(masked(batch), masked(batch))
     assert model.training
-    kept = masked._encoded(batch.prompts[0]).layers[1][0]
+    kept = masked.encoded(batch.prompts[0]).layers[1][0]
     assert torch.equal(kept, masked._encode(batch.prompts[0]).layers[1][0])
 
 

@@ -66,6 +66,27 @@ def test_only_the_last_turn_of_a_conversation_is_the_trace() -> None:
     assert (trace.thinking, trace.answer) == ("Sum.", "4")
 
 
+def test_a_worked_solution_is_the_thinking_without_its_result_and_calculator() -> None:
+    expected = TraceRow(
+        id="open/data-00003/worked",
+        messages=(Message("user", "How many?"),),
+        thinking="She sold 48/2 = 24 in May.\nThat makes 48+1152 = 1200.",
+        answer="The final answer is 1,200.",
+        source="open/data",
+        reference="1200",
+    )
+    solution = "She sold 48/2 = <<48/2=24>>24 in May.\nThat makes 48+1152 = <<48+1152=1200>>1200.\n#### 1,200"
+    assert read("worked", {"question": "How many?", "answer": solution}) == expected
+    solved = {"question": "How many?", "answer": "1200", "solution": solution.replace("1,200", "1200")}
+    trace = read("worked", solved)
+    assert isinstance(trace, TraceRow)
+    assert (trace.thinking, trace.answer) == (expected.thinking, "The final answer is 1200.")
+    boxed = r"Half of 8 is $\frac{8}{2}$, so it is $\boxed{4}$."
+    trace = read("worked", {"problem": "Half of 8?", "solution": boxed})
+    assert isinstance(trace, TraceRow)
+    assert (trace.thinking, trace.reference) == (r"Half of 8 is $\frac{8}{2}$, so it is 4.", "4")
+
+
 @pytest.mark.parametrize(
     ("format_name", "record", "why"),
     [
@@ -77,6 +98,9 @@ def test_only_the_last_turn_of_a_conversation_is_the_trace() -> None:
         ("openthoughts3", talk("<think>Yes</think>\n\n4</think>"), Drop.TAGS),
         ("s1k", {"question": "?", "thinking_trajectories": [], "attempt": "4"}, Drop.NO_THINKING),
         ("s1k", {"question": "?", "thinking_trajectories": ["4"], "attempt": None}, Drop.NO_ANSWER),
+        ("worked", {"question": "?", "answer": ""}, Drop.NO_ANSWER),
+        ("worked", {"question": "?", "answer": "4", "solution": "It is 5.\n#### 5"}, Drop.WRONG),
+        ("worked", {"question": "?", "answer": "4", "solution": "#### 4"}, Drop.NO_THINKING),
         ("plain", {"thinking": "So.", "answer": ""}, Drop.NO_ANSWER),
         ("plain", {"thinking": "So</think>", "answer": "4"}, Drop.TAGS),
     ],
