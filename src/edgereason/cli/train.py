@@ -3,7 +3,7 @@
 ::
 
     train traces --questions …   a teacher's right solutions, made on this engine
-    train traces --from …        traces that somebody else made, in our schema
+    train traces --from …        traces or worked solutions that somebody else made, in our schema
     train answers                what a model says itself (`train_answers.py`)
     train sft, train export      an adapter from traces, and a bundle of it (`train_sft.py`)
     train shortest               an adapter's own shortest right responses (`train_shortest.py`)
