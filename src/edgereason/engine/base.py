@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Sampling
 from edgereason.errors import AdapterCrossing, EngineError
 
@@ -48,6 +49,11 @@ class ModelInfo:
     bos_text: str
     eos_text: str
     add_bos: bool
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template, compiled: ask once and keep it."""
+        return ChatTemplate(self.chat_template, self.bos_text, self.eos_text, add_bos=self.add_bos)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from edgereason.core.chat import CLOSING, OPENING, STUB, ChatTemplate, Seams
+from edgereason.core.chat import CLOSING, OPENING, STUB, Seams
 from edgereason.core.types import Mode, Request, Route, Stop, Trace, Vote
 from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
@@ -73,8 +73,7 @@ class Pipeline:
                 raise ModelFileError(
                     f"{engine.info.name}'s vocabulary can't write {text!r} by itself: use another model"
                 )
-        info = engine.info
-        self._template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
+        self._template = engine.info.template
         self._planner = Planner(
             engine=engine,
             seams=self._seams,

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Message, Stop
 from edgereason.engine.base import Engine
 from edgereason.hub.rows import Row, Rows, read_file, turns
@@ -51,9 +50,8 @@ def _read(engine: Engine, path: Path) -> CalibrationText:
 
 
 def _ids(engine: Engine, rows: Rows) -> Iterator[npt.NDArray[np.int64]]:
-    info = engine.info
-    template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
-    end = engine.tokenize(info.eos_text, special=True)
+    template = engine.info.template
+    end = engine.tokenize(engine.info.eos_text, special=True)
     for row in rows.rows:
         if row.has("text"):
             yield np.array(engine.tokenize(row.text("text")), np.int64)

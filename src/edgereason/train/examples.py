@@ -101,7 +101,7 @@ class Encoder:
         """The encoder of an engine's model."""
         info = engine.info
         return cls(
-            ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos),
+            info.template,
             Seams.of(engine.tokenize),
             tuple(engine.tokenize(info.eos_text, special=True)),
         )

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgereason.core.bundle import write_atomically
-from edgereason.core.chat import ChatTemplate, Seams
+from edgereason.core.chat import Seams
 from edgereason.core.types import Message
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
@@ -32,8 +32,7 @@ from edgereason.train.torch_rollout import TorchRoller
 
 def material_of(engine: Engine, questions: Sequence[Question], buckets: Sequence[int]) -> Material:
     """Questions as the engine's model is asked them."""
-    info, seams = engine.info, Seams.of(engine.tokenize)
-    template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
+    template, seams = engine.info.template, Seams.of(engine.tokenize)
     return Material(
         problems=[
             Problem(
@@ -47,7 +46,7 @@ def material_of(engine: Engine, questions: Sequence[Question], buckets: Sequence
         opening=seams.opening,
         hints={bucket: seams.hint(bucket) for bucket in buckets},
         vocabulary=Vocabulary.of(engine),
-        context_tokens=info.train_context_tokens,
+        context_tokens=engine.info.train_context_tokens,
     )
 
 

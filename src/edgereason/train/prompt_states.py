@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -133,6 +133,10 @@ class PromptStates:
 
     engine: Engine
     layers: tuple[int, ...]
+    template: ChatTemplate = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "template", self.engine.info.template)
 
     @property
     def width(self) -> int:
@@ -194,9 +198,7 @@ class PromptStates:
         return True
 
     def _encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        info = self.engine.info
-        template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
-        return template.encode(messages, self.engine.tokenize)
+        return self.template.encode(messages, self.engine.tokenize)
 
     def _features(
         self, ids: Sequence[int], taken: Sequence[Features], should_stop: Callable[[], bool]

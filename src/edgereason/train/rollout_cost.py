@@ -17,7 +17,7 @@ from typing import Final
 
 from transformers import PreTrainedModel
 
-from edgereason.core.chat import ChatTemplate, Seams
+from edgereason.core.chat import Seams
 from edgereason.core.types import Message
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
@@ -59,8 +59,7 @@ class RolloutShape:
 
 def wants(engine: Engine, shape: RolloutShape, bucket: int | None) -> list[Want]:
     """The questions behind opening and hint; without a bucket, behind what makes a bare base think."""
-    info, seams = engine.info, Seams.of(engine.tokenize)
-    template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
+    template, seams = engine.info.template, Seams.of(engine.tokenize)
     return [
         Want(
             prompt=template.encode((Message("user", question),), engine.tokenize),

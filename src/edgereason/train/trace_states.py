@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.core.answers import grade, read_trace
-from edgereason.core.chat import VERIFICATION, ChatTemplate
+from edgereason.core.chat import VERIFICATION
 from edgereason.core.types import (
     MAX_STREAMS,
     Budget,
@@ -207,9 +207,7 @@ class Recorder:
 
 def verification_ids(engine: Engine) -> tuple[int, ...]:
     """The verification prompt, as the engine's model has it put behind a trace."""
-    info = engine.info
-    template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
-    return template.next_turn(VERIFICATION, engine.tokenize)
+    return engine.info.template.next_turn(VERIFICATION, engine.tokenize)
 
 
 def collect(

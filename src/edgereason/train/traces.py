@@ -185,8 +185,7 @@ class Lengths:
     def of(cls, engine: Engine) -> Self:
         """For the vocabulary, template and training context of the engine's model."""
         info = engine.info
-        template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
-        return cls(Seams.of(engine.tokenize), template, info.train_context_tokens)
+        return cls(Seams.of(engine.tokenize), info.template, info.train_context_tokens)
 
     def budgeted(self, trace: TraceRow) -> int:
         """What the trace spends of a budget: thinking with its line break, closing and answer."""

@@ -12,7 +12,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Message
 from edgereason.engine.params import CELL_STEP, round_up
 from edgereason.evals.bench.lab import EndlessEngine, Lab
@@ -77,8 +76,7 @@ class Plan:
 def make_plan(model: Path, threads: int, seed: int) -> Plan:
     """Renders the prompts with the model's own template, and sizes the context for the largest case."""
     with EndlessEngine(model, threads=threads) as engine:
-        info = engine.info
-        template = ChatTemplate(info.chat_template, info.bos_text, info.eos_text, add_bos=info.add_bos)
+        template = engine.info.template
 
         def prompt_ids(question: str) -> tuple[int, ...]:
             return template.encode([Message("user", question)], engine.tokenize)
