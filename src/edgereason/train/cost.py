@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import LoraSettings, new_adapter
-from edgereason.train.masked_lora import Batch, MaskedLora, token_logprobs
+from edgereason.train.masked_lora import Batch, MaskedLora
+from edgereason.train.token_scores import token_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,8 @@ def steps(
         for _, response, _ in rows:
             whole = torch.tensor([prompt + response])
             hidden = model.get_base_model().model(input_ids=whole, use_cache=False).last_hidden_state[0]
-            found = token_logprobs(hidden[len(prompt) : -1], masked_lora.head, whole[0, len(prompt) + 1 :])
+            behind = whole[0, len(prompt) + 1 :]
+            found, _ = token_scores(hidden[len(prompt) : -1], masked_lora.head, behind)
             (-found.sum() / shape.trained_tokens).backward()  # type: ignore[no-untyped-call]
 
     return {"masked": masked, "plain": plain}

@@ -26,7 +26,6 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -35,12 +34,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from edgereason.errors import TrainingError
 from edgereason.train.forked_attention import Shared, forked_attention
+from edgereason.train.token_scores import token_scores
 
 _FORKED: Final = "edgereason_forked"
 """Name of our attention among those of transformers."""
-
-_CHUNK_TOKENS: Final = 256
-"""Tokens whose logits are held at a time: 156 MB at 151,936 entries."""
 
 Ids = Sequence[int]
 
@@ -130,13 +127,18 @@ class MaskedLora(nn.Module):
         hidden, wanted = self.hidden(batch), batch.trained
         # A token's logits lie one before it.
         before = torch.cat([wanted[:, 1:], torch.zeros_like(wanted[:, :1])], 1)
-        states, ids = hidden[before], batch.ids[wanted]
-        found = token_logprobs(states, self.head, ids, temperature)
-        logprobs = found.new_zeros(wanted.shape).masked_scatter(wanted, found)
-        if not want_entropies:
-            return logprobs, None
-        entropies = token_entropies(states, self.head, temperature)
-        return logprobs, entropies.new_zeros(wanted.shape).masked_scatter(wanted, entropies)
+        logprobs, entropies = token_scores(
+            hidden[before],
+            self.head,
+            batch.ids[wanted],
+            temperature=temperature,
+            want_entropies=want_entropies,
+        )
+
+        def placed(values: Tensor) -> Tensor:
+            return values.new_zeros(wanted.shape).masked_scatter(wanted, values)
+
+        return placed(logprobs), None if entropies is None else placed(entropies)
 
     def hidden(self, batch: Batch) -> Tensor:
         """(rows, tokens, hidden) final hidden states of the responses."""
@@ -195,37 +197,6 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, was in zip(layers, before, strict=True):
             layer._disable_adapters = was
-
-
-def token_logprobs(hidden: Tensor, head: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """(n,) natural log-probabilities of ids (n,) after hidden states (n, hidden), in float32.
-
-    The logits are held for a few tokens at a time and computed again for the gradient.
-    """
-
-    def some(states: Tensor, wanted: Tensor) -> Tensor:
-        logits = _logits(states, head, temperature)
-        return logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1)
-
-    parts = [
-        checkpoint(some, *part, use_reentrant=False) if torch.is_grad_enabled() else some(*part)
-        for part in zip(torch.split(hidden, _CHUNK_TOKENS), torch.split(ids, _CHUNK_TOKENS), strict=True)
-    ]
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
-
-
-@torch.no_grad()
-def token_entropies(hidden: Tensor, head: Tensor, temperature: float = 1.0) -> Tensor:
-    """(n,) entropies in nats of what follows hidden states (n, hidden), in float32, without gradient."""
-    parts = []
-    for states in torch.split(hidden, _CHUNK_TOKENS):
-        logits = _logits(states, head, temperature)
-        parts.append(logits.logsumexp(1) - (logits.softmax(1) * logits).sum(1))
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
-
-
-def _logits(states: Tensor, head: Tensor, temperature: float) -> Tensor:
-    return nn.functional.linear(states.to(head.dtype), head).float() / temperature
 
 
 class Prefix(Cache):  # type: ignore[misc]

@@ -7,7 +7,7 @@ import torch
 from tiny_lora import OPENING, gradients, lora_model, random_rows
 
 from edgereason.errors import TrainingError
-from edgereason.train.masked_lora import Batch, MaskedLora, adapter_off, token_logprobs
+from edgereason.train.masked_lora import Batch, MaskedLora, adapter_off
 
 
 def plain_logprobs(model, row):
@@ -143,19 +143,6 @@ def test_dropout_acts_on_responses_and_never_on_prompts():
     assert model.training
     kept = masked.encoded(batch.prompts[0]).layers[1][0]
     assert torch.equal(kept, masked._encode(batch.prompts[0]).layers[1][0])
-
-
-def test_log_probabilities_in_chunks_are_those_of_a_softmax(monkeypatch):
-    monkeypatch.setattr("edgereason.train.masked_lora._CHUNK_TOKENS", 3)
-    torch.manual_seed(0)
-    hidden, head, ids = torch.randn(8, 5, requires_grad=True), torch.randn(11, 5), torch.randint(11, (8,))
-    expected = (hidden @ head.T).log_softmax(-1)[torch.arange(8), ids]
-    (wanted,) = torch.autograd.grad(expected.sum(), hidden)
-    found = token_logprobs(hidden, head, ids)
-    (got,) = torch.autograd.grad(found.sum(), hidden)
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert torch.allclose(got, wanted, atol=1e-6)
-    assert token_logprobs(hidden[:0], head, ids[:0]).shape == (0,)
 
 
 def test_bfloat16_products_come_close():
