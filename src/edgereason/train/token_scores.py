@@ -36,7 +36,8 @@ def token_scores(
     Returns:
         (n,) log-probabilities; (n,) entropies without gradient, if wanted.
     """
-    logprobs, entropies = _Scores.apply(hidden, head, ids, temperature, want_entropies)
+    found = _Scores.apply(hidden, head, ids, temperature, want_entropies)  # type: ignore[no-untyped-call]
+    logprobs, entropies = found
     return logprobs, entropies if want_entropies else None
 
 
