@@ -4,7 +4,8 @@
 
     FOLDER/
       checkpoint-STEP/          adapter, optimizer, schedule, random states: goes on exactly
-      light/                    the last one without its optimizer: small enough to keep in a repository
+      light/                    the last one, its weights in half precision and without its optimizer:
+                                small enough to keep in a repository
 
 A run that goes on from a light checkpoint has an empty optimizer, so its rate rises again from nothing over
 `rewarm_steps`.
@@ -24,6 +25,8 @@ from typing import Any, Final, Protocol
 
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from edgereason.core.bundle import write_atomically
@@ -171,5 +174,16 @@ def _make_light(checkpoint: Path, light: Path) -> None:
     partial = light.with_name(f".{light.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(checkpoint, partial, ignore=shutil.ignore_patterns("optimizer*", "scheduler*"))
+    for weights in partial.glob("*.safetensors"):
+        _halve(weights)
     shutil.rmtree(light, ignore_errors=True)
     partial.rename(light)
+
+
+def _halve(path: Path) -> None:
+    """Rewrites a file's float32 tensors in float16."""
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    halved = {name: t.half() if t.dtype == torch.float32 else t.clone() for name, t in tensors.items()}
+    save_file(halved, path, metadata=about)

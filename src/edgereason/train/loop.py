@@ -3,7 +3,8 @@
 ::
 
     FOLDER/
-      metrics.jsonl                 a line for every step; `rewarmed` where a light checkpoint was taken up
+      metrics.jsonl                 a line for every step, `seconds` since the one before (saving included);
+                                    `rewarmed` where a light checkpoint was taken up
       checkpoint-STEP/, light/      see `checkpoints.py`
 
 Order and grouping of rows follow from seed and epoch.
@@ -14,6 +15,7 @@ Knows batches and Trainers; does not know traces or what a loss is about.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,8 +229,10 @@ class _Log(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, folder: Path, trainer: MaskedTrainer, report: Callable[[StepReport], None]) -> None:
         self._path, self._trainer, self._report = folder / METRICS, trainer, report
+        self._since_s = time.monotonic()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._since_s = time.monotonic()
         if state.is_world_process_zero:
             forget_lines_behind(self._path, state.global_step)
 
@@ -239,9 +243,11 @@ class _Log(TrainerCallback):  # type: ignore[misc]
             return
         entry: dict[str, Any] = {"step": state.global_step, "steps": state.max_steps}
         entry |= {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm")}
+        report = StepReport(**entry)
+        now_s = time.monotonic()
+        entry["seconds"], self._since_s = now_s - self._since_s, now_s
         if state.global_step - 1 == self._trainer.rewarmed_at:
             entry["rewarmed"] = True
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        entry.pop("rewarmed", None)
-        self._report(StepReport(**entry))
+        self._report(report)

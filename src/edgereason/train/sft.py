@@ -182,6 +182,7 @@ def sft(
         "response_tokens_mean": fmean(len(one.response) for one in kept),
         "steps": trainer.state.max_steps,
         "end_loss": _end_loss(folder),
+        "training_s": sum(line["seconds"] for line in _metrics(folder)),
         "rewarmed_at": trainer.rewarmed_at,
         "torch": torch.__version__,
         "processes": trainer.args.world_size,
@@ -190,8 +191,12 @@ def sft(
 
 def _end_loss(folder: Path) -> float:
     """Mean loss of the last tenth of all updates."""
-    losses = [json.loads(line)["loss"] for line in (folder / METRICS).read_text("utf-8").splitlines()]
+    losses = [line["loss"] for line in _metrics(folder)]
     return fmean(losses[-max(1, len(losses) // 10) :])
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
 
 
 def _open_folder(folder: Path, recipe: SftRecipe, examples: Sequence[Example], start: Path | None) -> None:

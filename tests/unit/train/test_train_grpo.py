@@ -346,7 +346,7 @@ def test_a_light_checkpoint_goes_on_without_its_optimizer(
     assert not list(light.glob("optimizer*"))
     record = train(tmp_path / "b", start, resume=light)
     assert record["rewarmed_at"] == 2
-    # The same problems, buckets and draws, from the same weights.
+    # The same problems, buckets and draws, from weights that are the same but for their rounding.
     assert responses(tmp_path / "b")[:2] == responses(finished)[4:6]
     # Stopped once more and gone on exactly, the rate still rises from where the light one was taken up.
     train(tmp_path / "c", start, resume=light, should_stop=after(1))

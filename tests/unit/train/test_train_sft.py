@@ -88,6 +88,16 @@ def test_the_rate_rises_to_its_highest_and_falls_as_a_cosine(finished):
     )
 
 
+def test_the_time_of_a_run_that_went_on_is_that_of_all_its_updates(tmp_path):
+    assert train(tmp_path / "run", should_stop=after(5)) is None
+    before = [line["seconds"] for line in lines(tmp_path / "run")]
+    record = train(tmp_path / "run")
+    found = [line["seconds"] for line in lines(tmp_path / "run")]
+    assert found[:5] == before
+    assert min(found) > 0
+    assert record["training_s"] == pytest.approx(sum(found))
+
+
 @pytest.mark.parametrize("stop_after", [2, 5])
 def test_a_run_that_was_stopped_goes_on_to_the_same_adapter(finished, tmp_path, stop_after):
     # GIVEN one that stops in the middle of an epoch
@@ -116,7 +126,13 @@ def test_a_light_checkpoint_has_no_optimizer_and_its_rate_rises_again(finished, 
     light = tmp_path / "a" / "light"
     assert not list(light.glob("optimizer*"))
     whole = sum(path.stat().st_size for path in (tmp_path / "a" / "checkpoint-6").iterdir())
-    assert sum(path.stat().st_size for path in light.iterdir()) < 0.5 * whole
+    assert (
+        sum(path.stat().st_size for path in light.iterdir()) < 0.35 * whole
+    )  # a tiny adapter: the states weigh
+    exact = load_file(tmp_path / "a" / "checkpoint-6" / "adapter_model.safetensors")
+    rounded = load_file(light / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in rounded.values()} == {torch.float16}
+    assert all(torch.equal(rounded[name], tensor.half()) for name, tensor in exact.items())
     recipe = replace(RECIPE, training=replace(CONFIG, rewarm_steps=4))
     record = train(tmp_path / "b", recipe, resume=light)
     found, plain = lines(tmp_path / "b"), lines(finished[0])
@@ -125,8 +141,8 @@ def test_a_light_checkpoint_has_no_optimizer_and_its_rate_rises_again(finished, 
     assert [line.get("rewarmed", False) for line in found] == [True] + [False] * 5
     shares = [a["learning_rate"] / b["learning_rate"] for a, b in zip(found[:5], plain[6:11], strict=True)]
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    # the same rows, from weights that are the same up to the rate
-    assert losses(tmp_path / "b")[0] == pytest.approx(losses(finished[0])[6], rel=1e-5)
+    # the same rows, from weights that are the same but for their rounding
+    assert losses(tmp_path / "b")[0] == pytest.approx(losses(finished[0])[6], rel=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
