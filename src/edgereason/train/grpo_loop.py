@@ -286,6 +286,14 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
         batch["old_per_token_logps"] = batch.pop("sampling_per_token_logps")
         return batch
 
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """A forward pass's rows; those of similar length share one, so that little of it is padding."""
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._step % self.args.steps_per_generation == 0:  # drawn just now
+            self._buffered_inputs: list[dict[str, Any]] = by_length(self._buffered_inputs)
+            inputs = self._buffered_inputs[0]
+        return inputs
+
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
@@ -326,6 +334,24 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
             for name in _OF_TOKENS & metrics.keys():
                 metrics[name].pop()
         return loss
+
+
+def by_length(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all forward passes of an update, dealt out anew: the longest completions first.
+
+    The loss is a mean over equally large passes, so it stays the same.
+    """
+    lengths = torch.cat([part["completion_mask"].sum(1) for part in parts])
+    shares = lengths.argsort(descending=True, stable=True).chunk(len(parts))
+
+    def dealt(values: list[Any]) -> list[Any]:
+        if not isinstance(values[0], Tensor) or values[0].dim() == 0:  # of the update, not of a row
+            return values
+        rows = torch.cat(values)
+        return [rows[share] for share in shares]
+
+    columns = {name: dealt([part[name] for part in parts]) for name in parts[0]}
+    return [{name: column[n] for name, column in columns.items()} for n in range(len(parts))]
 
 
 def _roll(prompts: list[str], trainer: BudgetTrainer) -> dict[str, list[Any]]:

@@ -18,13 +18,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Message
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
@@ -122,7 +121,6 @@ def _prompt(row: Row) -> Prompt:
     )
 
 
-@dataclass(frozen=True, slots=True)
 class PromptStates:
     """Prefills prompts and takes their features.
 
@@ -131,12 +129,9 @@ class PromptStates:
         layers: whose states are taken.
     """
 
-    engine: Engine
-    layers: tuple[int, ...]
-    template: ChatTemplate = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "template", self.engine.info.template)
+    def __init__(self, engine: Engine, layers: tuple[int, ...]) -> None:
+        self.engine, self.layers = engine, layers
+        self._template = engine.info.template
 
     @property
     def width(self) -> int:
@@ -198,7 +193,7 @@ class PromptStates:
         return True
 
     def _encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        return self.template.encode(messages, self.engine.tokenize)
+        return self._template.encode(messages, self.engine.tokenize)
 
     def _features(
         self, ids: Sequence[int], taken: Sequence[Features], should_stop: Callable[[], bool]

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from edgereason.train import groups as groups_module
 from edgereason.train.adapters import save_adapter
 from edgereason.train.groups import Dealer, Problem
 from edgereason.train.grpo import BudgetsConfig, GrpoRecipe, Material, grpo
-from edgereason.train.grpo_loop import BudgetTrainer, GrpoConfig, turn
+from edgereason.train.grpo_loop import BudgetTrainer, GrpoConfig, by_length, turn
 from edgereason.train.masked_lora import Batch, MaskedLora
 from edgereason.train.reward import RewardConfig
 from edgereason.train.rollout import Vocabulary
@@ -191,6 +192,24 @@ def test_the_loss_is_the_papers_over_sampled_tokens(made: BudgetTrainer) -> None
             terms.append(float(-torch.min(ratio * advantage, clipped * advantage) + 0.05 * kl))
         rows.append(fmean(terms))
     assert float(loss.detach()) == pytest.approx(fmean(rows), abs=1e-5)
+
+
+def test_responses_of_similar_length_share_a_forward_pass_and_stay_whole() -> None:
+    def part(lengths: list[int]) -> dict[str, Any]:
+        mask = torch.arange(6)[None] < torch.tensor(lengths)[:, None]
+        worth = torch.tensor(lengths) / 10
+        return {
+            "completion_mask": mask,
+            "advantages": worth,
+            "num_items_in_batch": torch.tensor(7),
+            "images": None,
+        }
+
+    parts = by_length([part([1, 5, 2]), part([4, 3, 6])])
+    assert [one["completion_mask"].sum(1).tolist() for one in parts] == [[6, 5, 4], [3, 2, 1]]
+    for one in parts:
+        assert torch.equal(one["advantages"], one["completion_mask"].sum(1) / 10)
+        assert (one["num_items_in_batch"], one["images"]) == (7, None)
 
 
 def test_without_a_mask_the_loss_is_trls_own(made: BudgetTrainer, tmp_path: Path) -> None:
@@ -425,10 +444,11 @@ def test_two_processes_learn_what_one_learns(start: Path, tmp_path: Path) -> Non
     one, two = (lines(tmp_path / folder) for folder in ("one", "two"))
     timed = ("tokens_per_s",)
     for a, b in zip(one, two, strict=True):
-        for name in ("loss", "kl", "mismatch", "clipped"):
+        for name in ("loss", "mismatch", "clipped"):
             assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-4), name
-        # Of one process it is the mean of two passes, of two the mean of all tokens.
-        assert b["entropy"] == pytest.approx(a["entropy"], rel=0.02)
+        # These are means of passes: of one process those of long and of short responses, of two a group each.
+        assert b["entropy"] == pytest.approx(a["entropy"], rel=0.1)
+        assert b["kl"] == pytest.approx(a["kl"], abs=2e-3)
         figures = [{k: v for k, v in line["rollouts"].items() if k not in timed} for line in (a, b)]
         assert figures[0] == figures[1]
     for name, tensor in learned(tmp_path / "one").items():
