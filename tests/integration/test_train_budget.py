@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sums import write_questions, write_traces
 
 from edgereason.core.bundle import Bundle
 
@@ -41,11 +42,6 @@ learning_rate = 3e-3
 """
 
 
-def lines(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "edgereason", *arguments], capture_output=True, text=True)
 
@@ -54,17 +50,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def trained(tmp_path_factory, smollm2: Path) -> Path:
     folder = tmp_path_factory.mktemp("sft")
     (folder / "sft.toml").write_text(SFT)
-    traces = [
-        {
-            "id": str(n),
-            "messages": [{"role": "user", "content": f"What is {n} + 1?"}],
-            "thinking": f"One more than {n} is {n + 1}.",
-            "answer": f"The final answer is {n + 1}.",
-            "source": "sums",
-        }
-        for n in range(16)
-    ]
-    traces_file = lines(folder / "traces.jsonl", traces)
+    traces_file = write_traces(folder / "traces.jsonl", 16)
     done = run("train", "sft", folder / "sft.toml", "--traces", traces_file, "-o", folder / "sft")
     assert done.returncode == 0, done.stderr
     return folder
@@ -72,10 +58,9 @@ def trained(tmp_path_factory, smollm2: Path) -> Path:
 
 def test_the_adapter_that_is_drawn_from_is_the_one_that_is_trained(trained: Path) -> None:
     (trained / "grpo.toml").write_text(GRPO)
-    questions = [{"id": f"q{n}", "question": f"What is {n} + 2?", "answer": f"{n + 2}"} for n in range(8)]
     done = run(
         *("train", "grpo", trained / "grpo.toml", "--from", trained / "sft", "-o", trained / "grpo"),
-        *("--questions", lines(trained / "questions.jsonl", questions), "--json"),
+        *("--questions", write_questions(trained / "questions.jsonl", 8), "--json"),
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sums import write_questions, write_traces
 
 from edgereason.core.bundle import Bundle
 
@@ -34,30 +35,14 @@ temperature = 0.0
 """
 
 
-def lines(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.fixture
 def study(tmp_path: Path) -> list[str | Path]:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "study.toml").write_text(STUDY)
-    traces = [
-        {
-            "id": str(n),
-            "messages": [{"role": "user", "content": f"What is {n} + 1?"}],
-            "thinking": f"One more than {n} is {n + 1}.",
-            "answer": f"The final answer is {n + 1}.",
-            "source": "sums",
-        }
-        for n in range(4)
-    ]
-    questions = [{"id": f"q{n}", "question": f"What is {n} + 2?", "answer": f"{n + 2}"} for n in range(2)]
     return [
         tmp_path / "study.toml",
-        *("--traces", lines(tmp_path / "traces.jsonl", traces)),
-        *("--data", lines(tmp_path / "questions.jsonl", questions)),
+        *("--traces", write_traces(tmp_path / "traces.jsonl", 4)),
+        *("--data", write_questions(tmp_path / "questions.jsonl", 2)),
         *("-o", tmp_path / "out"),
     ]
 
