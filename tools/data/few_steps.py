@@ -1,7 +1,7 @@
 """Keeps the questions whose worked solution has few steps: a small model is right on them now and then.
 
-Groups whose responses are all wrong teach nothing. Of the questions of two or three steps the 0.5B gets about a
-third right, of those of five and more one in twenty (results/quant/trained/gsm8k).
+Groups whose responses are all wrong teach nothing. Of the questions of two or three steps the 0.5B gets about
+a third right, of those of five and more one in twenty (results/quant/trained/gsm8k).
 
     python tools/data/few_steps.py gsm8k_train.jsonl.gz --most 3 -o few_steps.jsonl
 """
