@@ -1,0 +1,100 @@
+"""Makes sums with worked solutions, short and long: a task that even the smallest model can learn.
+
+::
+
+    57 + 87 - 70 =       steps       57 + 87 = 144
+                                     144 - 70 = 74
+                         sentences   I begin with 57 and add 87: 57 + 87 = 144. Then I take away 70: …
+                         checked     … and back again: 74 + 70 = 144, and 144 - 87 = 57, as it should be.
+
+The questions are those of reasoning-gym's chain_sum, which `edgereason eval gym:chain_sum` asks with other
+seeds; the three ways differ fourfold in length, so that there is something that a budget can decide. The same
+arguments give the same rows.
+
+    python tools/data/worked_sums.py --count 1500 --seed 1 -o sums.jsonl
+    edgereason train traces --from sums.jsonl --format worked --model smollm2-135m -o traces
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import reasoning_gym
+
+from edgereason.core.bundle import write_atomically
+
+Step = tuple[int, str, int, int]
+"""Before, the sign, the number, and behind."""
+
+
+def steps_of(expression: str) -> list[Step]:
+    """The steps of a chain such as ``57 + 87 - 70``, from left to right."""
+    first, *rest = expression.split()
+    steps: list[Step] = []
+    value = int(first)
+    for sign, text in zip(rest[::2], rest[1::2], strict=True):
+        number = int(text)
+        after = value + number if sign == "+" else value - number
+        steps.append((value, sign, number, after))
+        value = after
+    return steps
+
+
+def as_steps(steps: list[Step]) -> str:
+    """A line a step."""
+    return "\n".join(f"{before} {sign} {number} = {after}" for before, sign, number, after in steps)
+
+
+def as_sentences(steps: list[Step]) -> str:
+    """The same, said."""
+    verbs = {"+": "add", "-": "take away"}
+    said = [
+        f"{verbs[sign]} {number}: {before} {sign} {number} = {after}."
+        for before, sign, number, after in steps
+    ]
+    return f"I begin with {steps[0][0]} and " + " Then I ".join(said)
+
+
+def as_checked(steps: list[Step]) -> str:
+    """The same, and back again."""
+    undone = {"+": "-", "-": "+"}
+    back = [f"{after} {undone[sign]} {number} = {before}" for before, sign, number, after in reversed(steps)]
+    return f"{as_sentences(steps)}\nNow back again: {', and '.join(back)}, as it should be."
+
+
+def rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Questions, each with a solution in one of the three ways."""
+    random_way = random.Random(seed)
+    for number, entry in enumerate(reasoning_gym.create_dataset("chain_sum", size=count, seed=seed)):
+        steps = steps_of(entry["metadata"]["expression"])
+        if str(steps[-1][3]) != entry["answer"]:
+            raise ValueError(f"{entry['question']!r}: {steps[-1][3]} here, {entry['answer']} there")
+        way = random_way.choice((as_steps, as_sentences, as_checked))
+        yield {
+            "id": f"chain-sum-{seed}-{number:05d}",
+            "question": entry["question"],
+            "answer": entry["answer"],
+            "solution": f"{way(steps)}\n#### {entry['answer']}",
+            "source": "reasoning-gym chain_sum",
+        }
+
+
+def main() -> None:
+    """Makes and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows(arguments.count, arguments.seed))
+    write_atomically(arguments.output, "".join(lines))
+    print(f"{arguments.output}: {arguments.count} sums")
+
+
+if __name__ == "__main__":
+    main()
