@@ -2,15 +2,18 @@
 
 ::
 
-    problem ─ a bucket ─→ opening + hint ─ G responses ─ judged ─ rewarded ─┬─ rewards differ ─→ group
-                                                 ↑                          │
-                                      another problem, a few times ←────────┘ all alike: no advantage
+    problem, bucket ─→ opening + hint ─ responses ─ judged ─ rewarded ─┬─ rewards differ ─→ group ─ G of them
+                                            ↑                          │
+                                 another problem, a few times ←────────┘ all alike: no advantage
 
 A response that did not come to its end is wrong: nothing says what it would have answered. Which bucket a
 group gets, and how its responses draw, follows from the seed, the step and the problem alone.
 
+Where drawing costs less than learning, more are drawn than are learned from: those whose rewards differ most.
+
 Source: paper section 3 (groups without spread are dropped). Deviation: they are replaced, a bounded number
-of times, so that an update keeps its size.
+of times, so that an update keeps its size. The choice within a group is that of "Not All Rollouts are Useful"
+(arXiv 2504.13818, max-variance down-sampling); the paper learns from all.
 
 Knows ids, answers and rewards; does not know who draws, or what is learned.
 """
@@ -21,6 +24,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import pvariance
 from typing import Final
 
 from edgereason.core.answers import extract, grade
@@ -67,18 +71,33 @@ class Response:
     is_within: bool
 
 
+def most_unlike(responses: Sequence[Response], count: int) -> tuple[Response, ...]:
+    """So many of the responses, with the greatest variance of rewards that they can have.
+
+    Those are always some that are worth the most and others that are worth the least.
+    """
+    if count >= len(responses):
+        return tuple(responses)
+    ranked = sorted(responses, key=lambda response: response.reward)
+    choices = (ranked[: count - best] + ranked[len(ranked) - best :] for best in range(count + 1))
+    return tuple(max(choices, key=lambda chosen: pvariance(response.reward for response in chosen)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Responses to one problem under one budget.
 
     Attributes:
         forced: opening and hint, which every response begins with.
+        responses: all of them.
+        learned: those of them that are learned from.
     """
 
     problem: Problem
     bucket: int
     forced: tuple[int, ...]
     responses: tuple[Response, ...]
+    learned: tuple[Response, ...]
 
     @property
     def has_spread(self) -> bool:
@@ -123,7 +142,8 @@ class Dealer:
         opening: ids that turn the adapter on.
         hints: ids of every bucket's hint.
         rewards: how responses are rewarded.
-        count: G, responses of a group.
+        count: responses that are drawn for a group.
+        learned: G, how many of them are learned from; None for all.
         redraws: how often groups without spread are replaced.
         seed: of everything that is drawn.
         judge: says whether what was said behind the hint answers a problem right.
@@ -135,6 +155,7 @@ class Dealer:
     vocabulary: Vocabulary
     rewards: RewardConfig
     count: int
+    learned: int | None = None
     redraws: int = 2
     seed: int = 0
     judge: Callable[[Problem, str], bool] = is_right
@@ -188,14 +209,19 @@ class Dealer:
             for problem_id, bucket in asked
         ]
         return [
-            Group(
-                problem=self.problems[problem_id],
-                bucket=bucket,
-                forced=want.forced,
-                responses=tuple(self._judged(self.problems[problem_id], bucket, one) for one in responses),
-            )
-            for (problem_id, bucket), want, responses in zip(asked, wants, roller(wants), strict=True)
+            self._group(self.problems[problem_id], bucket, want, drawn)
+            for (problem_id, bucket), want, drawn in zip(asked, wants, roller(wants), strict=True)
         ]
+
+    def _group(self, problem: Problem, bucket: int, want: Want, drawn: Sequence[Drawn]) -> Group:
+        responses = tuple(self._judged(problem, bucket, one) for one in drawn)
+        return Group(
+            problem=problem,
+            bucket=bucket,
+            forced=want.forced,
+            responses=responses,
+            learned=most_unlike(responses, self.learned or self.count),
+        )
 
     def _judged(self, problem: Problem, bucket: int, drawn: Drawn) -> Response:
         text = self.vocabulary.text(drawn.ids)

@@ -195,7 +195,8 @@ def grpo(
         hints={bucket: material.hints[bucket] for bucket in recipe.budgets.buckets},
         vocabulary=material.vocabulary,
         rewards=recipe.reward,
-        count=config.samples,
+        count=config.draws or config.samples,
+        learned=config.samples,
         redraws=config.redraws,
         seed=config.seed,
     )
@@ -273,7 +274,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero or "loss" not in logs or self._drawing is None:
             return
         groups, seconds = self._drawing.groups, self._drawing.seconds
-        trained = sum(len(r.drawn.ids) for g in groups.kept if g.has_spread for r in g.responses)
+        trained = sum(len(r.drawn.ids) for g in groups.kept if g.has_spread for r in g.learned)
         figures = UpdateFigures(
             step=state.global_step,
             steps=state.max_steps,

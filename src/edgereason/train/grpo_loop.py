@@ -57,7 +57,8 @@ class GrpoConfig:
     Attributes:
         steps: updates.
         prompts: problems of an update, over all processes.
-        samples: G, responses of each.
+        samples: G, responses of each that are learned from.
+        draws: responses of each that are drawn, of which the most unlike are learned from; None for all.
         micro_rows: responses of a forward pass in one process.
         learning_rate: at its highest.
         warmup: share of the steps in which the rate rises; then it falls as a cosine.
@@ -77,6 +78,7 @@ class GrpoConfig:
     steps: int = 40
     prompts: int = 4
     samples: int = 8
+    draws: int | None = None
     micro_rows: int = 8
     learning_rate: float = 1e-4
     warmup: float = 0.05
@@ -104,6 +106,10 @@ class GrpoConfig:
             raise ConfigError(
                 "[training] warmup must be from 0 to below 1 and epsilon between 0 and 1, got "
                 f"{self.warmup:g} and {self.epsilon:g}"
+            )
+        if self.draws is not None and not self.samples <= self.draws <= MAX_STREAMS:
+            raise ConfigError(
+                f"[training] draws must be from samples = {self.samples} to {MAX_STREAMS}, got {self.draws}"
             )
         if self.parallel > MAX_STREAMS:
             raise ConfigError(f"[training] parallel must be at most {MAX_STREAMS}, got {self.parallel}")
@@ -267,7 +273,7 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
             name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "reward")
         }
         for group in groups.kept:
-            for response in group.responses:
+            for response in group.learned:
                 forced, drawn = list(group.forced), response.drawn
                 rows["prompt_ids"].append(list(group.problem.prompt))
                 rows["completion_ids"].append(forced + list(drawn.ids))

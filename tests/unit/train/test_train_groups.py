@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from statistics import pvariance
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import TrainingError
-from edgereason.train.groups import Dealer, Group, Problem, Response, is_right
+from edgereason.train.groups import Dealer, Group, Problem, Response, is_right, most_unlike
 from edgereason.train.grpo_metrics import RolloutFigures, UpdateFigures, alarms
 from edgereason.train.reward import Outcome, RewardConfig
 from edgereason.train.rollout import Drawn, Vocabulary, Want
@@ -256,7 +261,33 @@ def test_one_odd_update_is_no_collapse() -> None:
 def test_a_group_has_spread_where_one_response_is_worth_more() -> None:
     def group(*rewards: float) -> Group:
         responses = tuple(response(20, is_right=True, reward=one) for one in rewards)
-        return Group(problem=problem(), bucket=64, forced=OPENING, responses=responses)
+        return Group(problem=problem(), bucket=64, forced=OPENING, responses=responses, learned=responses)
 
     assert not group(0.5, 0.5).has_spread
     assert group(0.5, 0.5, 0.4).has_spread
+
+
+# ── which responses are learned from ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7])
+@given(rewards=st.lists(st.sampled_from([0.0, 0.2, 0.7, 1.0]), min_size=7, max_size=7))
+def test_no_other_choice_has_a_greater_variance_of_rewards(count: int, rewards: list[float]) -> None:
+    responses = [response(20, is_right=True, reward=one) for one in rewards]
+    chosen = most_unlike(responses, count)
+    found = pvariance(one.reward for one in chosen)
+    assert len({id(one) for one in chosen}) == count
+    assert found == pytest.approx(max(map(pvariance, combinations(rewards, count))))
+
+
+def test_more_are_drawn_than_are_learned_from_and_the_only_right_one_is_among_them() -> None:
+    wrong, right = drawn(WRONG), drawn(RIGHT)
+    says = Says({"a": (wrong, wrong, wrong, right, wrong, wrong)})
+    (group,) = replace(dealer("a", learned=3), count=6).deal(["a"], 0, says).kept
+    assert len(group.responses) == 6
+    assert [one.outcome.is_right for one in group.learned] == [False, False, True]
+
+
+def test_where_all_are_learned_from_they_stay_in_their_order() -> None:
+    (group,) = dealer("a").deal(["a"], 0, Says({"a": MIXED})).kept
+    assert group.learned == group.responses

@@ -318,6 +318,25 @@ def test_the_policy_learns_what_is_rewarded(start: Path, tmp_path: Path) -> None
     assert fmean(rewards[-5:]) > fmean(rewards[:5]) + 0.2
 
 
+def test_more_can_be_drawn_than_are_learned_from(start: Path, tmp_path: Path) -> None:
+    counts: list[int] = []
+
+    def counting(policy, save):
+        roller = in_torch(policy, save)
+
+        def roll(wants):
+            counts.extend(want.count for want in wants)
+            return roller(wants)
+
+        return roll
+
+    recipe = replace(RECIPE, training=replace(CONFIG, steps=1, draws=7, redraws=0))
+    train(tmp_path / "run", start, recipe, counting)
+    assert counts == [7, 7]
+    with pytest.raises(ConfigError, match="draws must be from samples = 4"):
+        replace(CONFIG, draws=3)
+
+
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_run_that_was_stopped_goes_on_to_the_same_adapter(
     finished: Path, start: Path, tmp_path: Path, stop_after: int
