@@ -209,7 +209,7 @@ class MaskedTrainer(AdapterCheckpoints):
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        lengths = [len(prompt) + len(response) for prompt, response, _ in self.train_dataset]
+        lengths = [len(response) for _, response, _ in self.train_dataset]  # prompts are encoded one by one
         return LengthGrouped(lengths, self._config.batch_rows, self._config.seed)
 
 
