@@ -138,8 +138,14 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole: a kill may have left one that is not."""
+    """The latest checkpoint that is whole: a kill may have left one that is not.
+
+    The light one, where it is all that is left, as in a folder that came out of a repository.
+    """
     whole = [path for path in folder.glob("checkpoint-*") if (path / STATE).is_file()]
+    light = folder / LIGHT
+    if not whole and (light / STATE).is_file():
+        return light
     return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -143,6 +144,18 @@ def test_a_light_checkpoint_has_no_optimizer_and_its_rate_rises_again(finished, 
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     # the same rows, from weights that are the same but for their rounding
     assert losses(tmp_path / "b")[0] == pytest.approx(losses(finished[0])[6], rel=1e-4)
+
+
+def test_a_folder_whose_light_checkpoint_is_all_that_is_left_goes_on_from_it(finished, tmp_path):
+    train(tmp_path / "run", should_stop=after(6))
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    record = train(tmp_path / "run")
+    assert record["rewarmed_at"] == 6
+    found = lines(tmp_path / "run")
+    assert [line["step"] for line in found] == list(range(1, 13))
+    assert [line["step"] for line in found if line.get("rewarmed")] == [7]
+    assert losses(tmp_path / "run")[:6] == losses(finished[0])[:6]
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
