@@ -36,7 +36,6 @@ from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import adapter_sha256, load_adapter, new_adapter, save_adapter, settings_of
-from edgereason.train.allocation import keep_freed_memory
 from edgereason.train.checkpoints import forget_lines_behind, step_of
 from edgereason.train.groups import Dealer, Groups, Problem
 from edgereason.train.grpo_loop import BudgetTrainer, Drawing, GrpoConfig
@@ -181,7 +180,6 @@ def grpo(
         )
     for bucket in recipe.budgets.buckets:
         material.require_room(bucket, recipe.reward.cap_tokens(bucket))
-    keep_freed_memory()
     if config.dtype == "bfloat16":
         base.to(torch.bfloat16)
     model = new_adapter(base, settings_of(start), config.seed)

@@ -40,7 +40,6 @@ from edgereason.train.adapters import (
     new_adapter,
     save_adapter,
 )
-from edgereason.train.allocation import keep_freed_memory
 from edgereason.train.checkpoints import last_checkpoint, step_of
 from edgereason.train.examples import Example, HintConfig, fitting
 from edgereason.train.loop import METRICS, MaskedTrainer, StepReport, TrainConfig
@@ -132,7 +131,6 @@ def sft(
             f"{len(kept)} of {len(examples)} examples are at most {config.max_tokens} tokens long, and an "
             f"update takes {config.batch_rows}: give more, or lower [training] batch_rows"
         )
-    keep_freed_memory()
     if config.dtype == "bfloat16":
         base.to(torch.bfloat16)
     model = new_adapter(base, recipe.lora, config.seed)
