@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from signal import SIGINT
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -126,7 +127,7 @@ def _converse(model: Model, options: AskOptions, name: str) -> None:
             try:
                 while not talk.is_over:
                     line = input(_PROMPT)
-                    with stop_on_interrupt() as should_stop:
+                    with stop_on_interrupt([SIGINT]) as should_stop:  # a kill is not for one turn only
                         _is_done(talk, line, should_stop)
             except EOFError:
                 console.print()

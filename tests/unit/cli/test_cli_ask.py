@@ -101,18 +101,31 @@ def test_interrupted_it_prints_what_there_is(cli):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_interrupted_twice_the_process_ends_at_once():
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_or_killed_twice_the_process_ends_at_once(first, second):
     code = (
         "import signal, time\n"
         "from edgereason.cli.interrupt import stop_on_interrupt\n"
         "with stop_on_interrupt() as should_stop:\n"
-        "    signal.raise_signal(signal.SIGINT)\n"
+        f"    signal.raise_signal({int(first)})\n"
         "    print(should_stop(), flush=True)\n"
-        "    signal.raise_signal(signal.SIGINT)\n"
+        f"    signal.raise_signal({int(second)})\n"
         "    print('still here')\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "True\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-second, "True\n", "")
+
+
+def test_in_the_background_where_interrupts_are_ignored_a_kill_still_asks_for_an_end():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    try:
+        with stop_on_interrupt() as should_stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert should_stop()
+        assert signal.getsignal(signal.SIGTERM) is before[1]
+    finally:
+        signal.signal(signal.SIGINT, before[0])
 
 
 def test_an_ignored_interrupt_stays_ignored():
