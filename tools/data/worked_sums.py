@@ -1,4 +1,4 @@
-"""Makes sums with worked solutions, short and long: a task that even the smallest model can learn.
+"""Makes sums with worked solutions, short and long: a task for the smallest model.
 
 ::
 
@@ -8,7 +8,7 @@
                          checked     … and back again: 74 + 70 = 144, and 144 - 87 = 57, as it should be.
 
 The questions are those of reasoning-gym's chain_sum, which `edgereason eval gym:chain_sum` asks with other
-seeds; the three ways differ fourfold in length, so that there is something that a budget can decide. The same
+seeds; the three ways differ in length, so that there is something that a budget can decide. The same
 arguments give the same rows.
 
     python tools/data/worked_sums.py --count 1500 --seed 1 -o sums.jsonl

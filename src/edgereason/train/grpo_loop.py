@@ -58,7 +58,7 @@ class GrpoConfig:
         steps: updates.
         prompts: problems of an update, over all processes.
         samples: G, responses of each that are learned from.
-        draws: responses of each that are drawn, of which the most unlike are learned from; None for all.
+        draws: responses of each that are drawn, the most unlike to be learned from; None for `samples`.
         micro_rows: responses of a forward pass in one process.
         learning_rate: at its highest.
         warmup: share of the steps in which the rate rises; then it falls as a cosine.

@@ -171,6 +171,7 @@ def sft(
     if not trainer.args.should_save:  # another process speaks for all of them
         return {}
     save(folder / ADAPTER)
+    updates = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
@@ -181,22 +182,18 @@ def sft(
         "num_hinted": sum(one.bucket is not None for one in kept),
         "response_tokens_mean": fmean(len(one.response) for one in kept),
         "steps": trainer.state.max_steps,
-        "end_loss": _end_loss(folder),
-        "training_s": sum(line["seconds"] for line in _metrics(folder)),
+        "end_loss": _end_loss(updates),
+        "training_s": sum(line["seconds"] for line in updates),
         "rewarmed_at": trainer.rewarmed_at,
         "torch": torch.__version__,
         "processes": trainer.args.world_size,
     }
 
 
-def _end_loss(folder: Path) -> float:
+def _end_loss(updates: Sequence[dict[str, Any]]) -> float:
     """Mean loss of the last tenth of all updates."""
-    losses = [line["loss"] for line in _metrics(folder)]
+    losses = [line["loss"] for line in updates]
     return fmean(losses[-max(1, len(losses) // 10) :])
-
-
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
 
 
 def _open_folder(folder: Path, recipe: SftRecipe, examples: Sequence[Example], start: Path | None) -> None:

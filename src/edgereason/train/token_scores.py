@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 _CHUNK_TOKENS: Final = 256
-"""Tokens whose logits are held at a time: 156 MB at 151,936 entries."""
+"""Tokens whose logits are held at a time, and their exponentials: 156 MB each at 151,936 entries."""
 
 
 def token_scores(
