@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +31,19 @@ from edgereason.evals.bench.random_adapter import write_random_adapter
 pytestmark = pytest.mark.model
 GREEDY = Sampling(temperature=0)
 STORY = "Once upon a time there was a small engine that could think before it spoke. One day"
+
+
+@pytest.fixture(params=[True, False], ids=["shared cells", "own cells"])
+def engine(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[LlamaEngine]:
+    with LlamaEngine(smollm2, shares_cells=request.param) as engine:
+        yield engine
+
+
+@pytest.fixture
+def shared(smollm2: Path) -> Iterator[LlamaEngine]:
+    """An engine whose cells are one pool."""
+    with LlamaEngine(smollm2) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")
@@ -295,7 +309,7 @@ def test_a_context_that_can_not_be_made_leaves_an_engine_that_works(
 ) -> None:
     with engine.reserve(cells=256, sequences=2):
         pass
-    with monkeypatch.context() as patch, pytest.raises(EngineError, match="no context of 10240 cells"):
+    with monkeypatch.context() as patch, pytest.raises(EngineError, match=r"no context of \d+ cells"):
         patch.setattr(C, "llama_init_from_model", lambda *_: None)
         engine.reserve(cells=10_000, sequences=2)
     with engine.reserve(cells=256, sequences=2):
@@ -453,13 +467,13 @@ def test_the_native_cache_overflows_exactly_where_the_ledger_says(smollm2: Path)
         assert sequence.length == engine.used_cells == 256
 
 
-def test_a_context_of_open_size_grows_only_while_nobody_uses_it(engine: LlamaEngine) -> None:
-    with engine.reserve(cells=300, sequences=2):
-        assert engine.num_cells == 512
+def test_a_context_of_open_size_grows_only_while_nobody_uses_it(shared: LlamaEngine) -> None:
+    with shared.reserve(cells=300, sequences=2):
+        assert shared.num_cells == 512
         with pytest.raises(NoRoomNow):
-            engine.reserve(cells=5000, sequences=2)
-    with engine.reserve(cells=5000, sequences=2):
-        assert engine.num_cells == 5120
+            shared.reserve(cells=5000, sequences=2)
+    with shared.reserve(cells=5000, sequences=2):
+        assert shared.num_cells == 5120
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
@@ -495,7 +509,7 @@ def test_every_handle_is_released(smollm2: Path, adapter_path: Path) -> None:
 
 
 def test_tokens_that_split_a_character_come_out_whole(engine: LlamaEngine) -> None:
-    from edgereason.engine.base import TextDecoder
+    from edgereason.engine.decoder import TextDecoder
 
     text = "漢字 and 😀🏳️‍🌈 and naïve"
     tokens = engine.tokenize(text)
@@ -593,40 +607,101 @@ def test_a_kv_put_back_into_another_engine_gives_the_same_logits_bit_for_bit(
 
 
 def test_bytes_that_are_no_kv_are_refused_and_leave_the_sequence_empty(
-    engine: LlamaEngine, smollm2: Path
+    shared: LlamaEngine, smollm2: Path
 ) -> None:
     with LlamaEngine(smollm2, kv="q8_0") as other, other.reserve(cells=256, sequences=2):
         of_other_type = other.save(encoded(other, STORY))
-        assert other.state_format != engine.state_format
-    with engine.reserve(cells=256, sequences=2):
-        sequence = encoded(engine, STORY)
-        length, state, expected = sequence.length, engine.save(sequence), engine.logits(sequence)
-        engine.release(sequence)
-        sequence = engine.new_sequence()
+        assert other.state_format != shared.state_format
+    with shared.reserve(cells=256, sequences=2):
+        sequence = encoded(shared, STORY)
+        length, state, expected = sequence.length, shared.save(sequence), shared.logits(sequence)
+        shared.release(sequence)
+        sequence = shared.new_sequence()
         for bad in (b"", b"junk" * 100, state[:-1], state[: len(state) // 2], state + b"x", of_other_type):
             with pytest.raises(EngineError, match="no KV of"):
-                engine.restore(sequence, bad, length)
+                shared.restore(sequence, bad, length)
         with pytest.raises(EngineError, match="no KV of"):
-            engine.restore(sequence, state, length + 1)
-        engine.encode(sequence, engine.tokenize(STORY))  # it is empty, and can be used
-        assert np.array_equal(engine.logits(sequence), expected)
+            shared.restore(sequence, state, length + 1)
+        shared.encode(sequence, shared.tokenize(STORY))  # it is empty, and can be used
+        assert np.array_equal(shared.logits(sequence), expected)
 
 
-def test_a_kept_sequence_is_told_to_leave_before_the_context_is_made_anew(engine: LlamaEngine) -> None:
+def test_a_kept_sequence_is_told_to_leave_before_the_context_is_made_anew(shared: LlamaEngine) -> None:
     saved: list[bytes] = []
-    with engine.reserve(cells=256, sequences=2):
-        sequence = encoded(engine, STORY)
+    with shared.reserve(cells=256, sequences=2):
+        sequence = encoded(shared, STORY)
     length = sequence.length
 
     def leave() -> None:
-        saved.append(engine.save(sequence))
-        engine.release(sequence)
+        saved.append(shared.save(sequence))
+        shared.release(sequence)
         kept.close()
 
-    kept = engine.keep(sequence, leave)
-    with engine.reserve(cells=engine.num_cells - length, sequences=2):
+    kept = shared.keep(sequence, leave)
+    with shared.reserve(cells=shared.num_cells - length, sequences=2):
         assert saved == []  # beside it there is room
-    with engine.reserve(cells=engine.num_cells - length + 1, sequences=2):
+    with shared.reserve(cells=shared.num_cells - length + 1, sequences=2):
         assert len(saved) == 1
-        assert engine.num_cells == 512
-        engine.restore(engine.new_sequence(), saved[0], length)
+        assert shared.num_cells == 512
+        shared.restore(shared.new_sequence(), saved[0], length)
+
+
+def test_with_cells_of_its_own_a_stream_does_not_feel_the_others_bit_for_bit(
+    smollm2: Path, adapter_path: Path
+) -> None:
+    texts = [STORY, "The capital of France is", STORY * 3, "1 2 3 4", "def f(x):", STORY * 2]
+    with LlamaEngine(smollm2, shares_cells=False) as engine:
+        adapter = engine.load_adapter(adapter_path)
+
+        def draws(numbers: list[int]) -> dict[int, list[np.ndarray]]:
+            """Logits of five steps, of each; every other one thinks, and the longest leaves after two."""
+            longest = max(len(engine.tokenize(text)) for text in texts) + 10
+            logits: dict[int, list[np.ndarray]] = {number: [] for number in numbers}
+            with engine.reserve(cells=6 * longest, sequences=12, longest=longest):
+                prompts = [encoded(engine, texts[number]) for number in numbers]
+                running = {
+                    number: engine.fork(prompt) for number, prompt in zip(numbers, prompts, strict=True)
+                }
+                for number, sequence in running.items():
+                    engine.cross(sequence, adapter if number % 2 else None)
+                sampler = engine.sampler(GREEDY, seed=0)
+                for step in range(5):
+                    if step == 2 and 2 in running:
+                        engine.release(running.pop(2))
+                    engine.step([Feed(sequence, [40 + step], sampler) for sequence in running.values()])
+                    bases = [(n, s) for n, s in running.items() if s.encoder is None]
+                    last = [(n, s) for n, s in running.items() if s.encoder is not None] or bases
+                    for number, sequence in last:  # the logits of the batch before are gone
+                        logits[number].append(engine.logits(sequence))
+                for sequence in (*prompts, *running.values()):
+                    engine.release(sequence)
+            return logits
+
+        together = draws(list(range(len(texts))))
+        for number in (1, 3, 5):
+            for got, expected in zip(together[number], draws([number])[number], strict=True):
+                assert np.array_equal(got, expected)
+
+
+def test_cells_of_ones_own_are_refused_what_they_can_not_do(smollm2: Path) -> None:
+    with pytest.raises(EngineError, match="leave its size open"):
+        LlamaEngine(smollm2, shares_cells=False, context_tokens=512)
+    with LlamaEngine(smollm2, shares_cells=False) as engine, engine.reserve(cells=256, sequences=2):
+        sequence = encoded(engine, STORY)
+        state, length = engine.save(sequence), sequence.length
+        with pytest.raises(EngineError, match="cells of their own"):
+            engine.restore(engine.new_sequence(), state, length)
+
+
+def test_cells_of_ones_own_are_made_anew_for_a_longer_sequence_while_nobody_uses_them(smollm2: Path) -> None:
+    with LlamaEngine(smollm2, shares_cells=False) as engine:
+        with engine.reserve(cells=3000, sequences=10, longest=300):
+            assert engine.num_cells == 10 * 512  # whole steps of cells for each
+            with pytest.raises(NoRoomNow):
+                engine.reserve(cells=600, sequences=1, longest=600)
+        with engine.reserve(cells=600, sequences=2, longest=600):
+            assert engine.num_cells == 10 * 768
+            sequence = engine.new_sequence()
+            engine.encode(sequence, [30] * 768)
+            with pytest.raises(ContextOverflow):
+                engine.encode(sequence, [30])

@@ -54,7 +54,7 @@ def measure_rollouts(
             raise BundleError(f"{start} has a bundle without an adapter: give the folder of a training")
         adapter, gguf = start / ADAPTER, bundle.verified_file(bundle.adapter)
         bucket = max((one for one in bundle.buckets if one <= shape.cap_tokens), default=None)
-    with LlamaEngine(path, threads=threads) as engine:
+    with LlamaEngine(path, threads=threads, shares_cells=False) as engine:
         asked = rollout_cost.wants(engine, shape, bucket)
         on_engine, in_torch = rollout_cost.rollers(
             engine, base, shape, adapter=adapter, adapter_gguf=gguf, base_sha256=sha256

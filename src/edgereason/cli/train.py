@@ -134,7 +134,7 @@ def traces(
             asked = [read_questions(one, limit=limit, seed=config.seed) for one in questions or ()]
             known = Evaluations.read(against or ())
             work = partial(generate, output, config, asked, known, progress=_sampled(show))
-        with load(fetch(model or DEFAULT_MODEL), threads=threads) as loaded:
+        with load(fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False) as loaded:
             record = work(model=loaded, about=about(threads), should_stop=should_stop)
     if record is None:
         typer.echo(f"stopped: the same command with -o {output} goes on", err=True)

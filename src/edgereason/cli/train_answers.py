@@ -50,7 +50,7 @@ def answers(
     sources = [read_file(path) for path in questions]
     with stop_on_interrupt() as should_stop, progress_display() as show:
         counted = timed(lambda done, total, left: show(done, total, f"answers, {left}"))
-        with load(fetch(model or DEFAULT_MODEL), threads=threads) as loaded:
+        with load(fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False) as loaded:
             record = answer(
                 output,
                 config,

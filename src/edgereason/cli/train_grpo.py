@@ -79,7 +79,7 @@ def grpo(
     with (
         stop_on_interrupt() as should_stop,
         update_panel() as report,
-        LlamaEngine(path, threads=threads) as engine,
+        LlamaEngine(path, threads=threads, shares_cells=False) as engine,
     ):
         about_base, gguf = describe_base(engine, path), GgufModel(path)
         material = material_of(engine, chosen, plan.budgets.buckets)

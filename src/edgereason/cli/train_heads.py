@@ -218,11 +218,18 @@ def _loaded(
     from edgereason.train.head_states import base_sha256
 
     if bundle is None:
-        opened = load(fetch(model or DEFAULT_MODEL), threads=threads)
+        opened = load(fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False)
     else:
         Bundle.read(bundle)  # so that a folder that is no bundle is not taken for the name of a model
         with display() as (report, notice):
-            opened = load(bundle, threads=threads, use_heads=False, progress=report, notice=notice)
+            opened = load(
+                bundle,
+                threads=threads,
+                shares_cells=False,
+                use_heads=False,
+                progress=report,
+                notice=notice,
+            )
     with opened as loaded:
         if into is not None and into.exists():  # refused now, not after hours
             require_base(into, base_sha256(loaded))

@@ -62,7 +62,7 @@ def shortest(
     with (
         stop_on_interrupt() as should_stop,
         progress_display() as show,
-        LlamaEngine(path, threads=threads) as engine,
+        LlamaEngine(path, threads=threads, shares_cells=False) as engine,
     ):
         about_base = describe_base(engine, path)
         bundle.check_base(about_base)

@@ -14,10 +14,9 @@ Two rules hold for every engine, and are kept here so that all engines share the
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
@@ -173,6 +172,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def shares_cells(self) -> bool:
+        """Whether sequences share one pool of cells; else each has as many of its own."""
+        ...
+
+    @property
     def used_cells(self) -> int:
         """KV cells that live sequences hold, shared ones counted once."""
         ...
@@ -193,7 +197,9 @@ class Engine(Protocol):
         """Whether the token ends a turn."""
         ...
 
-    def reserve(self, *, cells: int, sequences: int, instead_of: Reservation | None = None) -> Reservation:
+    def reserve(
+        self, *, cells: int, sequences: int, longest: int | None = None, instead_of: Reservation | None = None
+    ) -> Reservation:
         """Promises so many cells and sequences beside those promised already, until it is closed.
 
         Where there is no room, sequences that are only kept (`keep`) are told to make some. Then the context
@@ -202,6 +208,7 @@ class Engine(Protocol):
         Args:
             cells: most that will be filled at a time.
             sequences: most that will be alive at a time.
+            longest: most cells of one of them; by default all. Counts where each has cells of its own.
             instead_of: a reservation that this one takes the place of, with whatever lives on it; closed if
                 the promise is made, as it was if not.
 
@@ -335,28 +342,6 @@ class Engine(Protocol):
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
-
-
-@dataclass(slots=True)
-class TextDecoder:
-    """Bytes of tokens to text as they come, holding back a character that is not complete yet."""
-
-    _decoder: codecs.IncrementalDecoder = field(
-        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
-    )
-
-    @property
-    def is_mid_character(self) -> bool:
-        """Whether bytes of an unfinished character are held back."""
-        return bool(self._decoder.getstate()[0])
-
-    def push(self, piece: bytes) -> str:
-        """Text that `piece` completes; may be empty."""
-        return self._decoder.decode(piece)
-
-    def flush(self) -> str:
-        """What an unfinished character becomes at the end: U+FFFD, or nothing."""
-        return self._decoder.decode(b"", final=True)
 
 
 def require_base(sequence: Sequence) -> None:

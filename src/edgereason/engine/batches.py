@@ -11,20 +11,39 @@ from typing import Any
 
 from edgereason.engine.base import Adapter, Sequence
 from edgereason.engine.params import BATCH_TOKENS
+from edgereason.errors import ContextOverflow, EngineError
 
 Row = tuple[Sequence, Tokens[int], int]
 """A sequence, the tokens to encode onto it, and of how many of the last ones the logits are wanted."""
 
 
 def packed(feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[list[tuple[int, Tokens[int]]]]:
-    """Batches of (index of the feed, its tokens), each of one adapter and `BATCH_TOKENS` at most."""
+    """Batches of (index of the feed, its tokens), each of one adapter and `BATCH_TOKENS` at most.
+
+    Their rows are in the order of slots: llama.cpp reorders them so where sequences have cells of their own.
+    """
     groups: dict[Adapter | None, list[list[tuple[int, Tokens[int]]]]] = {}
-    for i, (sequence, tokens) in enumerate(feeds):
+    for i, (sequence, tokens) in sorted(enumerate(feeds), key=lambda feed: feed[1][0].slot):
         batches = groups.setdefault(sequence.encoder, [[]])
         if sum(len(others) for _, others in batches[-1]) + len(tokens) > BATCH_TOKENS:
             batches.append([])
         batches[-1].append((i, tokens))
     return [batch for batches in groups.values() for batch in batches]
+
+
+def require_encodable(rows: list[Row], most_tokens: int) -> None:
+    """Refuses rows that can't be encoded.
+
+    Raises:
+        EngineError: a sequence was released, or there are no tokens.
+        ContextOverflow: a sequence would be longer than `most_tokens`.
+    """
+    for sequence, tokens, _ in rows:
+        length = sequence.length + len(tokens)
+        if sequence.released or not tokens:
+            raise EngineError("nothing can be encoded: the sequence was released, or there are no tokens")
+        if length > most_tokens:
+            raise ContextOverflow(length, most_tokens, "a stream")
 
 
 def fill(batch: Any, rows: list[Row]) -> int:

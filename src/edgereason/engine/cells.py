@@ -11,15 +11,19 @@ when its last user is gone. Promises count apart from use: whoever is promised c
 must not find that another request took them. A kept sequence has a promise too, which it gives up when the
 cells are wanted.
 
+Where every slot has cells of its own, a promise is over whole slots. llama.cpp computes sequences together
+only if their slots follow each other, and others between those that step would split their batch: they are
+moved to the lowest slots (`line_up`), and new ones begin in the highest.
+
 Knows counts and slots; does not know tokens or the native cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Self
 
-from edgereason.engine.base import Reservation, Segment, Sequence, require_base
+from edgereason.engine.base import Adapter, Reservation, Segment, Sequence, require_base
 from edgereason.errors import EngineError, NoRoomNow
 
 NO_ROOM: Final = (
@@ -28,16 +32,24 @@ NO_ROOM: Final = (
 
 
 class Ledger:
-    """Slots and cells of one context."""
+    """Slots and cells of one context.
 
-    def __init__(self, *, cells: int, slots: int) -> None:
+    Args:
+        cells: of all slots.
+        slots: how many sequences there can be.
+        each: cells of every slot; 0 where all share the context's. There is a slot more then, which nobody is
+            promised, to move sequences by.
+    """
+
+    def __init__(self, *, cells: int, slots: int, each: int = 0) -> None:
         self.cells = cells
         self.slots = slots
+        self.each = each
         self.used_cells = 0
         self.live: set[Sequence] = set()
         self.promises: dict[Promise, None] = {}
         """In the order in which they were made."""
-        self._free_slots = list(range(slots))
+        self._free_slots = list(range(slots + bool(each)))
 
     @property
     def unpromised_cells(self) -> int:
@@ -52,8 +64,10 @@ class Ledger:
         """Whether all there is are kept sequences, each of which would leave: nothing runs."""
         return all(p.make_room for p in self.promises) and len(self.live) == len(self.promises)
 
-    def has_room(self, cells: int, slots: int, instead_of: Reservation | None = None) -> bool:
-        return self._can_free(cells, slots, {instead_of})
+    def has_room(
+        self, cells: int, slots: int, instead_of: Reservation | None = None, *, each: int = 0
+    ) -> bool:
+        return each <= self.each and self._can_free(cells, slots, {instead_of})
 
     def _can_free(self, cells: int, slots: int, without: set[Reservation | None]) -> bool:
         """Whether there would be room without these promises."""
@@ -63,7 +77,7 @@ class Ledger:
         return cells <= free_cells and slots <= free_slots
 
     def clear(
-        self, cells: int, slots: int, instead_of: Reservation | None, *, can_grow: bool
+        self, cells: int, slots: int, instead_of: Reservation | None, *, can_grow: bool, each: int = 0
     ) -> tuple[int, int] | None:
         """Sees to it that there is room: kept sequences leave, those that rest longest first.
 
@@ -75,16 +89,17 @@ class Ledger:
         Raises:
             NoRoomNow: something runs, and there is no room beside it; nobody has left then.
         """
-        if self.has_room(cells, slots, instead_of):
+        if self.has_room(cells, slots, instead_of, each=each):
             return None
         kept = [promise for promise in self.promises if promise.make_room]
         others = [promise for promise in kept if promise is not instead_of]
         if not (can_grow and self.is_resting):
-            if not self.is_resting and not self._can_free(cells, slots, {instead_of, *others}):
+            could = each <= self.each and self._can_free(cells, slots, {instead_of, *others})
+            if not self.is_resting and not could:
                 raise NoRoomNow(NO_ROOM)
             for promise in others:
                 promise.leave()
-                if self.has_room(cells, slots, instead_of):
+                if self.has_room(cells, slots, instead_of, each=each):
                     return None
         for promise in kept:
             promise.leave()
@@ -106,7 +121,7 @@ class Ledger:
         return promise
 
     def new(self) -> Sequence:
-        """A sequence in the lowest free slot."""
+        """A sequence in the highest free slot."""
         sequence = Sequence(slot=self._take_slot(), segment=Segment(parent=None))
         self.live.add(sequence)
         return sequence
@@ -165,6 +180,35 @@ class Ledger:
         self._free_slots.sort()
         self._leave(sequence.segment)
 
+    def line_up(self, stepping: Iterable[Sequence]) -> Iterator[tuple[Sequence, int]]:
+        """Moves that bring sequences under the same adapter together, from slot 0 on.
+
+        The caller copies the cells of each sequence to the slot beside it, before asking for the next.
+
+        Args:
+            stepping: sequences that step together.
+        """
+        batches: dict[Adapter | None, list[Sequence]] = {}
+        for sequence in stepping:
+            batches.setdefault(sequence.encoder, []).append(sequence)
+        in_slot, start = {sequence.slot: sequence for sequence in self.live}, 0
+        for sequences in batches.values():
+            window = range(start, start := start + len(sequences))
+            strays = [sequence for sequence in sequences if sequence.slot not in window]
+            others = [slot for slot in window if in_slot.get(slot) not in sequences]
+            # Free slots first: each that is filled frees one behind the window, for whoever has to leave it.
+            for sequence, slot in zip(strays, sorted(others, key=in_slot.__contains__), strict=True):
+                moves = [(sequence, slot)]
+                if slot in in_slot:
+                    moves.insert(0, (in_slot[slot], self._free_slots[-1]))
+                for moved, target in moves:
+                    yield moved, target
+                    self._free_slots.remove(target)
+                    self._free_slots.append(moved.slot)
+                    self._free_slots.sort()
+                    del in_slot[moved.slot]
+                    moved.slot, in_slot[target] = target, moved
+
     def _leave(self, tail: Segment) -> None:
         segment: Segment | None = tail
         while segment is not None:
@@ -177,7 +221,7 @@ class Ledger:
     def _take_slot(self) -> int:
         if not self._free_slots:
             raise EngineError("no free sequence slot: reserve more sequences first")
-        return self._free_slots.pop(0)
+        return self._free_slots.pop()
 
 
 class Promise:

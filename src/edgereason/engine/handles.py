@@ -6,6 +6,7 @@ here may be closed twice, so that an engine that is closed, or only forgotten, f
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Handles:
         self.context: Any = None
         self.batch: Any = None
         self.adapters: dict[Adapter, Any] = {}
+        self.active: Adapter | None = None
         self.samplers: set[NativeSampler] = set()
         self.model = load_model(path)
 
@@ -48,7 +50,7 @@ class Handles:
         """Frees context and batch, if there are any."""
         if self.context is not None:
             C.llama_free(self.context)
-            self.context = None
+            self.context = self.active = None
         if self.batch is not None:
             C.llama_batch_free(self.batch)
             self.batch = None
@@ -64,8 +66,22 @@ class Handles:
         self.adapters[adapter] = pointer
         return adapter
 
+    def use(self, adapter: Adapter | None) -> None:
+        """Has the context decode under an adapter from now on."""
+        if adapter is self.active:
+            return
+        pointers = [self.adapters[adapter]] if adapter else []
+        array = (C.llama_adapter_lora_p_ctypes * len(pointers))(*pointers)
+        scales = (ctypes.c_float * len(pointers))(*[1.0] * len(pointers))
+        if C.llama_set_adapters_lora(self.context, array, len(pointers), scales) != 0:
+            raise fail("the adapter could not be switched")
+        self.active = adapter
+
     def close_adapter(self, adapter: Adapter) -> None:
         """Frees one adapter."""
+        if self.active is adapter:
+            # llama.cpp compares adapters by pointer, and a new one may get this one's address.
+            self.use(None)
         C.llama_adapter_lora_free(self.adapters.pop(adapter))
 
     def close(self) -> None:

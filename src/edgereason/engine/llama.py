@@ -5,18 +5,16 @@
     encode(prompt) ─ base ─┬─ sample …                      chat
                            └─ fork ─ cross ─ encode(opening) ─ fork × N ─ step, step, …   think
 
-The KV cache is *unified*: one pool of cells in which a fork is a note on each shared cell and copies no
-bytes. The adapter is a property of the native context, so a step over sequences of different adapters is
-one native batch per adapter; a switch rebuilds llama.cpp's graph, tens of milliseconds, and is made only
-when the next batch needs it.
+The KV cache is one pool of cells in which a fork is a note on each shared cell and copies no bytes; but every
+stream's attention walks over all of them. An engine for many requests gives each sequence cells of its own.
+The adapter is a property of the native context, so a step over sequences of different adapters is one native
+batch per adapter; a switch rebuilds llama.cpp's graph, tens of milliseconds, and is made when one needs it.
 
 Knows token ids, cells and adapters; does not know text beyond tokenizing, nor why a token is forced.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
@@ -41,7 +39,7 @@ from edgereason.engine.base import (
     require_empty,
     require_fresh,
 )
-from edgereason.engine.batches import Row, fill, packed
+from edgereason.engine.batches import Row, fill, packed, require_encodable
 from edgereason.engine.cells import Ledger, Promise
 from edgereason.engine.handles import Handles
 from edgereason.engine.native import C, fail
@@ -72,8 +70,11 @@ class LlamaEngine:
             comes, as large as it needs, and made anew when a larger one comes and nothing else runs.
         min_sequences: sequences that a context has slots for at the least. A request takes two more than it
             has streams, so a batch of many requests needs many; each slot costs a row of logits.
+        shares_cells: whether sequences share one pool of cells. If not, dozens of streams run faster in more
+            memory, and nothing can be restored; `context_tokens` must be left open.
 
     Raises:
+        EngineError: a fixed context whose cells are not shared.
         ModelFileError: the file is missing, truncated, or holds something else.
     """
 
@@ -85,7 +86,11 @@ class LlamaEngine:
         kv: KvType = "f16",
         context_tokens: int | None = None,
         min_sequences: int = MIN_SEQUENCES,
+        shares_cells: bool = True,
     ) -> None:
+        if context_tokens and not shares_cells:
+            raise EngineError("the cells of a context of fixed size are shared: leave its size open")
+        self._shares_cells = shares_cells
         self._threads = threads or usable_cores()
         self._kv: KvType = kv
         self._min_sequences = min_sequences
@@ -96,7 +101,6 @@ class LlamaEngine:
         self._tap = StateTap(self._info.hidden_size, self._info.num_layers)
         self._pieces: dict[int, bytes] = {}
         self._ledger = Ledger(cells=0, slots=0)
-        self._active: Adapter | None = None
         self._decodes = 0
 
     # What there is
@@ -109,6 +113,10 @@ class LlamaEngine:
     def context_tokens(self) -> int:
         train = self._info.train_context_tokens
         return min(self._fixed_cells, train) if self._fixed_cells else train
+
+    @property
+    def shares_cells(self) -> bool:
+        return self._shares_cells
 
     @property
     def used_cells(self) -> int:
@@ -132,11 +140,7 @@ class LlamaEngine:
     # Text
 
     def vocab_sha256(self) -> str:
-        digest = hashlib.sha256()
-        for token in range(self._info.vocab_size):
-            digest.update(native.token_text(self._vocab, token).encode())
-            digest.update(b"\0")
-        return digest.hexdigest()
+        return native.vocab_sha256(self._vocab)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         return native.tokenize(self._vocab, text, special=special)
@@ -162,19 +166,24 @@ class LlamaEngine:
 
     # Sequences
 
-    def reserve(self, *, cells: int, sequences: int, instead_of: Reservation | None = None) -> Promise:
+    def reserve(
+        self, *, cells: int, sequences: int, longest: int | None = None, instead_of: Reservation | None = None
+    ) -> Promise:
         if self._fixed_cells is not None and cells > self._fixed_cells:
             raise ContextOverflow(cells, self._fixed_cells)
-        needed = self._ledger.clear(cells, sequences, instead_of, can_grow=self._fixed_cells is None)
-        if needed is not None:
-            self._open_context(
-                cells=self._fixed_cells or max(self._ledger.cells, round_up(needed[0])),
-                slots=max(self._ledger.slots, self._min_sequences, needed[1]),
-            )
+        each = 0
+        if not self._shares_cells:
+            each = max(round_up(longest or cells), self._ledger.each)
+            cells = sequences * each
+        can_grow = self._fixed_cells is None
+        if needed := self._ledger.clear(cells, sequences, instead_of, can_grow=can_grow, each=each):
+            slots = max(self._ledger.slots, self._min_sequences, needed[1])
+            fitting = slots * each or max(self._ledger.cells, round_up(needed[0]))
+            self._open_context(Ledger(cells=self._fixed_cells or fitting, slots=slots, each=each))
         return self._ledger.promise(cells, sequences, instead_of=instead_of)
 
     def keep(self, sequence: Sequence, make_room: Callable[[], None]) -> Promise:
-        return self._ledger.promise(sequence.length, 1, make_room=make_room)
+        return self._ledger.promise(self._ledger.each or sequence.length, 1, make_room=make_room)
 
     def new_sequence(self) -> Sequence:
         return self._ledger.new()
@@ -204,6 +213,8 @@ class LlamaEngine:
 
     def restore(self, sequence: Sequence, state: bytes, length: int) -> None:
         require_empty(sequence)
+        if not self._shares_cells:  # a fork's copy is made at the next decode, and may be of this slot
+            raise EngineError("nothing can be restored where sequences have cells of their own")
         write_state(self._open.context, sequence.slot, state, length)
         self._ledger.grow(sequence, length)
 
@@ -261,6 +272,8 @@ class LlamaEngine:
 
     def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
         feeds = list(feeds)
+        if not self._shares_cells:
+            self._line_up([feed.sequence for feed in feeds])
         drawn: dict[int, Sampled] = {}
         for batch in self._packed([(feed.sequence, feed.tokens) for feed in feeds]):
             self._decode([(feeds[i].sequence, tokens, 1) for i, tokens in batch])
@@ -315,20 +328,7 @@ class LlamaEngine:
             raise EngineError(f"{adapter.path.name} is not loaded")
         if any(sequence.encoder is adapter for sequence in self._ledger.live):
             raise EngineError(f"{adapter.path.name} is in use by a live sequence: release it first")
-        if self._active is adapter:
-            # llama.cpp compares adapters by pointer, and a new one may get this one's address.
-            self._use(None)
         self._handles.close_adapter(adapter)
-
-    def _use(self, adapter: Adapter | None) -> None:
-        if adapter is self._active:
-            return
-        pointers = [self._handles.adapters[adapter]] if adapter else []
-        array = (C.llama_adapter_lora_p_ctypes * len(pointers))(*pointers)
-        scales = (ctypes.c_float * len(pointers))(*[1.0] * len(pointers))
-        if C.llama_set_adapters_lora(self._handles.context, array, len(pointers), scales) != 0:
-            raise fail("the adapter could not be switched")
-        self._active = adapter
 
     # The native batch
 
@@ -336,12 +336,18 @@ class LlamaEngine:
     def _memory(self) -> Any:
         return C.llama_get_memory(self._open.context)
 
-    def _open_context(self, *, cells: int, slots: int) -> None:
-        params = context_params(cells=cells, slots=slots, threads=self._threads, kv=self._kv)
+    def _open_context(self, ledger: Ledger) -> None:
+        params = context_params(ledger, threads=self._threads, kv=self._kv)
         params.cb_eval = self._tap.callback
-        self._ledger, self._active = Ledger(cells=0, slots=0), None  # what holds if the next line fails
+        self._ledger = Ledger(cells=0, slots=0)  # what holds if the next line fails
         self._open.open_context(params, BATCH_TOKENS)
-        self._ledger = Ledger(cells=cells, slots=slots)
+        self._ledger = ledger
+
+    def _line_up(self, sequences: Iterable[Sequence]) -> None:
+        """Moves what steps together to slots that follow each other, else llama.cpp would split its batch."""
+        for sequence, slot in self._ledger.line_up(sequences):
+            C.llama_memory_seq_cp(self._memory, sequence.slot, slot, -1, -1)
+            C.llama_memory_seq_rm(self._memory, sequence.slot, -1, -1)
 
     def _packed(self, feeds: list[tuple[Sequence, Tokens[int]]]) -> list[list[tuple[int, Tokens[int]]]]:
         """Batches of (index, tokens); of what is longer than a batch, all but the end is encoded here."""
@@ -354,13 +360,8 @@ class LlamaEngine:
     def _decode(self, rows: list[Row]) -> None:
         """One native batch under one adapter: each sequence's tokens, the logits of as many as wanted."""
         native_batch = self._open.batch
-        for sequence, tokens, _ in rows:
-            length = sequence.length + len(tokens)
-            if sequence.released or not tokens:
-                raise EngineError("nothing can be encoded: the sequence was released, or there are no tokens")
-            if length > self._info.train_context_tokens:
-                raise ContextOverflow(length, self._info.train_context_tokens, "a stream")
-        self._use(rows[0][0].encoder)
+        require_encodable(rows, self._info.train_context_tokens)
+        self._handles.use(rows[0][0].encoder)
         num_tokens = fill(native_batch, rows)
         native.forget_complaints()
         code = C.llama_decode(self._handles.context, native_batch)

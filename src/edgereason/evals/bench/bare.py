@@ -13,6 +13,7 @@ from collections.abc import Sequence as Tokens
 from typing import Any, Self
 
 from edgereason.core.types import Sampling
+from edgereason.engine.cells import Ledger
 from edgereason.engine.native import C, fail
 from edgereason.engine.params import BATCH_TOKENS, context_params
 from edgereason.engine.sampling import NativeSampler
@@ -28,7 +29,7 @@ class BareLoop:
     """
 
     def __init__(self, beside: Any, *, slots: int, threads: int) -> None:
-        params = context_params(cells=C.llama_n_ctx(beside), slots=slots, threads=threads)
+        params = context_params(Ledger(cells=C.llama_n_ctx(beside), slots=slots), threads=threads)
         self._context: Any = C.llama_init_from_model(C.llama_get_model(beside), params)
         if self._context is None:
             raise fail("no second context could be made for the bare loop")

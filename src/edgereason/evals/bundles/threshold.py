@@ -25,6 +25,7 @@ from edgereason.evals.metrics import clustered_interval
 from edgereason.evals.samples import Sample
 from edgereason.evals.sweep_threshold import threshold_curve
 from edgereason.reasoning.model import Model
+from edgereason.reasoning.plan import Room
 
 _HALVES_SEED: Final = 0
 """Of the halves that choose for each other: always the same."""
@@ -105,7 +106,7 @@ def probabilities(
     for done, index in enumerate(order, 1):
         with model.pipeline.prefix() as prefix:
             try:
-                with prefix.reserved(cells=len(prompts[index]), sequences=1):
+                with prefix.reserved(Room(len(prompts[index]), sequences=1, longest=len(prompts[index]))):
                     if not prefix.become(prompts[index], should_stop):
                         return None
                     found[index] = prefix.p_think
