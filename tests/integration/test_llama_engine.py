@@ -448,6 +448,22 @@ def test_sampling_follows_the_model_and_its_seed(engine: LlamaEngine) -> None:
         assert len(set(same)) == 1
 
 
+def test_a_whole_softmax_is_drawn_from_as_it_is(engine: LlamaEngine) -> None:
+    whole = Sampling(temperature=1.5, top_k=0, top_p=1.0)
+    with engine.reserve(cells=512, sequences=4):
+        sequence = encoded(engine, "The capital of France is")
+        logits = engine.logits(sequence).astype(np.float64) / 1.5
+        shares = np.exp(logits - np.logaddexp.reduce(logits))
+        sampler = engine.sampler(whole, 0)
+        drawn = np.array([engine.sample(sequence, sampler).token for _ in range(4000)])
+        likely = np.argsort(shares)[-8:]
+        for share, got in (*((shares[i], drawn == i) for i in likely), (shares[:9999].sum(), drawn < 9999)):
+            # four binomial standard deviations, nine shares: a false alarm once in 1,700 seeds
+            assert abs(got.mean() - share) < 4 * np.sqrt(share * (1 - share) / 4000)
+        again = engine.sampler(whole, 0)
+        assert [engine.sample(sequence, again).token for _ in range(50)] == drawn[:50].tolist()
+
+
 def test_stale_logits_are_refused_not_mixed_up(engine: LlamaEngine) -> None:
     with engine.reserve(cells=512, sequences=4):
         first, _ = encoded(engine, STORY), encoded(engine, "Another")

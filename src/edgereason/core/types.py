@@ -147,8 +147,7 @@ def reserve_tokens(limit_tokens: int) -> int:
 class Sampling:
     """How tokens are drawn, in this order: `top_k`, `temperature`, `top_p`, `min_p`.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 turn a filter off; drawing from a whole
-    vocabulary of 151k costs an exponential per entry, so leave `top_k` on where it does not matter.
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 turn a filter off.
     """
 
     temperature: float = 0.7
@@ -165,6 +164,11 @@ class Sampling:
             raise RequestError(f"top_p must be above 0 and at most 1, got {self.top_p:g}")
         if not 0.0 <= self.min_p < 1.0:
             raise RequestError(f"min_p must be at least 0 and below 1, got {self.min_p:g}")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every token may be drawn, each as likely as the model has it at this temperature."""
+        return self.temperature > 0 and not self.top_k and self.top_p == 1 and not self.min_p
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ from edgereason.engine.params import (
     round_up,
     usable_cores,
 )
-from edgereason.engine.sampling import NativeSampler, log_probability, logits_row
+from edgereason.engine.sampling import NativeSampler, SoftmaxSampler, log_probability, logits_row
 from edgereason.engine.scoring import Sheet, score_batches
 from edgereason.engine.state import read_state, write_state
 from edgereason.engine.tap import StateTap
@@ -250,25 +250,22 @@ class LlamaEngine:
                 take(states)
         return True
 
-    def sampler(self, sampling: Sampling, seed: int) -> NativeSampler:
+    def sampler(self, sampling: Sampling, seed: int) -> NativeSampler | SoftmaxSampler:
+        if sampling.is_whole:
+            return SoftmaxSampler(sampling.temperature, seed)
         return NativeSampler(sampling, seed, self._handles.samplers)
 
     def sample(
         self, sequence: Sequence, sampler: Sampler, *, want_logprob: bool = False, forbid_end: bool = False
     ) -> Sampled:
-        row = require_fresh(sequence, self._decodes)
-        assert isinstance(sampler, NativeSampler)
-        context = self._open.context
-        token = int(C.llama_sampler_sample(sampler.chain, context, row))
+        row, context = require_fresh(sequence, self._decodes), self._open.context
+        assert isinstance(sampler, NativeSampler | SoftmaxSampler)
+        logits = logits_row(context, row, self._info.vocab_size)
+        token = sampler.draw(context, row, logits)
         while forbid_end and self.is_end(token):  # drawn again among the others, as if it were not there
-            logits_row(context, row, self._info.vocab_size)[token] = -np.inf
-            token = int(C.llama_sampler_sample(sampler.chain, context, row))
-        if not want_logprob:
-            return Sampled(token)
-        return Sampled(
-            token,
-            log_probability(logits_row(context, row, self._info.vocab_size), token, sampler.temperature),
-        )
+            logits[token] = -np.inf
+            token = sampler.draw(context, row, logits)
+        return Sampled(token, log_probability(logits, token, sampler.temperature) if want_logprob else None)
 
     def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
         feeds = list(feeds)
