@@ -40,19 +40,16 @@ def measure_rollouts(
         threads: CPU threads.
         told: called after every round.
     """
-    from edgereason.core.bundle import Bundle
+    from edgereason.cli.train_start import shipped
     from edgereason.engine.llama import LlamaEngine
-    from edgereason.errors import BundleError
     from edgereason.evals.measure import interleave, timed
     from edgereason.train import rollout_cost
     from edgereason.train.sft import ADAPTER
 
     adapter, gguf, bucket = None, None, None
     if start is not None:
-        bundle = Bundle.read(start / "bundle")
-        if bundle.adapter is None:
-            raise BundleError(f"{start} has a bundle without an adapter: give the folder of a training")
-        adapter, gguf = start / ADAPTER, bundle.verified_file(bundle.adapter)
+        bundle, part = shipped(start)
+        adapter, gguf = start / ADAPTER, bundle.verified_file(part)
         bucket = max((one for one in bundle.buckets if one <= shape.cap_tokens), default=None)
     with LlamaEngine(path, threads=threads, shares_cells=False) as engine:
         asked = rollout_cost.wants(engine, shape, bucket)

@@ -31,7 +31,7 @@ def grpo(
     recipe: Annotated[Path, typer.Argument(help="TOML file of the recipe; see configs/grpo-*.toml.")],
     start: Annotated[
         Path,
-        typer.Option("--from", help="Folder of `edgereason train sft`, whose adapter learns more."),
+        typer.Option("--from", help="Folder of `edgereason train sft`, or a bundle, whose adapter learns."),
     ],
     questions: Questions,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for adapter, bundle and record.")],
@@ -53,6 +53,7 @@ def grpo(
     from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
     from edgereason.cli.train_panel import update_panel
+    from edgereason.cli.train_start import trainable
     from edgereason.core.bundle import write_atomically
     from edgereason.engine.llama import LlamaEngine
     from edgereason.engine.params import usable_cores
@@ -70,7 +71,6 @@ def grpo(
     from edgereason.train.grpo import GrpoRecipe
     from edgereason.train.grpo import grpo as carry_out
     from edgereason.train.grpo_material import engine_swap, material_of, torch_swap
-    from edgereason.train.sft import ADAPTER
 
     plan = GrpoRecipe.read(recipe)
     chosen, about_questions = usable_questions(questions, against, limit, plan.training.seed)
@@ -88,7 +88,7 @@ def grpo(
             plan,
             load_torch(gguf, about_base.sha256, models_folder().parent / "converted"),
             about_base.sha256,
-            start / ADAPTER,
+            trainable(start, gguf, about_base, output),
             material,
             engine_swap(engine, gguf, about_base.sha256, plan.training, current)
             if plan.training.rollouts == "engine"

@@ -30,7 +30,8 @@ def sft(
         Path | None, typer.Option(help="Examples in ids instead, as `edgereason train shortest` writes them.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", help="Folder of a training whose adapter is trained further.")
+        Path | None,
+        typer.Option("--from", help="Folder of a training, or a bundle, whose adapter learns more."),
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
@@ -115,6 +116,7 @@ def learn(
     import torch
 
     from edgereason.cli.pull import fetch
+    from edgereason.cli.train_start import trainable
     from edgereason.core.bundle import file_sha256, write_atomically
     from edgereason.engine.llama import LlamaEngine
     from edgereason.engine.params import usable_cores
@@ -124,7 +126,6 @@ def learn(
     from edgereason.quant.learn.load import load_torch
     from edgereason.reasoning.model import describe_base
     from edgereason.train.examples import Encoder, read_examples
-    from edgereason.train.sft import ADAPTER
     from edgereason.train.sft import sft as carry_out
     from edgereason.train.traces import read_traces
 
@@ -136,7 +137,8 @@ def learn(
             examples = read_examples(examples_file)
         opening = encoder.seams.opening
     torch.set_num_threads(threads or usable_cores())
-    loaded = load_torch(GgufModel(path), about_base.sha256, models_folder().parent / "converted")
+    gguf = GgufModel(path)
+    loaded = load_torch(gguf, about_base.sha256, models_folder().parent / "converted")
     record = carry_out(
         plan,
         loaded,
@@ -144,7 +146,7 @@ def learn(
         examples,
         opening,
         folder,
-        start=start and start / ADAPTER,
+        start=None if start is None else trainable(start, gguf, about_base, folder),
         resume=resume,
         report=_reporter(show),
         should_stop=should_stop,

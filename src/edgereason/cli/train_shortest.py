@@ -39,9 +39,8 @@ def shortest(
     from edgereason.cli.eval_progress import progress_display, timed
     from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
-    from edgereason.core.bundle import Bundle
+    from edgereason.cli.train_start import shipped
     from edgereason.engine.llama import LlamaEngine
-    from edgereason.errors import BundleError
     from edgereason.evals.record import about
     from edgereason.reasoning.model import describe_base
 
@@ -55,9 +54,7 @@ def shortest(
     plan = GrpoRecipe.read(recipe)
     config = plan.training
     chosen, about_questions = usable_questions(questions, against, limit, config.seed)
-    bundle = Bundle.read(start / "bundle")
-    if bundle.adapter is None:
-        raise BundleError(f"{start} has a bundle without an adapter: give the folder of a training")
+    bundle, part = shipped(start)
     path = fetch(base or plan.base.name)
     with (
         stop_on_interrupt() as should_stop,
@@ -69,7 +66,7 @@ def shortest(
         material = material_of(engine, chosen, plan.budgets.buckets)
         for bucket in plan.budgets.buckets:
             material.require_room(bucket, plan.reward.cap_tokens(bucket))
-        adapter = engine.load_adapter(bundle.verified_file(bundle.adapter))
+        adapter = engine.load_adapter(bundle.verified_file(part))
         record = carry_out(
             output,
             Dealer(
@@ -86,7 +83,7 @@ def shortest(
             ),
             {
                 "base": about_base.sha256,
-                "adapter": bundle.adapter.sha256,
+                "adapter": part.sha256,
                 "samples": config.samples,
                 "temperature": config.temperature,
                 "margin": plan.reward.margin,

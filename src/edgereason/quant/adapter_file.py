@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import gguf
 import numpy as np
@@ -129,10 +129,28 @@ def base_of(path: Path) -> str | None:
     Raises:
         BundleError: it can't be read, or is no adapter.
     """
+    reader = _open(path)
+    return str(reader.fields[BASE_SHA256].contents()) if BASE_SHA256 in reader.fields else None
+
+
+def read_adapter(path: Path) -> tuple[dict[str, Product], float]:
+    """What an adapter's file adds, as it is stored, and its alpha.
+
+    Raises:
+        BundleError: it can't be read, or is no adapter.
+    """
+    reader = _open(path)
+    tensors = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in reader.tensors}
+    names = [name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")]
+    products = {name: Product(tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]) for name in names}
+    return products, float(reader.fields["adapter.lora.alpha"].contents())
+
+
+def _open(path: Path) -> gguf.GGUFReader:
     try:
-        fields: dict[str, Any] = gguf.GGUFReader(path).fields
+        reader = gguf.GGUFReader(path)
     except (OSError, ValueError, IndexError) as error:
         raise BundleError(f"{path} can't be read as GGUF: {error}") from error
-    if "general.type" not in fields or fields["general.type"].contents() != _TYPE:
+    if "general.type" not in reader.fields or reader.fields["general.type"].contents() != _TYPE:
         raise BundleError(f"{path} is no adapter")
-    return str(fields[BASE_SHA256].contents()) if BASE_SHA256 in fields else None
+    return reader

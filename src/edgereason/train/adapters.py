@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import get_peft_model_state_dict
@@ -29,10 +30,10 @@ from transformers import PreTrainedModel
 
 from edgereason.core.bundle import file_sha256, temporary_beside, write_atomically
 from edgereason.errors import BundleError, ConfigError
-from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
+from edgereason.quant.adapter_file import AdapterGrid, Product, base_of, read_adapter, write_adapter
 from edgereason.quant.blocks import BLOCK
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learn.load import hf_names, to_gguf_order
+from edgereason.quant.learn.load import from_gguf_order, hf_names, to_gguf_order
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -111,15 +112,41 @@ def save_adapter(
         opening: ids that turn the adapter on.
         weights: the model's state dict, where it is gathered from several processes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = get_peft_model_state_dict(model, state_dict=weights)
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    with temporary_beside(folder / WEIGHTS) as partial:
-        save_file(tensors, partial, metadata={"format": "pt", _BASE: base_sha256})
-    config = model.peft_config["default"].to_dict()
-    config |= {"base_model_name_or_path": base_name, "inference_mode": True, _INVOCATION: list(opening)}
-    plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
-    write_atomically(folder / CONFIG, json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n")
+    about = {"base_model_name_or_path": base_name, _INVOCATION: list(opening)}
+    _write(folder, tensors, model.peft_config["default"].to_dict() | about, base_sha256)
+
+
+def import_adapter(
+    source: Path, base: GgufModel, folder: Path, *, base_name: str, base_sha256: str, opening: Sequence[int]
+) -> None:
+    """Saves the adapter of a bundle as `save_adapter` would: what ships, as it is, to be trained further.
+
+    Args:
+        source: a GGUF file.
+        base: what it belongs to.
+        folder: made if it is not there; base_name, base_sha256, opening: as for `save_adapter`.
+
+    Raises:
+        BundleError: it can't be read, or belongs to another base.
+    """
+    made_for = base_of(source)
+    if made_for not in (None, base_sha256):
+        raise _for_another(source.name, made_for, base_sha256)
+    products, alpha = read_adapter(source)
+    names, tensors = hf_names(base.dims), {}
+    for name, product in products.items():
+        if name not in names:
+            raise BundleError(f"the adapter has {name}, which {base.path.name} has no place for")
+        stem = f"base_model.model.{names[name].removesuffix('.weight')}"
+        b = from_gguf_order(base.dims, name, product.b)
+        for side, matrix in (("A", product.a), ("B", b)):
+            tensors[f"{stem}.lora_{side}.weight"] = torch.from_numpy(np.ascontiguousarray(matrix, np.float32))
+    targets = [one for one in LINEARS if any(f".{one}." in name for name in tensors)]
+    ranks = {len(product.a) for product in products.values()}
+    config = LoraConfig(r=min(ranks), lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+    about = {"base_model_name_or_path": base_name, _INVOCATION: list(opening)}
+    _write(folder, tensors, config.to_dict() | about, base_sha256)
 
 
 def load_adapter(model: PeftModel, folder: Path, *, base_sha256: str) -> None:
@@ -203,6 +230,23 @@ def grid_for(rank: int) -> AdapterGrid:
     return AdapterGrid.F16 if rank % BLOCK else AdapterGrid.Q8_0
 
 
+def _write(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], base_sha256: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    with temporary_beside(folder / WEIGHTS) as partial:
+        save_file(tensors, partial, metadata={"format": "pt", _BASE: base_sha256})
+    plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
+    plain["inference_mode"] = True
+    write_atomically(folder / CONFIG, json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def _for_another(what: str, made_for: str | None, base_sha256: str) -> BundleError:
+    return BundleError(
+        f"the adapter in {what} was made for the base {made_for}, this one is {base_sha256}: "
+        "give the base that it was trained on"
+    )
+
+
 def _weights(folder: Path, base_sha256: str) -> dict[str, torch.Tensor]:
     path = folder / WEIGHTS
     try:
@@ -212,8 +256,5 @@ def _weights(folder: Path, base_sha256: str) -> dict[str, torch.Tensor]:
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path} can't be read: {error}") from error
     if made_for != base_sha256:
-        raise BundleError(
-            f"the adapter in {folder.name} was made for the base {made_for}, this one is {base_sha256}: "
-            "give the base that it was trained on"
-        )
+        raise _for_another(folder.name, made_for, base_sha256)
     return tensors

@@ -15,7 +15,15 @@ from tiny_lora import OPENING, base_model, lora_model, random_rows
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, base_of
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.train.adapters import LoraSettings, export_adapter, load_adapter, new_adapter, save_adapter
+from edgereason.train.adapters import (
+    LoraSettings,
+    export_adapter,
+    import_adapter,
+    load_adapter,
+    new_adapter,
+    save_adapter,
+    settings_of,
+)
 from edgereason.train.masked_lora import Batch, MaskedLora
 
 SHA256, OTHER = "ab" * 32, "cd" * 32
@@ -135,6 +143,28 @@ def test_rows_of_queries_and_keys_stand_in_the_order_of_the_bases_family(saved, 
             rows, turned = (values[name][8 * head : 8 * head + 8] for values in (before, after))
             assert np.array_equal(turned, rows[[0, 4, 1, 5, 2, 6, 3, 7]])
     assert np.array_equal(before["blk.0.attn_v.weight"], after["blk.0.attn_v.weight"])
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "llama"])
+def test_what_ships_is_trained_further_as_it_is(tmp_path, arch):
+    base = write_base(tmp_path / "base.gguf", arch)
+    settings = LoraSettings(rank=32, alpha=48.0, targets=("q_proj", "o_proj"))
+    model = new_adapter(base_model(), settings, 3)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights)
+    save_adapter(model, tmp_path / "first", base_name="b", base_sha256=SHA256, opening=OPENING)
+    shipped, again = tmp_path / "shipped.gguf", tmp_path / "again.gguf"
+    export_adapter(tmp_path / "first", base, shipped, base_sha256=SHA256, grid=AdapterGrid.Q8_0)
+    imported = tmp_path / "imported"
+    import_adapter(shipped, base, imported, base_name="b", base_sha256=SHA256, opening=OPENING)
+    assert settings_of(imported) == settings
+    load_adapter(new_adapter(base_model(), settings, 5), imported, base_sha256=SHA256)
+    export_adapter(imported, base, again, base_sha256=SHA256, grid=AdapterGrid.Q8_0)
+    assert again.read_bytes() == shipped.read_bytes()  # nothing is rounded twice
+    with pytest.raises(BundleError, match=f"(?=.*{SHA256})(?=.*{OTHER})"):
+        import_adapter(shipped, base, tmp_path / "no", base_name="b", base_sha256=OTHER, opening=OPENING)
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_rank_that_q8_0_can_not_hold_is_refused_and_f16_is_named(saved, tmp_path):
