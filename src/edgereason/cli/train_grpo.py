@@ -80,15 +80,15 @@ def grpo(
         stop_on_interrupt() as should_stop,
         update_panel() as report,
         LlamaEngine(path, threads=threads, shares_cells=False) as engine,
+        trainable(start, gguf := GgufModel(path), about_base := describe_base(engine, path)) as adapter,
     ):
-        about_base, gguf = describe_base(engine, path), GgufModel(path)
         material = material_of(engine, chosen, plan.budgets.buckets)
         current = output / "rollout" / str(process_number())
         record = carry_out(
             plan,
             load_torch(gguf, about_base.sha256, models_folder().parent / "converted"),
             about_base.sha256,
-            trainable(start, gguf, about_base, output),
+            adapter,
             material,
             engine_swap(engine, gguf, about_base.sha256, plan.training, current)
             if plan.training.rollouts == "engine"

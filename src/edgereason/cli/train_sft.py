@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,18 +140,19 @@ def learn(
     torch.set_num_threads(threads or usable_cores())
     gguf = GgufModel(path)
     loaded = load_torch(gguf, about_base.sha256, models_folder().parent / "converted")
-    record = carry_out(
-        plan,
-        loaded,
-        about_base.sha256,
-        examples,
-        opening,
-        folder,
-        start=None if start is None else trainable(start, gguf, about_base, folder),
-        resume=resume,
-        report=_reporter(show),
-        should_stop=should_stop,
-    )
+    with nullcontext() if start is None else trainable(start, gguf, about_base) as adapter:
+        record = carry_out(
+            plan,
+            loaded,
+            about_base.sha256,
+            examples,
+            opening,
+            folder,
+            start=adapter,
+            resume=resume,
+            report=_reporter(show),
+            should_stop=should_stop,
+        )
     if record is None or not is_first_process():
         return record
     read = [*traces, *([] if examples_file is None else [examples_file])]

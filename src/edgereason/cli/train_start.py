@@ -3,14 +3,17 @@
 ::
 
     FOLDER of a training    adapter/ (PEFT's) and bundle/ (what ships)
-    FOLDER of a bundle      bundle.json and a GGUF, which is unpacked where the training is
+    FOLDER of a bundle      bundle.json and a GGUF, which is unpacked for as long as it is read
 
 Knows folders; does not know what is trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgereason.core.bundle import MANIFEST, Bundle, Part
@@ -33,8 +36,9 @@ def shipped(start: Path) -> tuple[Bundle, Part]:
     return bundle, bundle.adapter
 
 
-def trainable(start: Path, base: GgufModel, about_base: Base, output: Path) -> Path:
-    """The folder of PEFT's adapter at `start`; that of a bundle is unpacked in `output`, as it ships.
+@contextmanager
+def trainable(start: Path, base: GgufModel, about_base: Base) -> Iterator[Path]:
+    """The folder of PEFT's adapter at `start`; a bundle's is unpacked as it ships, and goes with the context.
 
     Raises:
         BundleError: there is none, or it is for another base.
@@ -43,15 +47,17 @@ def trainable(start: Path, base: GgufModel, about_base: Base, output: Path) -> P
     from edgereason.train.sft import ADAPTER
 
     if not (start / MANIFEST).is_file():
-        return start / ADAPTER
+        yield start / ADAPTER
+        return
     bundle, part = shipped(start)
     bundle.check_base(about_base)
-    import_adapter(
-        bundle.verified_file(part),
-        base,
-        output / "start",
-        base_name=about_base.name,
-        base_sha256=about_base.sha256,
-        opening=bundle.opening_ids,
-    )
-    return output / "start"
+    with TemporaryDirectory() as folder:
+        import_adapter(
+            bundle.verified_file(part),
+            base,
+            Path(folder),
+            base_name=about_base.name,
+            base_sha256=about_base.sha256,
+            opening=bundle.opening_ids,
+        )
+        yield Path(folder)
