@@ -9,7 +9,7 @@ How many clips did Natalia sell altogether in April and May?
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
-	$(BIN)/edgereason ask "$(QUESTION)" --mode think --streams 4 --budget 200 --seed 1
+	$(BIN)/edgereason ask "$(QUESTION)" --streams 4 --budget 200 --seed 1
 
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest

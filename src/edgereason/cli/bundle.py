@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 bundle_app = typer.Typer(name="bundle", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")]
+AnyFolder = Annotated[
+    Path | None, typer.Argument(metavar="[DIR]", help="Folder of a bundle. [the one that is built in]")
+]
 
 
 @bundle_app.callback()
@@ -89,14 +92,15 @@ def build(
 
 @bundle_app.command("show")
 def show(
-    folder: Folder,
+    folder: AnyFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what is in a bundle; its base need not be here."""
     from edgereason.core.bundle import Bundle
     from edgereason.evals.bundles.show import describe, lines
+    from edgereason.hub.bundles import bundle_folder
 
-    described = describe(Bundle.read(folder))
+    described = describe(Bundle.read(bundle_folder(folder)))
     typer.echo(
         json.dumps(described, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(described))
     )
@@ -104,7 +108,7 @@ def show(
 
 @bundle_app.command("verify")
 def verify(
-    folder: Folder,
+    folder: AnyFolder = None,
     base: Annotated[
         str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
     ] = None,
@@ -113,9 +117,10 @@ def verify(
     from edgereason.cli.pull import fetch
     from edgereason.evals.bundles.verify import Outcome
     from edgereason.evals.bundles.verify import verify as checks
+    from edgereason.hub.bundles import bundle_folder
 
     wrong = 0
-    for check in checks(folder, None if base is None else fetch(base)):
+    for check in checks(bundle_folder(folder), None if base is None else fetch(base)):
         wrong += check.outcome is Outcome.WRONG
         typer.echo(f"{check.outcome:<8}  {check.what:<8}  {' '.join(check.text.split())}")
     if wrong:

@@ -66,13 +66,13 @@ def require_one(bundle: Path | None, model: str | None, base: str | None) -> Non
 
 
 def find(bundle: Path | None, model: str | None, base: str | None, *, allow_mirror: bool) -> Source:
-    """The model that the options name, fetched if it is not here."""
-    from edgereason.hub.catalog import DEFAULT_MODEL
+    """The model that the options name, fetched if it is not here; by default the bundle of this package."""
+    from edgereason.hub.bundles import bundle_folder
 
-    named = model or DEFAULT_MODEL
+    named = bundle_folder(bundle) if model is None else Path(model)
     return Source(
-        name=(bundle.resolve() if bundle is not None else Path(named)).name,
-        path=_pulled(named, allow_mirror=allow_mirror) if bundle is None else bundle,
+        name=named.resolve().name,
+        path=named if model is None else _pulled(model, allow_mirror=allow_mirror),
         base=None if base is None else _pulled(base, allow_mirror=allow_mirror),
         allow_mirror=allow_mirror,
     )

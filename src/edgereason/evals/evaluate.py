@@ -43,7 +43,7 @@ from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.speed import Speed, TimedBatch
 from edgereason.evals.tasks.base import Item, Output, Preset
-from edgereason.hub.catalog import DEFAULT_MODEL
+from edgereason.hub.bundles import DEFAULT_BUNDLE
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
 
@@ -57,8 +57,8 @@ class EvalConfig:
 
     Attributes:
         task: a name of the catalogue of tasks, or `gym:` and a generator.
-        model: a name of the catalogue or a GGUF file, by default the default model; `bundle` instead brings
-            its own.
+        model: a name of the catalogue or a GGUF file; `bundle` instead brings its own. With neither, the
+            bundle that comes with this package.
         budget: most tokens of a stream.
         budget_s: seconds for a request, which then has the machine to itself: `parallel` is 1.
         repeats: how often each question is asked.
@@ -119,8 +119,8 @@ class EvalConfig:
             effort=self.effort or (Effort.MEDIUM if self._budget is None else None),
             parallel=self.parallel if self.budget_s is None else 1,
             max_tokens=self.max_tokens or (DEFAULT_CHAT_TOKENS if self.mode is Mode.CHAT else None),
-            model=None if self.bundle is not None else Path(self.model or DEFAULT_MODEL).name,
-            bundle=None if self.bundle is None else Path(self.bundle).resolve().name,
+            model=None if self.model is None else Path(self.model).name,
+            bundle=None if self.model is not None else Path(self.bundle or DEFAULT_BUNDLE).resolve().name,
         )
 
     @property

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from edgereason.config import read_toml
+from edgereason.core.bundle import Bundle
 from edgereason.core.journal import Journal
 from edgereason.core.types import Route
 from edgereason.engine.llama import LlamaEngine
@@ -48,7 +49,9 @@ from edgereason.evals.sweep import require_names, sweep
 from edgereason.evals.sweep_votes import NUM_DRAWS
 from edgereason.evals.tasks.base import Item
 from edgereason.evals.tasks.catalog import Task, load_task
+from edgereason.hub.bundles import bundle_folder
 from edgereason.hub.catalog import DEFAULT_MODEL
+from edgereason.hub.locate import base_file
 from edgereason.hub.pull import resolve
 from edgereason.hub.texts import read_text
 from edgereason.reasoning.model import Model, load
@@ -70,8 +73,18 @@ def _silent(_: object) -> None:
 
 
 def _load(config: EvalConfig, fetch: Fetch) -> Model:
-    source = Path(config.bundle) if config.bundle else fetch(config.model or DEFAULT_MODEL)
-    return load(source, threads=config.threads, shares_cells=config.shares_cells)
+    return _loaded(config, config.model or bundle_folder(config.bundle), fetch)
+
+
+def _loaded(config: EvalConfig, named: str | Path, fetch: Fetch) -> Model:
+    """A bundle by its folder, or a bare model."""
+    bundle = Bundle.read(Path(named)) if Path(named).is_dir() else None
+    return load(
+        fetch(str(named)) if bundle is None else bundle.folder,
+        base=None if bundle is None else base_file(bundle, fetch),
+        threads=config.threads,
+        shares_cells=config.shares_cells,
+    )
 
 
 def run_task(
@@ -320,13 +333,7 @@ class _Cut:
     def load(self, model: str | None, fetch: Fetch) -> Model:
         """The run's model, or its bundle."""
         config, record = self.config, _source(self.folder)
-        source = Path(model) if model and Path(model).is_dir() else None
-        source = source or (Path(config.bundle) if config.bundle and not model else None)
-        loaded = load(
-            source or fetch(model or config.model or DEFAULT_MODEL),
-            threads=config.threads,
-            shares_cells=config.shares_cells,
-        )
+        loaded = _loaded(config, model or config.model or bundle_folder(config.bundle), fetch)
         here = (model_entry(loaded.info)["sha256"], (bundle_entry(loaded.bundle) or {}).get("sha256"))
         if here != (record["model"].get("sha256"), record["bundle"].get("sha256")):
             loaded.close()

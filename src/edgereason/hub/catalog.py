@@ -80,11 +80,12 @@ class CatalogModel:
     made: MadeSource | None = None
 
 
-DEFAULT_MODEL: Final = "qwen2.5-coder-0.5b"
+DEFAULT_MODEL: Final = "qwen2.5-coder-0.5b-w4"
+"""The base of the bundle that comes with this package."""
 
 CATALOG: Final[tuple[CatalogModel, ...]] = (
     CatalogModel(
-        name=DEFAULT_MODEL,
+        name="qwen2.5-coder-0.5b",
         title="Qwen2.5-Coder-0.5B-Instruct Q4_K_M",
         num_parameters=494_032_768,
         file_name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
@@ -103,7 +104,7 @@ CATALOG: Final[tuple[CatalogModel, ...]] = (
         ),
     ),
     CatalogModel(
-        name="qwen2.5-coder-0.5b-w4",
+        name=DEFAULT_MODEL,
         title="Qwen2.5-Coder-0.5B-Instruct W4",
         num_parameters=494_032_768,
         file_name="qwen2.5-coder-0.5b-w4.gguf",

@@ -23,7 +23,7 @@ from edgereason.engine.base import Adapter, Engine, ModelInfo
 from edgereason.errors import EdgeReasonError, RequestError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
-from edgereason.hub import catalog
+from edgereason.hub.bundles import DEFAULT_BUNDLE, bundle_folder
 from edgereason.hub.locate import base_file
 from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
@@ -221,7 +221,7 @@ def load(
 
     Args:
         bundle_or_model: a bundle's folder, a GGUF file, or a name from `edgereason models`, which is pulled
-            if it is not here. By default the default model.
+            if it is not here. By default the bundle that comes with this package.
         base: the bundle's base, where it is neither in the bundle nor in the catalogue.
         threads: CPU threads; by default as many as the process may use.
         kv: type of the KV cache.
@@ -239,8 +239,8 @@ def load(
     from edgereason.engine.llama import LlamaEngine  # the native library loads only when it is needed
 
     fetch = partial(resolve, allow_mirror=allow_mirror, progress=progress, notice=notice)
-    name = str(bundle_or_model or catalog.DEFAULT_MODEL)
-    folder = Path(name).parent if Path(name).name == MANIFEST else Path(name)
+    name = str(bundle_or_model or DEFAULT_BUNDLE)
+    folder = Path(name).parent if Path(name).name == MANIFEST else bundle_folder(name)
     bundle = Bundle.read(folder) if folder.is_dir() else None
     if bundle is None:
         path = fetch(name)

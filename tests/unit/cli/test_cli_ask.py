@@ -29,7 +29,7 @@ def test_json_is_one_object_and_nothing_else_on_stdout(cli):
     stream = {"answer": "391", "score": None, "tokens": 49, "stop": "natural", "cancelled": False}
     prompt_tokens = got["usage"]["prompt_tokens"]
     assert got == {
-        "model": "qwen2.5-coder-0.5b",
+        "model": "qwen2.5-coder-0.5b-think",
         "route": "think",
         "p_think": None,
         "answer": "391",
@@ -144,14 +144,14 @@ def test_interrupted_while_loading_it_says_so_in_one_line(cli, monkeypatch):
         return cli.load(*arguments, **options)
 
     monkeypatch.setattr("edgereason.reasoning.model.load", load)
-    ran = cli("ask", "q", "--json")
+    ran = cli("ask", "q", "--json", "--model", "smollm2-135m")
     assert (ran.code, ran.out, ran.err) == (130, "", "edgereason: interrupted\n")
     assert len(cli.loads) == 1
 
 
 def test_interrupted_while_pulling_it_says_so_in_one_line(cli, monkeypatch):
     monkeypatch.setattr("edgereason.hub.pull.resolve", lambda *_a, **_o: signal.raise_signal(signal.SIGINT))
-    ran = cli("ask", "q", "--json")
+    ran = cli("ask", "q", "--json", "--model", "smollm2-135m")
     assert (ran.code, ran.out, ran.err) == (130, "", "edgereason: interrupted\n")
 
 

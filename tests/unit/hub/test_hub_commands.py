@@ -59,7 +59,7 @@ def test_models_as_json_says_what_is_here(hub, tiny, cache, capsys):
 def test_models_marks_the_default_and_the_model_that_only_the_mirror_has(capsys):
     models()
     lines = capsys.readouterr().out.splitlines()
-    (default,) = [line for line in lines if "qwen2.5-coder-0.5b *" in line]
-    assert "491 MB" in default
+    (default,) = [line for line in lines if "qwen2.5-coder-0.5b-w4 *" in line]
+    assert "352 MB" in default
     (smol,) = [line for line in lines if "smollm2-135m" in line]
     assert "mirror only" in smol

@@ -1,0 +1,33 @@
+"""The bundle that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgereason.core.bundle import Bundle
+from edgereason.hub.bundles import DEFAULT_BUNDLE, bundle_folder
+from edgereason.hub.catalog import DEFAULT_MODEL, find
+
+MOST_BYTES = 25_000_000
+
+
+def test_the_default_bundle_is_whole_small_and_on_the_default_model() -> None:
+    bundle = Bundle.read(DEFAULT_BUNDLE)
+    assert bundle.base.sha256 == find(DEFAULT_MODEL).sha256
+    assert bundle.adapter is not None
+    for part in bundle.parts:
+        bundle.verified_file(part)
+    assert sum(file.stat().st_size for file in DEFAULT_BUNDLE.iterdir()) <= MOST_BYTES
+
+
+def test_the_default_bundle_is_meant_where_none_is_named_or_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bundle_folder(None) == DEFAULT_BUNDLE
+    assert bundle_folder(DEFAULT_BUNDLE.name) == DEFAULT_BUNDLE
+    assert bundle_folder("another") == Path("another")
+    (tmp_path / DEFAULT_BUNDLE.name).mkdir()  # a folder here goes before
+    assert bundle_folder(DEFAULT_BUNDLE.name) == Path(DEFAULT_BUNDLE.name)
