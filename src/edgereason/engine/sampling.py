@@ -1,8 +1,8 @@
 """Samplers: native chains of filters, and draws from a whole softmax.
 
 `top_k` comes first in a chain because every filter after it then sees dozens of entries, not the vocabulary.
-With no filter at all a chain takes an exponential per entry, one by one: 1.2 ms over 151k entries where numpy
-takes 0.2, for every stream of a rollout and every step.
+With no filter at all a chain takes an exponential per entry, one by one, for every stream and step of a
+rollout; numpy takes them together, in a fraction of the time.
 """
 
 from __future__ import annotations

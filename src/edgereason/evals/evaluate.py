@@ -48,7 +48,7 @@ from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
 
 _FEW_STREAMS: Final = 8
-"""Up to here, sharing cells costs no time (measured), and takes less memory."""
+"""Up to here, sharing cells costs little time, and it takes less memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
