@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +17,7 @@ from edgereason.core.types import Message
 from edgereason.engine import llama
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import C
-from edgereason.quant.adapter_file import AdapterGrid
+from edgereason.quant.adapter_file import AdapterGrid, read_adapter
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.quant.learn.load import load_torch
 from edgereason.train.adapters import LoraSettings, export_adapter, new_adapter, save_adapter
@@ -44,8 +48,8 @@ def exact_context(monkeypatch):
     """Keys and values in float32, attention as it stands in the book."""
     real = llama.context_params
 
-    def params(**how):
-        found = real(**how)
+    def params(*what, **how):
+        found = real(*what, **how)
         found.type_k = found.type_v = 0
         found.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_DISABLED
         return found
@@ -109,3 +113,36 @@ def test_training_peft_and_the_engine_agree_on_a_trace(smollm2, tmp_path, exact_
     assert np.abs(masked - in_peft).max() < 1e-4
     assert np.abs(masked - in_engine).max() < 5e-3
     assert np.abs(in_engine - plain).max() > 0.1  # the adapter says otherwise than the base
+
+
+def test_an_adapter_in_the_weights_is_one_that_is_on_everywhere(smollm2, tmp_path, exact_context):
+    # GIVEN the study's tool, a random adapter, a trace that is all response but for its first token
+    tool = load_tool("study/unmasked.py")
+    sha256, file = file_sha256(smollm2), GgufModel(smollm2)
+    base = load_torch(file, sha256, tmp_path / "cache")
+    with LlamaEngine(smollm2) as engine:
+        encoder = Encoder.of(engine)
+        example = tool.unmasked(encoder.encode(TRACE, HINTS))
+        split = replace(example, prompt=example.response[:1], response=example.response[1:])
+        plain = engine_logprobs(engine, split, None)
+    model = random_adapter(base, sha256, encoder.seams.opening, tmp_path / "adapter")
+    export_adapter(tmp_path / "adapter", file, tmp_path / "a.gguf", base_sha256=sha256, grid=AdapterGrid.F16)
+    # WHEN it is merged, and run without an adapter
+    tool.write_merged(file, *read_adapter(tmp_path / "a.gguf"), tmp_path / "merged.gguf", None)
+    with LlamaEngine(tmp_path / "merged.gguf") as engine:
+        merged = engine_logprobs(engine, split, None)
+    everything = (False,) + (True,) * (len(example.response) - 1)
+    with torch.no_grad():
+        on = MaskedLora(model)(Batch.of([((), example.response, everything)]))[0, 2:].numpy()
+    # THEN
+    assert np.abs(merged - on).max() < 5e-3
+    assert np.abs(merged - plain).mean() > 0.1
+
+
+def load_tool(name):
+    """A script of `tools/` as a module."""
+    path = Path(__file__).parents[2] / "tools" / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -47,7 +47,8 @@ class Batch:
     """Responses, and the prompts that they share.
 
     Attributes:
-        prompts: distinct ones, none of them empty.
+        prompts: distinct ones, none of them empty; or a single empty one, and the adapter is on from the
+            first token, as a plain LoRA is: the yardstick of what masking costs.
         owner: (rows,) which prompt each response has.
         ids: (rows, tokens) responses from the opening on, padded on the right.
         trained: (rows, tokens) whose log-probabilities are wanted; the first token's is not to be had, since
@@ -141,20 +142,31 @@ class MaskedLora(nn.Module):
         return placed(logprobs), None if entropies is None else placed(entropies)
 
     def hidden(self, batch: Batch) -> Tensor:
-        """(rows, tokens, hidden) final hidden states of the responses."""
+        """(rows, tokens, hidden) final hidden states of the responses.
+
+        Raises:
+            TrainingError: an empty prompt beside others.
+        """
+        if batch.prompts == ((),):
+            return self._states(input_ids=batch.ids, attention_mask=None)
+        if () in batch.prompts:
+            raise TrainingError("an empty prompt beside others: all rows of a batch are masked, or none")
         # Only a CPU's kernel gives what is needed; a sliding window would need a mask after all.
         is_forked = batch.ids.device.type == "cpu" and not self._has_window
         prefix = Prefix([self.encoded(prompt) for prompt in batch.prompts], batch.owner, forked=is_forked)
         tokens = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        hidden: Tensor = self.decoder(
+        return self._states(
             input_ids=batch.ids,
             attention_mask=None if is_forked else prefix.mask(len(tokens)),
             position_ids=prefix.lengths[:, None] + tokens,
             past_key_values=prefix,
-            use_cache=False,
             prefix=prefix if is_forked else None,
-        ).last_hidden_state
-        return hidden
+        )
+
+    def _states(self, **inputs: Any) -> Tensor:
+        """(rows, tokens, hidden) final hidden states."""
+        states: Tensor = self.decoder(use_cache=False, **inputs).last_hidden_state
+        return states
 
     def encoded(self, ids: tuple[int, ...]) -> EncodedPrompt:
         """A prompt's keys and values, by the base alone."""

@@ -73,6 +73,35 @@ def test_it_differs_from_a_lora_that_is_on_everywhere():
     assert (everywhere - masked).abs().max() > 0.01
 
 
+def test_with_an_empty_prompt_it_is_a_lora_that_is_on_everywhere():
+    # GIVEN rows of unequal lengths that are all response
+    rows = [
+        ((), prompt + response, (False,) * len(prompt) + wanted) for prompt, response, wanted in random_rows()
+    ]
+    whole = Batch.of(rows)
+    reference = lora_model()
+    expected = [
+        plain_logprobs(reference, (response[:1], response[1:], None))[torch.tensor(wanted[1:])]
+        for _, response, wanted in rows
+    ]
+    torch.cat(expected).sum().backward()
+    # WHEN
+    model = lora_model()
+    found = flat(rows, MaskedLora(model)(whole))
+    found.sum().backward()
+    # THEN
+    assert torch.allclose(found, torch.cat(expected), atol=1e-5)
+    got = gradients(model)
+    for name, gradient in gradients(reference).items():
+        assert torch.allclose(got[name], gradient, atol=1e-5, rtol=1e-4), name
+
+
+def test_an_empty_prompt_beside_others_is_refused():
+    (row, *_) = random_rows()
+    with pytest.raises(TrainingError, match="empty prompt beside others"):
+        MaskedLora(lora_model())(Batch.of([row, ((), *row[1:])]))
+
+
 def test_what_shares_a_batch_changes_nothing():
     rows = random_rows(3, prompts=(3, 30, 11, 3), responses=(40, 2, 9, 5))
     masked = MaskedLora(lora_model())
