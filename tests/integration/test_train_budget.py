@@ -25,6 +25,7 @@ buckets = [32, 64]
 epochs = 1
 batch_rows = 2
 micro_rows = 2
+learning_rate = 5e-4
 """
 GRPO = """
 [base]
@@ -38,7 +39,7 @@ samples = 4
 micro_rows = 4
 redraws = 2
 beta = 0.01
-learning_rate = 3e-3
+learning_rate = 3e-4
 """
 
 
@@ -66,10 +67,12 @@ def test_the_adapter_that_is_drawn_from_is_the_one_that_is_trained(trained: Path
     record = json.loads(done.stdout)
     assert (record["steps"], record["num_problems"]) == (3, 8)
     updates = [json.loads(line) for line in (trained / "grpo" / "metrics.jsonl").read_text().splitlines()]
-    # So high a rate takes the policy far away from where it began …
-    assert updates[-1]["kl"] > 0.05
+    # Nothing is learned where all are worth the same.
+    learned = [update for update in updates if update["mismatch"] is not None]
+    # The policy moves away from where it began …
+    assert learned[-1]["kl"] > 1e-3
     # … and still the engine says of what it drew what torch says, up to Q4_0's rounded activations.
-    assert all(0 < update["mismatch"] < 0.15 for update in updates)
+    assert all(0 < update["mismatch"] < 0.15 for update in learned)
     bundle = Bundle.read(trained / "grpo" / "bundle")
     assert bundle.buckets == (32, 64)
     asked = run("ask", "What is 3 + 2?", "--bundle", trained / "grpo" / "bundle", "--budget", "40", "--json")
@@ -79,7 +82,16 @@ def test_the_adapter_that_is_drawn_from_is_the_one_that_is_trained(trained: Path
 
 def test_rollouts_are_timed_against_transformers_on_the_same_adapter(trained: Path) -> None:
     done = run(
-        *("bench", "train", "--only", "rollouts", "--model", "smollm2-135m", "--from", trained / "sft"),
+        *(
+            "bench",
+            "train",
+            "--only",
+            "rollouts",
+            "--model",
+            "smollm2-135m",
+            "--from",
+            trained / "sft" / "bundle",
+        ),
         *("--rounds", "1", "--samples", "2", "--cap-tokens", "40", "--json"),
     )
     assert done.returncode == 0, done.stderr
@@ -88,5 +100,5 @@ def test_rollouts_are_timed_against_transformers_on_the_same_adapter(trained: Pa
     parts = record["rollout_speedup_of_full_batches"] * record["rollout_speedup_of_utilisation"]
     assert record["rollout_speedup"] == pytest.approx(parts, rel=0.01)
     assert 1 <= record["rollouts"]["mean_tokens"] <= 41
-    assert record["config"]["from"] == "sft"
+    assert record["config"]["from"] == "bundle"
     assert "masked_speedup" not in record

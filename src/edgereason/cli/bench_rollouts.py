@@ -6,6 +6,7 @@ Owns the order of what is timed. Does not know how responses are drawn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,6 @@ BATCHES: Final = (8, 16, 32, 64)
 
 def measure_rollouts(
     path: Path,
-    sha256: str,
     base: PreTrainedModel,
     start: Path | None,
     shape: RolloutShape,
@@ -33,29 +33,33 @@ def measure_rollouts(
     """Figures of both ways: useful tokens a second, and what their ratio is made of.
 
     Args:
-        path: of the base; `sha256` its hash, `base` the same in torch.
-        start: folder of a training, whose adapter draws; None for the bare base.
+        path: of the base.
+        base: the same in torch.
+        start: folder of a training, or a bundle, whose adapter draws; None for the bare base.
         shape: of the draws.
         rounds: of both ways, in turns.
         threads: CPU threads.
         told: called after every round.
     """
-    from edgereason.cli.train_start import shipped
+    from edgereason.cli.train_start import shipped, trainable
     from edgereason.engine.llama import LlamaEngine
     from edgereason.evals.measure import interleave, timed
+    from edgereason.quant.gguf_file import GgufModel
+    from edgereason.reasoning.model import describe_base
     from edgereason.train import rollout_cost
-    from edgereason.train.sft import ADAPTER
 
-    adapter, gguf, bucket = None, None, None
+    gguf, bucket = None, None
     if start is not None:
         bundle, part = shipped(start)
-        adapter, gguf = start / ADAPTER, bundle.verified_file(part)
+        gguf = bundle.verified_file(part)
         bucket = max((one for one in bundle.buckets if one <= shape.cap_tokens), default=None)
     with LlamaEngine(path, threads=threads, shares_cells=False) as engine:
         asked = rollout_cost.wants(engine, shape, bucket)
-        on_engine, in_torch = rollout_cost.rollers(
-            engine, base, shape, adapter=adapter, adapter_gguf=gguf, base_sha256=sha256
-        )
+        about_base = describe_base(engine, path)
+        with nullcontext() if start is None else trainable(start, GgufModel(path), about_base) as adapter:
+            on_engine, in_torch = rollout_cost.rollers(
+                engine, base, shape, adapter=adapter, adapter_gguf=gguf, base_sha256=about_base.sha256
+            )
         probes = rollout_cost.probes(asked)
         rows = [n for n in BATCHES if n >= shape.samples]
         tried = interleave({str(n): timed(partial(in_torch(n), probes)) for n in rows}, 1)

@@ -41,7 +41,9 @@ def train(
     only: Annotated[list[Part] | None, typer.Option(help="Leave the other out.")] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="Folder of a training, whose adapter draws. [the bare base]"),
+        typer.Option(
+            "--from", help="Folder of a training, or a bundle, whose adapter draws. [the bare base]"
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses that are drawn to each of 8 questions.")] = 8,
     cap_tokens: Annotated[int, typer.Option(min=17, help="Longest of them.")] = 320,
@@ -98,7 +100,7 @@ def train(
         if Part.STEP in parts:
             record |= _measure_step(loaded(), shape, dtype, rounds, told)
         if Part.ROLLOUTS in parts:
-            record |= measure_rollouts(path, sha256, loaded(), start, drawing, rounds, num_threads, told)
+            record |= measure_rollouts(path, loaded(), start, drawing, rounds, num_threads, told)
     figures = {name: value for name, value in record.items() if isinstance(value, float)}
     record |= recording.close(
         format=FORMAT,
