@@ -45,7 +45,8 @@ def examples(traces: Path, recipe: Path, output: Path) -> None:
     settings = SftRecipe.read(recipe)
     with LlamaEngine(resolve(settings.base.name)) as engine:
         encoder = Encoder.of(engine)
-    write_examples(output, [unmasked(encoder.encode(row, settings.hints)) for row in read_traces(traces)])
+        rows = [unmasked(encoder.encode(row, settings.hints)) for row in read_traces(traces)]
+    write_examples(output, rows)
 
 
 def unmasked(example: Example) -> Example:

@@ -137,10 +137,14 @@ def read_examples(path: Path) -> list[Example]:
     """Reads what `write_examples` wrote.
 
     Raises:
-        ConfigError: a line is no example.
+        ConfigError: it can't be read, or a line is no example.
     """
     found = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read as examples: {error}") from error
+    for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line)
             prompt, response = (tuple(map(int, fields.pop(name))) for name in ("prompt", "response"))

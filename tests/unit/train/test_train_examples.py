@@ -99,3 +99,8 @@ def test_a_line_that_is_no_example_is_named(tmp_path, line):
     (tmp_path / "examples.jsonl").write_text(line + "\n")
     with pytest.raises(ConfigError, match=r"examples\.jsonl, line 1"):
         read_examples(tmp_path / "examples.jsonl")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.jsonl can't be read as examples"):
+        read_examples(tmp_path / "nowhere.jsonl")
