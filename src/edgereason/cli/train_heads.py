@@ -28,7 +28,9 @@ Into = Annotated[
     typer.Option(help="A file of heads that gets this head too, beside or in place of what it holds."),
 ]
 Int8 = Annotated[bool, typer.Option("--int8", help="Store weights in 8 bits.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each source.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Of each source that is learned from, only the first so many rows.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record.")]
 _DECIDES_NOTHING: Final = ("into", "threads", "as_json")
@@ -157,10 +159,8 @@ def verifier(
     options = {"samples": samples, "temperature": temperature, "budget": budget, "parallel": parallel}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     config = VerifierConfig(traces=TraceConfig(seed=seed, **given), seed=seed)
-    learned, judged = (
-        [read_questions(one, limit=limit, seed=seed) for one in sources]
-        for sources in (questions, test or [])
-    )
+    learned = [read_questions(one, limit=limit, seed=seed) for one in questions]
+    judged = [read_questions(one, seed=seed) for one in test or []]
     known = Evaluations.read(against or ())
     with (
         stop_on_interrupt() as should_stop,

@@ -3,7 +3,7 @@
 ::
 
     p_think of prompts ─ sorted ─→ the cut that lets the share wanted think
-    chat run, think run, p_think ─ the curve over thresholds ─→ the fewest that think, accurate enough
+    chat run, think run, p_think ─ the curve over thresholds ─→ the fewest tokens, accurate enough
 
 A threshold lies in the middle between the last prompt that chats and the first that thinks, so that the
 rounding of another machine turns none of them over. The best of many cuts looks better than it is, so the
@@ -142,7 +142,7 @@ def threshold_for_share(p_think: Sequence[float], share: float) -> Point:
 def threshold_for_accuracy(
     chat: Sequence[Sample], think: Sequence[Sample], p_think: Mapping[str, float], min_accuracy: float
 ) -> Point:
-    """The highest threshold, at which the fewest questions think, that is accurate enough.
+    """The threshold of fewest tokens that is accurate enough; thinking may be the longer route or not.
 
     Args:
         chat: rows of a run on the chat route.
@@ -155,7 +155,7 @@ def threshold_for_accuracy(
     """
     curve = threshold_curve(chat, think, p_think)
     points: list[dict[str, Any]] = curve["points"]
-    index = _last_good(points, min_accuracy)
+    index = _cheapest(points, min_accuracy)
     if index is None:
         best = points[_best(points)]
         raise ConfigError(
@@ -179,9 +179,10 @@ def threshold_for_accuracy(
     )
 
 
-def _last_good(points: Sequence[Mapping[str, Any]], min_accuracy: float) -> int | None:
-    """The point of fewest questions that think, among those that are accurate enough."""
-    return max((i for i, point in enumerate(points) if point["accuracy"] >= min_accuracy), default=None)
+def _cheapest(points: Sequence[Mapping[str, Any]], min_accuracy: float) -> int | None:
+    """The point of fewest tokens among those that are accurate enough; of several, the fewest that think."""
+    enough = (i for i, point in enumerate(points) if point["accuracy"] >= min_accuracy)
+    return min(enough, key=lambda i: (points[i]["mean_tokens"], -i), default=None)
 
 
 def _best(points: Sequence[Mapping[str, Any]]) -> int:
@@ -211,7 +212,7 @@ def _held_out(
     for own, other in (halves, halves[::-1]):
         chats, thinks = ([row for row in route if row.id in own] for route in (chat, think))
         points = threshold_curve(chats, thinks, {id_: p_think[id_] for id_ in own})["points"]
-        index = _last_good(points, min_accuracy)
+        index = _cheapest(points, min_accuracy)
         threshold = _threshold_at(points, _best(points) if index is None else index)
         for id_ in other:
             route = think if p_think[id_] >= threshold else chat

@@ -95,6 +95,23 @@ def test_the_fewest_think_that_the_accuracy_needs(runs):
     assert (nobody.threshold, nobody.share_think) == (NEVER_THINK, 0)
 
 
+def test_where_thinking_is_the_shorter_route_as_many_think_as_the_accuracy_bears(tiny, tmp_path):
+    both = {Mode.CHAT: ([1, 1, 1, 1, 0], 100), Mode.THINK: ([1, 1, 0, 0, 0], 10)}
+    chat, think = (
+        read_samples(
+            write_evaluation(tmp_path / mode, mode, scores, base=tiny.base, data=tiny.data, tokens=tokens)
+        )
+        for mode, (scores, tokens) in both.items()
+    )
+    p = {"q0": 0.9, "q1": 0.8, "q2": 0.1, "q3": 0.3, "q4": 0.2}
+    # q3 may be lost, and q4 is anyhow; were q2 to think too, 2 of 5 would be left.
+    point = threshold_for_accuracy(chat, think, p, 0.6)
+    assert (point.share_think, point.accuracy, point.mean_tokens) == pytest.approx((0.8, 0.6, 28))
+    assert point.threshold == pytest.approx(0.15)
+    point = threshold_for_accuracy(chat, think, p, 0.8)
+    assert (point.share_think, point.accuracy, point.mean_tokens) == pytest.approx((0.4, 0.8, 64))
+
+
 def test_what_can_not_be_reached_says_the_best(runs):
     chat, think = runs
     p = {"q0": 0.9, "q1": 0.2, "q2": 0.3, "q3": 0.4, "q4": 0.1}
