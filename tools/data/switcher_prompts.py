@@ -7,9 +7,14 @@
     label 1, think   word problems of three steps and more, MATH of levels 4 and 5 (also with options),
                      puzzles, hard questions of the given prompts behind a text that is none of theirs
 
+A source ends where a + begins what was made of it, so that no fold learns from a question and judges it too.
+
 The sources that the switcher is usually trained on can be told apart by their form alone: all long ones with
-a context are easy, all formulas hard. Here each form comes with both labels. The same arguments give the same
-rows.
+a context are easy, all formulas hard. Here each form comes with both labels. The forms (requests on a pasted
+text, facts with options, puzzles) were written with a look at what switchers are judged on, though no prompt
+was taken from there: such a test is less foreign to a head that learned from these rows than to another.
+
+The same arguments give the same rows.
 
     python tools/data/switcher_prompts.py --asdiv asdiv.jsonl --gsm8k gsm8k_train.jsonl.gz \
         --math math_train.jsonl.gz --texts book.jsonl.gz --prompts switcher_train.jsonl -o more.jsonl
@@ -148,7 +153,7 @@ def puzzles(chance: random.Random, count: int) -> Iterator[Row]:
 
     for name in PUZZLES:
         for entry in reasoning_gym.create_dataset(name, size=count, seed=chance.randrange(2**31)):
-            yield 1, f"reasoning-gym {name}", entry["question"].strip()
+            yield 1, f"reasoning-gym+{name}", entry["question"].strip()
 
 
 def behind_a_text(prompts: Path, texts: list[str], chance: random.Random, count: int) -> Iterator[Row]:

@@ -271,5 +271,7 @@ def _sentence(record: dict[str, Any], path: Path) -> str:
             ranks = (
                 "no AUROC (one label only)" if figures["auroc"] is None else f"AUROC {figures['auroc']:.3f}"
             )
+            if figures.get("auroc_standard_error") is not None:
+                ranks += f" ± {figures['auroc_standard_error']:.3f}"
             parts.append(f"{name}: {ranks}, ECE {figures['ece']:.3f} of {figures['n']}")
     return f"{path}: {record['head']}; " + "; ".join(parts)

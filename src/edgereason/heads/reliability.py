@@ -60,11 +60,30 @@ def auroc(scores: Floats, labels: Labels) -> float:
     num_false = len(labels) - num_true
     if not num_true or not num_false:
         raise ConfigError(f"AUROC compares both labels, got {num_true} true and {num_false} false")
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last_rank = np.cumsum(counts)
-    ranks = (last_rank - (counts - 1) / 2)[place]
-    above = float(ranks[labels].sum()) - num_true * (num_true + 1) / 2
+    above = float(_ranks(scores)[labels].sum()) - num_true * (num_true + 1) / 2
     return above / (num_true * num_false)
+
+
+def auroc_standard_error(scores: Floats, labels: Labels) -> float | None:
+    """Standard error of `auroc`, were independent rows drawn anew; None with fewer than two of a label.
+
+    √(var(a) / n₁ + var(b) / n₀), with a the share of false ones below each true one, b the share of true ones
+    above each false one, ties counted half, and var over n − 1.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988. Deviation: none.
+
+    Args:
+        scores: (N,), on any scale.
+        labels: (N,).
+    """
+    scores, labels = _checked(scores, labels)
+    true, false = scores[labels], scores[~labels]
+    if min(len(true), len(false)) < 2:
+        return None
+    ranks = _ranks(scores)
+    of_true = (ranks[labels] - _ranks(true)) / len(false)
+    of_false = 1 - (ranks[~labels] - _ranks(false)) / len(true)
+    return float(np.sqrt(of_true.var(ddof=1) / len(true) + of_false.var(ddof=1) / len(false)))
 
 
 def auroc_within(scores: Floats, labels: Labels, groups: Sequence[Hashable]) -> float | None:
@@ -137,6 +156,13 @@ def summary(p: Floats, labels: Labels) -> dict[str, Any]:
         "brier": brier(p, labels),
         "curve": [asdict(bin_) for bin_ in reliability_curve(p, labels)],
     }
+
+
+def _ranks(scores: Floats) -> Floats:
+    """Ranks from 1, ties at their mean rank."""
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
 
 
 def _checked(scores: Floats, labels: Labels, *, are_probabilities: bool = False) -> tuple[Floats, Labels]:

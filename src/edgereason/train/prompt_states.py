@@ -53,6 +53,11 @@ class Prompt:
         return hashlib.sha256(said.encode()).hexdigest()
 
     @property
+    def family(self) -> str:
+        """The source without what was made of it: `s1k` of `s1k+text`."""
+        return self.source.partition("+")[0]
+
+    @property
     def question(self) -> str:
         """The last user message."""
         return self.messages[-1].content
@@ -64,6 +69,11 @@ class Prompts:
 
     entry: Mapping[str, Any]
     prompts: tuple[Prompt, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the file, for the record."""
+        return str(self.entry["name"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

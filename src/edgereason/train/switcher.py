@@ -6,8 +6,9 @@
                                                                │            sources choose and calibrate
                                                                └─ held out  only judged, as test files are
 
-Both parts have the same share of every source, and prompts about one passage stand on one side. A folder goes
-on where it stands, and is trained again at once where all features are there.
+Both parts have the same share of every family of sources, and prompts about one passage stand on one side. A
+question alone and behind a text is of one family, `s1k` and `s1k+text`, which a fold leaves out together. A
+folder goes on where it stands, and is trained again at once where all features are there.
 
 Source: paper section 4. Deviation: features, weight decay and epochs are chosen by sources left out
 (`head_yardstick.py`) instead of fixed.
@@ -29,6 +30,7 @@ from edgereason.errors import ConfigError
 from edgereason.heads.base import Array, sigmoid
 from edgereason.heads.features import Features, Part
 from edgereason.heads.file import Heads
+from edgereason.heads.reliability import auroc_standard_error
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
 from edgereason.train.decontaminate import Evaluations
@@ -116,15 +118,15 @@ def train_switcher(
     reading = PromptStates(model.engine, tuple(sorted({*layers, *config.layers})))
     known = Evaluations.of(prompt.question for test in tests for prompt in test.prompts)
     chosen = _to_learn(prompts, known, reading, counts)
-    sources = [prompt.source for prompt in chosen]
-    together = passages([prompt.question for prompt in chosen], sources)
+    families = [prompt.family for prompt in chosen]
+    together = passages([prompt.question for prompt in chosen], families)
     splits = dict(
-        zip(PARTS, stratified(sources, (config.held_out_share,), config.seed, together), strict=True)
+        zip(PARTS, stratified(families, (config.held_out_share,), config.seed, together), strict=True)
     )
     for part in PARTS:
         require_both_labels([chosen[i] for i in splits[part]], f"the {part} part of the prompts")
-    judged = {test.entry["name"]: [one for one in test.prompts if reading.fits(one)] for test in tests}
-    counts["test_too_long"] = sum(len(test.prompts) - len(judged[test.entry["name"]]) for test in tests)
+    judged = {test.name: [one for one in test.prompts if reading.fits(one)] for test in tests}
+    counts["test_too_long"] = sum(len(test.prompts) - len(judged[test.name]) for test in tests)
     base, taken = base_sha256(model), reading.taken()
     run = {"head": "switcher", "base": base, "features": [one.to_json() for one in taken]}
     claim_folder(folder, run, FORMAT)
@@ -143,8 +145,8 @@ def train_switcher(
     sets = {part: [chosen[i] for i in splits[part]] for part in PARTS} | judged
     learned = sets["train"]
     labels = _labels(learned)
-    learned_sources = [prompt.source for prompt in learned]
-    folds = folds_of(labels, learned_sources, [together[i] for i in splits["train"]], config.seed)
+    learned_families = [prompt.family for prompt in learned]
+    folds = folds_of(labels, learned_families, [together[i] for i in splits["train"]], config.seed)
     wanted = config.layers or layers
     candidates = [replace(one, parts=parts) for one in taken if one.layer in wanted for parts in config.parts]
     found = _choose(candidates, config, partial(features_of, learned), labels, folds, progress, should_stop)
@@ -166,15 +168,12 @@ def train_switcher(
         trained, left_out = calibrated_mlp(trained, calibration), calibration(left_out)
     heads = store(folder, Heads(base_sha256=base, switcher=trained, storage=storage))
     assert heads.switcher is not None
-    of_left_out = [learned_sources[i] for i in found.measured.rows]
+    of_left_out = [learned[i].source for i in found.measured.rows]
+    sets |= _by_file(sets["held_out"], prompts)
     reliability = {
         "validation": judge(sigmoid(left_out.astype(np.float32)), labels[found.measured.rows], of_left_out)
     } | {
-        name: judge(
-            heads.switcher.p_think(features_of(of_set, found.features)),
-            _labels(of_set),
-            [prompt.source for prompt in of_set],
-        )
+        name: _judge(heads.switcher.p_think(features_of(of_set, found.features)), of_set)
         for name, of_set in sets.items()
         if of_set
     }
@@ -243,6 +242,25 @@ def _choose(
             best = _Found(features, mlp, measured, tried)
         progress("candidates", number + 1, total)
     return best
+
+
+def _by_file(held_out: Sequence[Prompt], files: Sequence[Prompts]) -> dict[str, list[Prompt]]:
+    """What is held out of each file, for the record; nothing where there is one file only."""
+    if len(files) == 1:
+        return {}
+    first = {prompt.sha256: file.name for file in reversed(files) for prompt in file.prompts}
+    return {
+        f"held_out of {file.name}": [one for one in held_out if first[one.sha256] == file.name]
+        for file in files
+    }
+
+
+def _judge(p: Array, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Reliability by prompts, which are independent, so that their AUROC has a standard error."""
+    labels = _labels(prompts)
+    return judge(p, labels, [prompt.source for prompt in prompts]) | {
+        "auroc_standard_error": auroc_standard_error(p, labels)
+    }
 
 
 def _labels(prompts: Sequence[Prompt]) -> Labels:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereason.errors import ConfigError
-from edgereason.heads.reliability import auroc, auroc_within, brier, ece, reliability_curve, summary
+from edgereason.heads.reliability import (
+    auroc,
+    auroc_standard_error,
+    auroc_within,
+    brier,
+    ece,
+    reliability_curve,
+    summary,
+)
 
 
 def arrays(scores: list[float], labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +35,22 @@ def arrays(scores: list[float], labels: list[int]) -> tuple[np.ndarray, np.ndarr
 )
 def test_auroc_by_hand(scores: list[float], labels: list[int], expected: float) -> None:
     assert auroc(*arrays(scores, labels)) == pytest.approx(expected)
+
+
+def test_the_standard_error_by_hand() -> None:
+    # true 3 and 1 against false 2 and 0: 3 beats both, 1 beats one; 2 loses to one, 0 to both:
+    # shares (1, 0.5) and (0.5, 1), each of variance 0.125 over 2
+    assert auroc_standard_error(*arrays([3, 1, 2, 0], [1, 1, 0, 0])) == pytest.approx(0.125**0.5)
+    assert auroc_standard_error(*arrays([3, 3, 0, 0], [1, 1, 0, 0])) == 0
+    assert auroc_standard_error(*arrays([3, 1, 2], [1, 1, 0])) is None
+
+
+def test_the_standard_error_is_how_much_auroc_varies_over_draws() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) < 40
+    draws = [rng.standard_normal(120) + labels for _ in range(400)]
+    told = np.mean([auroc_standard_error(scores, labels) for scores in draws])
+    assert told == pytest.approx(np.std([auroc(scores, labels) for scores in draws]), rel=0.1)
 
 
 def by_pairs(scores: np.ndarray, labels: np.ndarray) -> tuple[float, int]:

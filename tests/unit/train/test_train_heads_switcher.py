@@ -136,6 +136,28 @@ def test_prompts_about_one_passage_are_not_learned_from_and_held_out(tmp_path: P
     assert record["reliability"]["train"]["by_source"]["s0"]["n"] == 28
 
 
+def test_a_question_and_what_was_made_of_it_stand_on_one_side_and_leave_a_fold_together(
+    asked: Path, tmp_path: Path
+) -> None:
+    hard = [" ".join(f"w{n}x{place}" for place in range(16)) for n in range(20)]
+    more = [
+        {"id": f"{n}{made}", "prompt": text + made, "label": 1, "source": "s5" + made}
+        for n, text in enumerate(hard)
+        for made in ("", "+text")
+    ]
+    record = train(tmp_path / "run", asked, write(tmp_path / "more.jsonl", more))
+    # s5 is one family: of the easy sources, of which there are two, s0 comes again
+    assert record["yardstick"]["left_out"] == [["s0", "s1"], ["s2", "s3"], ["s0", "s5"]]
+    # a fifth of its 40 prompts is held out, four questions in both of their forms
+    assert record["reliability"]["held_out"]["by_source"]["s5"]["n"] == 4
+    assert record["reliability"]["held_out"]["by_source"]["s5+text"]["n"] == 4
+    by_file = [record["reliability"][f"held_out of {name}.jsonl"] for name in ("prompts", "more")]
+    assert [one["n"] for one in by_file] == [16, 8]
+    assert by_file[0]["auroc"] > 0.95
+    assert by_file[0]["auroc_standard_error"] < 0.1
+    assert by_file[1]["auroc"] is by_file[1]["auroc_standard_error"] is None
+
+
 def test_at_run_time_the_same_prompt_gets_the_probability_that_training_gave_it(
     asked: Path, tmp_path: Path
 ) -> None:
