@@ -42,6 +42,7 @@ def to_json(response: Response, *, model: str, limit_tokens: int) -> dict[str, A
             "tokens_per_s": timing.tokens_per_s,
             "budget_s": timing.budget_s,
             "overshoot_s": timing.overshoot_s,
+            "verify_s": timing.verify_s,
         },
         "kv_bytes": response.kv_bytes,
         "streams": [_stream(candidate) for candidate in response.candidates],

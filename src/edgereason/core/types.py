@@ -272,13 +272,14 @@ class Usage:
 class Timing:
     """Seconds since the request was accepted. `ttft_s` is the first token of any stream, thinking
     included; `tokens_per_s` counts all streams over the time since the prompt was encoded; `budget_s` is
-    what there was to spend, where it was in seconds.
+    what there was to spend, where it was in seconds; `verify_s` went into scoring traces.
     """
 
     ttft_s: float
     total_s: float
     tokens_per_s: float
     budget_s: float | None = None
+    verify_s: float = 0.0
 
     @property
     def overshoot_s(self) -> float | None:

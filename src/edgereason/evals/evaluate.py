@@ -262,6 +262,7 @@ def _sample(item: Item, repeat: int, response: Response) -> Sample:
         kv_bytes=response.kv_bytes,
         ttft_s=response.timing.ttft_s,
         total_s=response.timing.total_s,
+        verify_s=response.timing.verify_s,
         traces=traces,
     )
 

@@ -220,10 +220,17 @@ def token_statistics(lengths: Sequence[int]) -> dict[str, float]:
     return {"mean_tokens": fmean(lengths), "median_tokens": float(median), "p90_tokens": float(p90)}
 
 
+def _verify_share(samples: Sequence[Sample]) -> float | None:
+    spent_s = [sample.verify_s for sample in samples if sample.verify_s is not None]
+    return sum(spent_s) / sum(sample.total_s for sample in samples) if len(spent_s) == len(samples) else None
+
+
 def summarise(samples: Sequence[Sample], *, budget_s: float | None = None) -> dict[str, Any]:
     """The figures of a run, as plain values.
 
     Lengths are the winning streams', `mean_all_streams_tokens` what all streams of a row spent together.
+    `verify_share` is the rows' seconds in the verifier over all of theirs, None where they were not counted;
+    it is a request's cost only where requests ran one at a time, since each waits for the others' steps.
     `share_cut` is the rows whose winning stream was ended by its budget or by `max_tokens`;
     `share_answered` those with an answer at all. Times are medians over rows, in seconds. `pass_at_k` goes
     through powers of two (as strings, for JSON) up to the traces that every question has.
@@ -250,6 +257,7 @@ def summarise(samples: Sequence[Sample], *, budget_s: float | None = None) -> di
         "share_answered": fmean(sample.winner is not None for sample in samples),
         "ttft_s": float(np.median([sample.ttft_s for sample in samples])),
         "latency_s": float(np.median([sample.total_s for sample in samples])),
+        "verify_share": _verify_share(samples),
         "pass_at_k": {
             str(2**power): mean_pass_at_k(samples, 2**power) for power in range(least_traces.bit_length())
         },

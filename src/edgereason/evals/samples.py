@@ -52,6 +52,7 @@ class Sample:
         all_streams_tokens: what all streams spent together.
         winner: index of the winning trace; None if no trace had an answer.
         traces: every stream, by index.
+        verify_s: of `total_s`, in the verifier; None of rows that were written before it was counted.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Sample:
     ttft_s: float
     total_s: float
     traces: tuple[TraceRow, ...]
+    verify_s: float | None = None
 
     @property
     def key(self) -> tuple[str, int]:

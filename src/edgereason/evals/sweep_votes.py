@@ -53,7 +53,8 @@ def vote_curve(
 
     Args:
         samples: of one run; several repetitions, several streams, or both.
-        ns: numbers of streams; 1, 2, 4, 6, 8, … if None. Those beyond the least pool are left out.
+        ns: numbers of streams; if None, all up to 8 and the even ones beyond. Those beyond the least pool are
+            left out.
         draws: how often N are drawn from every pool; at least 2.
         seed: of shuffles, ties and the bootstrap.
 
@@ -62,7 +63,8 @@ def vote_curve(
 
         * `votes`: for each vote `accuracy` and its `std` over the draws, and the `difference` to a single
           trace with `difference_ci95`, from a bootstrap over questions, paired. *weighted* and *best* are
-          there if every trace has a verifier score. At n = 1 the accuracy is that of all traces, exactly.
+          there if every trace has a verifier score, and hold `over_majority` with its `over_majority_se` and
+          `over_majority_ci95`, paired likewise. At n = 1 the accuracy is that of all traces, exactly.
         * `oracle`: unbiased pass@n.
         * `mean_all_streams_tokens`, `mean_longest_tokens`: what n streams spend together, and the longest of
           them, which stands for latency; expected values over all draws that there could be.
@@ -81,8 +83,9 @@ def vote_curve(
     chosen = _chosen(ns, len(least.traces))
     has_scores = all(trace.verifier_score is not None for pool in pools for trace in pool.traces)
     votes = list(Vote) if has_scores else [Vote.MAJORITY]
-    voted = np.array([[pool.vote(vote, n) for n in chosen for vote in votes] for pool in pools])
-    figures = iter(_figures(voted, [n for n in chosen for _ in votes], pools, seed))
+    columns = [(n, vote) for n in chosen for vote in votes]
+    voted = np.array([[pool.vote(vote, n) for n, vote in columns] for pool in pools])
+    figures = iter(_figures(voted, columns, pools, seed))
     return {
         "num_questions": len(pools),
         "num_traces": sum(len(pool.traces) for pool in pools),
@@ -145,26 +148,39 @@ class _Pool:
         return pass_at_k(len(self.traces), num_correct(self.traces), n)
 
 
-def _figures(voted: Floats, ns: Sequence[int], pools: Sequence[_Pool], seed: int) -> list[dict[str, Any]]:
+def _figures(
+    voted: Floats, columns: Sequence[tuple[int, Vote]], pools: Sequence[_Pool], seed: int
+) -> list[dict[str, Any]]:
     """Figures of every column of `voted`: (Q, C, D) scores, D draws of C combinations of N and vote."""
     singles = np.array([fmean(pool.scores) for pool in pools])[:, None]
     # The mean over draws of one trace is known without drawing.
-    means = np.where(np.array(ns) == 1, singles, voted.mean(axis=2))
-    intervals = bootstrap_intervals(means - singles, seed=seed).tolist()
-    return [
-        {
+    means = np.where(np.array([n for n, _ in columns]) == 1, singles, voted.mean(axis=2))
+    majority = means[:, [columns.index((n, Vote.MAJORITY)) for n, _ in columns]]
+    over_one, over_majority = means - singles, means - majority
+    of_one, of_majority = (
+        bootstrap_intervals(over, seed=seed).tolist() for over in (over_one, over_majority)
+    )
+    found = []
+    for column, (_, vote) in enumerate(columns):
+        figures = {
             "accuracy": fmean(means[:, column]),
             "std": stdev(voted[:, column].mean(axis=0).tolist()),
-            "difference": fmean(means[:, column] - singles[:, 0]),
-            "difference_ci95": intervals[column],
+            "difference": fmean(over_one[:, column]),
+            "difference_ci95": of_one[column],
         }
-        for column in range(len(ns))
-    ]
+        if vote is not Vote.MAJORITY:
+            figures |= {
+                "over_majority": fmean(over_majority[:, column]),
+                "over_majority_se": float(over_majority[:, column].std()) / math.sqrt(len(pools)),
+                "over_majority_ci95": of_majority[column],
+            }
+        found.append(figures)
+    return found
 
 
 def _chosen(ns: Sequence[int] | None, least: int) -> list[int]:
     if ns is None:
-        return [1, *range(2, least + 1, 2)]
+        return [*range(1, min(least, 8) + 1), *range(10, least + 1, 2)]
     chosen = sorted({n for n in ns if n <= least})
     if not chosen or chosen[0] < 1:
         raise ConfigError(

@@ -127,7 +127,7 @@ class Pipeline:
             verifier = self._verifier if plan.route is Route.THINK else None
             vote, notices = self._settle(request, plan, verifier)
             deadline = self._deadline(request, plan, verifier, batch, accepted_s)
-            race = Race(request, vote, verifier, engine, deadline)
+            race = Race(request, vote, verifier, engine, deadline, self.clock)
 
             # No event from here to the last stream's first draw: whoever takes one may use the engine, and
             # these logits would be gone.

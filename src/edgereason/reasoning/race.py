@@ -7,6 +7,7 @@ votes; does not know prompts, routes' budgets or who steps the batch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 from edgereason.core.answers import read_trace
@@ -30,6 +31,7 @@ class Race:
         verifier: scores what ended, if there is one.
         engine: the streams'.
         deadline: of the streams, if they have one; told how many of them still run.
+        clock: seconds, for what verifying takes.
     """
 
     def __init__(
@@ -39,12 +41,15 @@ class Race:
         verifier: Verifier | None,
         engine: Engine,
         deadline: Deadline | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._request = request
         self._vote = vote
         self._verifier = verifier
         self._engine = engine
         self._deadline = deadline
+        self._clock = clock
+        self._verify_s = 0.0
         self._streams: list[Stream] = []
         self._ballots: dict[int, Ballot] = {}
         self._candidates: dict[int, Candidate] = {}
@@ -96,9 +101,11 @@ class Race:
         """Verifier scores, all in one batch: the verification prompt goes onto each trace's own cells."""
         if self._verifier is None or not streams:
             return {}
-        prompt_ids = self._verifier.prompt_ids
+        start_s, prompt_ids = self._clock(), self._verifier.prompt_ids
         states = self._engine.states([(s.sequence, (*s.unencoded, *prompt_ids)) for s in streams])
-        return {s.index: float(score) for s, score in zip(streams, self._verifier.score(states), strict=True)}
+        scores = self._verifier.score(states)
+        self._verify_s += self._clock() - start_s
+        return {s.index: float(score) for s, score in zip(streams, scores, strict=True)}
 
     def _is_certain(self, num_running: int) -> bool:
         return self._request.stop_early and decided(self._ordered_ballots(), num_running, self._vote)
@@ -150,6 +157,7 @@ class Race:
                 total_s=total_s,
                 tokens_per_s=all_tokens / decode_s if decode_s > 0 else 0.0,
                 budget_s=self._request.budget.limit_s if self._request.budget else None,
+                verify_s=self._verify_s,
             ),
             kv_bytes=kv_bytes,
             candidates=candidates,

@@ -21,7 +21,7 @@ def test_json_is_one_object_and_nothing_else_on_stdout(cli):
     assert ran.out.count("\n") == 1
     got = json.loads(ran.out)
     timing = got.pop("timing")
-    assert set(timing) == {"ttft_s", "total_s", "tokens_per_s", "budget_s", "overshoot_s"}
+    assert set(timing) == {"ttft_s", "total_s", "tokens_per_s", "budget_s", "overshoot_s", "verify_s"}
     assert 0 <= timing["ttft_s"] <= timing["total_s"]
     # The scripted engine's tokens are bytes: "17 · 23 = 391\n" is 15 of them ("·" is two), the closing's
     # tag 8 more; then "\n\n" and the answer are 26. Nothing is forced.

@@ -53,10 +53,8 @@ def test_a_switcher_ends_in_a_sentence_of_what_it_is_worth(cli, prompts: Path, t
     held_out = record["reliability"]["held_out"]
     assert ran.code == 0
     assert ran.out.startswith(f"{out / 'heads.safetensors'}: switcher; validation: AUROC ")
-    assert (
-        f"held_out: AUROC {held_out['auroc']:.3f}, ECE {held_out['ece']:.3f} of 9; hard.jsonl: no AUROC"
-        in (ran.out)
-    )
+    ranks = f"AUROC {held_out['auroc']:.3f} ± {held_out['auroc_standard_error']:.3f}"
+    assert f"held_out: {ranks}, ECE {held_out['ece']:.3f} of 9; hard.jsonl: no AUROC" in ran.out
     assert "61 of 61 done, prompts" in ran.err
     assert "5 of 5 done, candidates" in ran.err
     assert {"date", "machine", "versions"} <= record.keys()

@@ -28,7 +28,7 @@ def test_a_response_becomes_the_object_of_the_contract():
         stop=Stop.BUDGET,
         seed=7,
         usage=Usage(prompt_tokens=10, thinking_tokens=5, answer_tokens=3, all_streams_tokens=12),
-        timing=Timing(ttft_s=0.25, total_s=2.0, tokens_per_s=6.0, budget_s=1.5),
+        timing=Timing(ttft_s=0.25, total_s=2.0, tokens_per_s=6.0, budget_s=1.5, verify_s=0.25),
         kv_bytes=4096,
         candidates=(
             Candidate(trace=_trace(0, Stop.BUDGET, 3), answer="391", score=0.5),
@@ -61,6 +61,7 @@ def test_a_response_becomes_the_object_of_the_contract():
             "tokens_per_s": 6.0,
             "budget_s": 1.5,
             "overshoot_s": 0.5,
+            "verify_s": 0.25,
         },
         "kv_bytes": 4096,
         "streams": [

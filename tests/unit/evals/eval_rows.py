@@ -45,6 +45,7 @@ def sample(
     all_streams_tokens: int | None = None,
     ttft_s: float = 1.0,
     total_s: float = 2.0,
+    verify_s: float | None = None,
     traces: tuple[TraceRow, ...] | None = None,
 ) -> Sample:
     return Sample(
@@ -65,6 +66,7 @@ def sample(
         kv_bytes=0,
         ttft_s=ttft_s,
         total_s=total_s,
+        verify_s=verify_s,
         traces=(trace(score=score, tokens=tokens, stop=stop),) if traces is None else traces,
     )
 

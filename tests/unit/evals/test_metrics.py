@@ -210,8 +210,15 @@ def test_a_summary_by_hand():
         "share_answered": 0.75,
         "ttft_s": 1.5,
         "latency_s": 3.5,
+        "verify_share": None,
         "pass_at_k": {"1": 0.75, "2": 1.0},
     }
+
+
+def test_the_verifiers_share_is_of_all_seconds_and_unknown_where_a_row_does_not_say():
+    rows = [sample("a", 1.0, total_s=1.0, verify_s=0.5), sample("b", 1.0, total_s=4.0, verify_s=0.25)]
+    assert summarise(rows)["verify_share"] == pytest.approx(0.15)
+    assert summarise([*rows, sample("c", 1.0, total_s=1.0)])["verify_share"] is None
 
 
 def test_of_a_budget_in_seconds_a_tenth_more_is_still_in_time():

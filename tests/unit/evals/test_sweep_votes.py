@@ -129,6 +129,19 @@ def test_the_interval_of_the_difference_is_that_of_its_questions():
     assert (low, high) == pytest.approx((0.125 - 1.96 * 0.0375, 0.125 + 1.96 * 0.0375), abs=0.01)
 
 
+def test_what_weights_gain_over_counting_is_paired_with_its_standard_error():
+    # In every other question two wrong traces outvote a right one that the verifier trusts: a gain of 1 in
+    # half of 100 questions, which have a standard deviation of ½.
+    sure = [trace("18", 1.0, verifier=0.9), *(trace("7", 0.0, verifier=0.2) for _ in range(2))]
+    alike = [trace("18", 1.0, verifier=0.5) for _ in range(3)]
+    rows = [pool(f"q{i}", *(sure if i % 2 else alike)) for i in range(100)]
+    votes = points(vote_curve(rows))[3]["votes"]
+    assert votes["weighted"]["over_majority"] == votes["best"]["over_majority"] == 0.5
+    assert votes["weighted"]["over_majority_se"] == pytest.approx(0.05)
+    assert votes["weighted"]["over_majority_ci95"] == pytest.approx([0.4, 0.6], abs=0.02)
+    assert "over_majority" not in votes["majority"]
+
+
 def test_tokens_are_expectations_over_all_subsets():
     lengths = [[30, 80, 50, 200], [20, 20, 90, 60]]
     rows = [pool(str(q), *(trace(tokens=n) for n in ls)) for q, ls in enumerate(lengths)]
@@ -156,7 +169,8 @@ def test_repeats_and_streams_are_one_pool_and_the_curve_stops_at_the_least():
     assert (record["num_traces"], record["least_pool"]) == (14, 6)
     assert [point["n"] for point in record["points"]] == [1, 6]
     assert "nothing at N = 7, 8: question 'b' has only 6 finished traces" in record["notes"]
-    assert [point["n"] for point in vote_curve(rows)["points"]] == [1, 2, 4, 6]
+    assert [point["n"] for point in vote_curve(rows)["points"]] == [1, 2, 3, 4, 5, 6]
+    assert [point["n"] for point in vote_curve(random_pools(2, 13))["points"]] == [*range(1, 9), 10, 12]
 
 
 def test_cancelled_traces_are_left_out_and_counted():

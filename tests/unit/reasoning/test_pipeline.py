@@ -170,6 +170,22 @@ def test_weighted_votes_by_the_verifiers_scores_all_in_one_batch() -> None:
     assert verifier.batches == [3]
 
 
+def test_what_verifying_takes_is_told_apart() -> None:
+    now_s = 0.0
+
+    class SlowVerifier(ListVerifier):
+        def score(self, states: np.ndarray) -> np.ndarray:
+            nonlocal now_s
+            now_s += 0.5
+            return super().score(states)
+
+    asked = request(streams=2, stop_early=False)
+    engine = ScriptedEngine([FIVE, FOUR + " " * 40])  # they end in different steps, and are scored apart
+    timing = ask(engine, asked, verifier=SlowVerifier(0.2, 0.3), clock=lambda: now_s).timing
+    assert (timing.verify_s, timing.total_s) == (1.0, 1.0)
+    assert ask(ScriptedEngine([FIVE]), request()).timing.verify_s == 0.0
+
+
 @pytest.mark.parametrize(("p", "route"), [(0.2, Route.CHAT), (0.5, Route.THINK), (0.9, Route.THINK)])
 def test_auto_follows_the_switcher_which_reads_every_prompt_token(p: float, route: Route) -> None:
     engine, switcher = ScriptedEngine([FOUR]), FixedSwitcher(p)

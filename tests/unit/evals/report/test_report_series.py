@@ -139,13 +139,13 @@ def test_vote_curves_are_the_sweeps_with_bands_of_one_deviation():
     (votes,) = vote_curves(record(values))
     (majority,) = votes.curves  # no verifier: the others can't be drawn
     assert (votes.run, majority.name) == ("run", "majority")
-    assert majority.x == tuple(point["n"] for point in points) == (1, 2, 4)
+    assert majority.x == tuple(point["n"] for point in points) == (1, 2, 3, 4)
     for i, point in enumerate(points):
         figures = point["votes"]["majority"]
         assert majority.accuracy[i] == figures["accuracy"]
         assert majority.high[i] - majority.low[i] == pytest.approx(2 * figures["std"])
     # Of 4 traces 2 are right: a single one is in 1/2, one of two in 1 − (2/4 · 1/3) = 5/6.
-    assert votes.oracle.accuracy == pytest.approx((1 / 2, 5 / 6, 1.0))
+    assert votes.oracle.accuracy == pytest.approx((1 / 2, 5 / 6, 1.0, 1.0))
     assert majority.accuracy[0] == 0.5
 
 
