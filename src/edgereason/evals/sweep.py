@@ -3,7 +3,7 @@
 ::
 
     run with ≥ 2 finished traces a question ──────────────→ votes[run]     (sweep_votes)
-    chat run + think run + p_think for every question ────→ threshold      (sweep_threshold)
+    chat runs + think runs + p_think for every question ──→ threshold      (sweep_threshold)
     truncation at hard budgets, which has to generate ────→ budgets        (handed in)
 
 What can't be drawn is no error: `notes` says what is missing. Knows runs' names and rows; does not know their
@@ -12,7 +12,7 @@ folders, and generates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from edgereason.core.types import Route
@@ -36,8 +36,8 @@ def sweep(
 ) -> dict[str, Any]:
     """Draws every curve that the runs have rows for.
 
-    The threshold curve takes the one run of chat rows only, the one of think rows only, and p_think from the
-    first run that has it for all of their questions.
+    The threshold curve takes all runs in chat mode and all in think mode, each of other questions, so that
+    several tasks make one mixed set; and a question's p_think from the first run that has it.
 
     Args:
         runs: names, each its own, and rows.
@@ -92,29 +92,46 @@ def _lacks_traces(samples: Sequence[Sample]) -> str | None:
 
 
 def _threshold(runs: Sequence[Run], seed: int) -> dict[str, Any]:
-    chat_name, chat = _only_run(runs, Route.CHAT)
-    think_name, think = _only_run(runs, Route.THINK)
-    ids = {sample.id for sample in chat}
-    said: dict[str, Mapping[str, float]] = {name: p_think_of(samples) for name, samples in runs}
-    source = next((name for name, p_think in said.items() if ids <= p_think.keys()), None)
-    if source is None:
-        most = max((len(ids & p_think.keys()) for p_think in said.values()), default=0)
+    chat, think = (_on_route(runs, route) for route in (Route.CHAT, Route.THINK))
+    ids = {sample.id for _, samples in chat for sample in samples}
+    said: dict[str, float] = {}
+    sources = []
+    for name, samples in runs:
+        fresh = {id_: p for id_, p in p_think_of(samples).items() if id_ in ids - said.keys()}
+        said |= fresh
+        sources += [name] if fresh else []
+    if len(said) < len(ids):
         raise ConfigError(
-            f"no run has p_think for all {len(ids)} questions (at most {most}): "
+            f"p_think is known of {len(said)} of {len(ids)} questions: "
             "evaluate them in auto mode, with a bundle that has a switcher"
         )
-    p_think = {id_: said[source][id_] for id_ in ids}
-    drawn_from = {"chat": chat_name, "think": think_name, "p_think": source}
-    return {"runs": drawn_from, **threshold_curve(chat, think, p_think, seed=seed)}
+    drawn_from = {
+        "chat": [name for name, _ in chat],
+        "think": [name for name, _ in think],
+        "p_think": sources,
+    }
+    return {"runs": drawn_from, **threshold_curve(_rows(chat), _rows(think), said, seed=seed)}
 
 
-def _only_run(runs: Sequence[Run], route: Route) -> Run:
-    """The one run all of whose rows took the route."""
-    found = [run for run in runs if run[1] and all(sample.route is route for sample in run[1])]
-    if len(found) != 1:
-        names = ", ".join(name for name, _ in found)
-        raise ConfigError(
-            f"it takes exactly one run on the {route} route, got {len(found)}"
-            + (f" ({names})" if found else "")
-        )
-    return found[0]
+def _rows(runs: Sequence[Run]) -> list[Sample]:
+    return [sample for _, samples in runs for sample in samples]
+
+
+def _on_route(runs: Sequence[Run], route: Route) -> list[Run]:
+    """The runs that were told to take the route (in auto mode rows have p_think); a question is in one."""
+    found = [
+        run
+        for run in runs
+        if run[1] and all(sample.route is route and sample.p_think is None for sample in run[1])
+    ]
+    if not found:
+        raise ConfigError(f"there is no run on the {route} route")
+    first: dict[str, str] = {}
+    for name, samples in found:
+        for sample in samples:
+            if (other := first.setdefault(sample.id, name)) != name:
+                raise ConfigError(
+                    f"{other} and {name} both took the {route} route on question {sample.id!r}: "
+                    "give one of them"
+                )
+    return found

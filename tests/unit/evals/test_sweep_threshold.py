@@ -150,14 +150,14 @@ def test_a_sweep_draws_what_there_is_and_says_what_there_is_not():
     assert record["format"] == "edgereason-sweep"
     assert list(record["votes"]) == ["voted"]
     assert record["budgets"] == budgets
-    # Two runs think throughout, so which of them is meant is not clear.
+    # Two runs think throughout, and of the questions of one there is no chat.
     assert record["threshold"] is None
-    assert any("exactly one run on the think route, got 2 (think, voted)" in note for note in record["notes"])
+    assert any("the chat run lacks 'z'" in note for note in record["notes"])
     assert any(note.startswith("no vote curve of chat: question 'a' has 1") for note in record["notes"])
 
     record = sweep([("auto", auto), ("chat", CHAT), ("think", THINK)])
     assert record["threshold"] == {
-        "runs": {"chat": "chat", "think": "think", "p_think": "auto"},
+        "runs": {"chat": ["chat"], "think": ["think"], "p_think": ["auto"]},
         **threshold_curve(CHAT, THINK, P_THINK),
     }
     assert (record["votes"], record["budgets"]) == ({}, None)
@@ -167,14 +167,30 @@ def test_a_sweep_draws_what_there_is_and_says_what_there_is_not():
 def test_a_sweep_notes_why_there_is_no_threshold_curve():
     partly = [sample("a", p_think=0.3, route=Route.CHAT), sample("b")]
     for runs, message in [
-        ([("chat", CHAT)], "exactly one run on the think route, got 0"),
-        ([("chat", CHAT), ("think", THINK)], "no run has p_think for all 4 questions (at most 0)"),
-        ([("auto", partly), ("chat", CHAT), ("think", THINK)], "for all 4 questions (at most 1)"),
+        ([("chat", CHAT)], "no run on the think route"),
+        ([("chat", CHAT), ("think", THINK)], "p_think is known of 0 of 4 questions"),
+        ([("auto", partly), ("chat", CHAT), ("think", THINK)], "known of 1 of 4 questions"),
+        ([("chat", CHAT), ("think", THINK), ("too", THINK[3:])], "think and too both took the think route"),
         ([("auto", [sample(i, p_think=0.1, route=r) for i, r in zip("abcd", [*Route, *Route], strict=True)]),
           ("chat", CHAT), ("think", THINK[1:])], "the think run lacks 'd'"),
     ]:  # fmt: skip
         (note,) = [note for note in sweep(runs)["notes"] if note.startswith("no threshold")]
         assert message in note
+
+
+def test_the_tasks_of_a_mixed_set_are_runs_of_their_own():
+    auto = [
+        sample(id_, p_think=p, route=Route.THINK if p > 0.3 else Route.CHAT) for id_, p in P_THINK.items()
+    ]
+    runs = [("auto 1", auto[:3]), ("chat 1", CHAT[:1]), ("chat 2", CHAT[1:]), ("think 1", THINK[:2])]
+    record = sweep([*runs, ("think 2", THINK[2:]), ("auto 2", auto[2:])])["threshold"]
+    whole = sweep([("auto", auto), ("chat", CHAT), ("think", THINK)])["threshold"]
+    assert {**record, "runs": None} == {**whole, "runs": None}
+    assert record["runs"] == {
+        "chat": ["chat 1", "chat 2"],
+        "think": ["think 1", "think 2"],
+        "p_think": ["auto 1", "auto 2"],
+    }
 
 
 def test_p_think_of_more_questions_than_the_runs_have_is_no_hindrance():

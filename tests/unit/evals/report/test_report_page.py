@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,12 @@ def files(folder: Path) -> dict[str, bytes]:
 def drawn(tmp_path_factory):
     """Records of every kind that needs no machine, and the folder that they were drawn into once."""
     folder = tmp_path_factory.mktemp("records")
-    chat = [sample(f"q{i}", 10, i % 2, route=Route.CHAT, p_think=i / 4) for i in range(4)]
+    chat = [sample(f"q{i}", 10, i % 2, route=Route.CHAT) for i in range(4)]
+    auto = [replace(one, p_think=i / 4) for i, one in enumerate(chat)]
     traces = (trace(0, num_tokens=30), trace(1, num_tokens=20, answer="8", score=0.0))
     think = [sample(f"q{i}", 30, traces=traces) for i in range(4)]
     budgets = {"think": {"budgets": [32, 64], "accuracy": [0.25, 0.75], "ci95": [[0, 1], [0.5, 1]]}}
-    curves = sweep.sweep([("chat", chat), ("think", think)], budgets=budgets)
+    curves = sweep.sweep([("chat", chat), ("think", think), ("auto", auto)], budgets=budgets)
     paths = [
         write_run(folder / "chat", chat, label="base, chat"),
         write_run(folder / "think", think, label="+ thinking"),

@@ -156,13 +156,14 @@ def test_a_sweep_without_votes_thresholds_and_budgets_has_no_curves():
 
 def test_the_threshold_curve_runs_from_chat_to_think():
     # GIVEN an easy question that both routes get right, and a hard one that only thinking does
-    chat = [
-        sample(id_, 10, score, route=Route.CHAT, p_think=p)
-        for id_, score, p in (("easy", 1.0, 0.2), ("hard", 0.0, 0.8))
-    ]
+    chat = [sample(id_, 10, score, route=Route.CHAT) for id_, score in (("easy", 1.0), ("hard", 0.0))]
     think = [sample(id_, 30, 1.0) for id_ in ("easy", "hard")]
     # WHEN the switcher sends the hard one to think first
-    curve = threshold_curve(record(sweep([("chat", chat), ("think", think)])))
+    auto = [
+        sample("easy", 10, 1.0, route=Route.CHAT, p_think=0.2),
+        sample("hard", 30, 1.0, p_think=0.8),
+    ]
+    curve = threshold_curve(record(sweep([("chat", chat), ("think", think), ("auto", auto)])))
     # THEN accuracy is there at half the way, where routing at random has got half of it
     assert curve.share_think == pytest.approx((0.0, 0.5, 1.0, 1.0)[: len(curve.share_think)])
     assert curve.accuracy == pytest.approx((0.5, 1.0, 1.0, 1.0)[: len(curve.accuracy)])
