@@ -3,7 +3,7 @@
 ::
 
     label 0, chat    one-step word problems, MATH of level 1 (also with options), facts,
-                     everyday requests with and without a pasted text
+                     everyday requests with and without a pasted text, code
     label 1, think   word problems of three steps and more, MATH of levels 4 and 5 (also with options),
                      puzzles, hard questions of the given prompts behind a text that is none of theirs
 
@@ -14,10 +14,12 @@ a context are easy, all formulas hard. Here each form comes with both labels. Th
 text, facts with options, puzzles) were written with a look at what switchers are judged on, though no prompt
 was taken from there: such a test is less foreign to a head that learned from these rows than to another.
 
-The same arguments give the same rows.
+Code is easy here for one reason: what an adapter was not taught it does worse with thinking than without.
+Leave `--code` out where it was. The same arguments give the same rows.
 
     python tools/data/switcher_prompts.py --asdiv asdiv.jsonl --gsm8k gsm8k_train.jsonl.gz \
-        --math math_train.jsonl.gz --texts book.jsonl.gz --prompts switcher_train.jsonl -o more.jsonl
+        --math math_train.jsonl.gz --texts book.jsonl.gz --prompts switcher_train.jsonl \
+        --code mbpp.jsonl -o more.jsonl
 """
 
 from __future__ import annotations
@@ -85,6 +87,14 @@ ON_A_TEXT: Final = (
     "Correct the spelling, if needed:\n\n{text}",
     "{text}\n\nWhat is this passage about?",
     "Input: {text}\nTask: turn it into bullet points.",
+)
+ON_CODE: Final = (
+    "{question}",
+    "{question}\n\n```python\n{begin}\n```",
+    "What does this code do?\n\n```python\n{code}\n```",
+    "Find the mistake, if there is one:\n```\n{code}\n```",
+    "Write tests for this function.\n\n{code}",
+    "Complete the function below.\n\n{begin}\n    # {question}",
 )
 FACTS: Final = (
     "What is the capital of {country}?",
@@ -164,6 +174,17 @@ def behind_a_text(prompts: Path, texts: list[str], chance: random.Random, count:
         yield 1, f"{row['source']}+text", form.format(text=chance.choice(texts), question=row["prompt"])
 
 
+def programs(path: Path, chance: random.Random, count: int) -> Iterator[Row]:
+    """Requests to write, to read and to complete code."""
+    short = [row for row in values(path) if len(row["code"]) < 600 and "\ndef " in "\n" + row["code"]]
+    for number, row in enumerate(chance.sample(short, count)):
+        form = ON_CODE[number % len(ON_CODE)]
+        code = row["code"].replace("\r", "").strip()
+        begin = next(line for line in code.splitlines() if line.startswith("def "))
+        prompt = form.format(question=row["question"], code=code, begin=begin)
+        yield 0, "mbpp" + ("" if form == "{question}" else "+code"), prompt
+
+
 def values(path: Path) -> list[dict[str, Any]]:
     return [row.values for row in read_file(path).rows]
 
@@ -178,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name in ("asdiv", "gsm8k", "math", "texts", "prompts"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--code", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
@@ -189,6 +211,7 @@ def main() -> None:
         *mathematics(given.math, chance, 120),
         *puzzles(chance, 16),
         *behind_a_text(given.prompts, texts, chance, 150),
+        *(programs(given.code, chance, 120) if given.code else ()),
     ]
     seen: dict[str, Row] = {row[2]: row for row in rows}
     chance.shuffle(rows := list(seen.values()))
