@@ -6,7 +6,9 @@ where a value is made, so that whoever holds one may trust it.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
@@ -83,6 +85,31 @@ EFFORT_TOKENS: Final[dict[Effort, int | None]] = {
     Effort.MAX: 4096,
 }
 """Tokens a stream may spend at each effort; `None` is no thinking at all (the chat route)."""
+
+HINT_MARGIN: Final = 0.25
+"""By how much of it a hint's budget may be exceeded; m of the paper's soft barrier (section 5)."""
+
+
+def effort_tokens(effort: Effort, buckets: Sequence[int] = ()) -> int | None:
+    """Tokens a stream may spend at an effort, of an adapter that keeps to the budgets of its hints.
+
+    The lower efforts are those budgets in rising order, each with its margin: at 32, 64 and 128 tokens
+    *minimal* is 40, *low* 80 and *medium* 160. Efforts beyond them are as without hints, and never less.
+
+    Args:
+        effort: by name.
+        buckets: budgets that hints were trained with, in tokens.
+
+    Returns:
+        None of *none*, which is no thinking at all.
+    """
+    limit_tokens = EFFORT_TOKENS[effort]
+    if limit_tokens is None or not buckets:
+        return limit_tokens
+    least = Budget.MIN_LIMIT_TOKENS
+    limits = [max(least, math.ceil((1 + HINT_MARGIN) * bucket)) for bucket in sorted(buckets)]
+    place = [*EFFORT_TOKENS].index(effort) - 1
+    return limits[place] if place < len(limits) else max(limit_tokens, limits[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +231,15 @@ class Request:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise RequestError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
-    @property
-    def think_budget(self) -> Budget | None:
-        """The budget of one thinking stream; `None` when the effort asks for no thinking."""
+    def think_budget(self, buckets: Sequence[int] = ()) -> Budget | None:
+        """The budget of one thinking stream; `None` when the effort asks for no thinking.
+
+        Args:
+            buckets: budgets that the adapter's hints were trained with, in tokens.
+        """
         if self.budget is not None:
             return self.budget
-        limit_tokens = EFFORT_TOKENS[self.effort]
+        limit_tokens = effort_tokens(self.effort, buckets)
         return None if limit_tokens is None else Budget(limit_tokens=limit_tokens)
 
     @property

@@ -78,7 +78,7 @@ def budget_curve(
     Raises:
         ConfigError: see `require_cuttable`.
     """
-    require_cuttable(config, items, samples, limits_tokens)
+    require_cuttable(config, items, samples, limits_tokens, model.buckets)
     limits = sorted(set(limits_tokens))
     traces = _finished(samples)
     rows: list[BudgetRow] = []
@@ -93,15 +93,19 @@ def budget_curve(
 
 
 def require_cuttable(
-    config: EvalConfig, items: Mapping[str, Item], samples: Sequence[Sample], limits_tokens: Sequence[int]
+    config: EvalConfig,
+    items: Mapping[str, Item],
+    samples: Sequence[Sample],
+    limits_tokens: Sequence[int],
+    buckets: Sequence[int] = (),
 ) -> None:
-    """Refuses what can't be cut.
+    """Refuses what can't be cut; an effort is of as many tokens as the run's `buckets` make it.
 
     Raises:
         ConfigError: the run did not think, its questions are not those given, or a limit is too large.
         RequestError: a limit is too small.
     """
-    own = config.request("?", 0).think_budget
+    own = config.request("?", 0).think_budget(buckets)
     if own is None or not _finished(samples) or any(sample.route is not Route.THINK for sample in samples):
         raise ConfigError("hard budgets cut thinking, and this run has rows that did not think")
     if own.limit_tokens is None:

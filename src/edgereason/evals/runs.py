@@ -319,7 +319,8 @@ class _Cut:
         *,
         run_code: bool,
     ) -> Self:
-        config, found = read_config(folder / RUN, EvalConfig), _source(folder)["data"]
+        config, source = read_config(folder / RUN, EvalConfig), _source(folder)
+        found = source["data"]
         task = _allowed_task(config, data, run_code=run_code)
         if (task.data_sha256, task.data_revision) != (found.get("sha256"), found.get("revision")):
             raise ConfigError(
@@ -327,7 +328,7 @@ class _Cut:
                 "give the same file (--data)"
             )
         items = {item.id: item for item in task.items}
-        require_cuttable(config, items, samples, limits_tokens)
+        require_cuttable(config, items, samples, limits_tokens, source["bundle"].get("buckets", ()))
         return cls(folder, config, items, samples)
 
     def load(self, model: str | None, fetch: Fetch) -> Model:

@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from edgereason.core.chat import CLOSING, CLOSING_TAG, STUB, Seams
-from edgereason.core.types import Stop, reserve_tokens
+from edgereason.core.types import HINT_MARGIN, Stop, reserve_tokens
 from edgereason.errors import RequestError
 from edgereason.reasoning.pace import Deadline
 
@@ -265,10 +265,10 @@ def _forced_tokens(seams: Seams) -> int:
     return len(seams.newline) + len(seams.closing) + len(seams.stub)
 
 
-def bucket_for(limit_tokens: int, buckets: tuple[int, ...], margin: float = 0.25) -> int | None:
+def bucket_for(limit_tokens: int, buckets: tuple[int, ...], margin: float = HINT_MARGIN) -> int | None:
     """The hint for a limit: the largest trained bucket B with (1 + m)·B ≤ limit, else the smallest.
 
-    Source: DESIGN, Budgets; m is the paper's soft-barrier margin (section 5, eq. of R_budget).
+    Source: DESIGN, Budgets.
 
     Returns:
         None where nothing was trained with hints.

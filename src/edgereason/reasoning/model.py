@@ -89,7 +89,7 @@ class Model:
         self._pipeline = Pipeline(
             engine,
             adapter=self._adapter,
-            buckets=bundle.buckets if bundle else (),
+            buckets=self.buckets,
             switcher=switcher,
             verifier=verifier,
         )
@@ -101,11 +101,16 @@ class Model:
         other._pipeline = Pipeline(
             self._engine,
             adapter=self._adapter,
-            buckets=self._bundle.buckets if self._bundle else (),
+            buckets=self.buckets,
             switcher=switcher,
             verifier=verifier,
         )
         return other
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Budgets that the adapter's hints were trained with, in tokens."""
+        return self._bundle.buckets if self._bundle else ()
 
     @property
     def engine(self) -> Engine:

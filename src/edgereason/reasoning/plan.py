@@ -98,7 +98,7 @@ class Planner:
         context_tokens = self.engine.context_tokens
         if prompt_tokens >= context_tokens:
             raise ContextOverflow(prompt_tokens + 1, context_tokens, "the prompt")
-        thinks = request.mode is not Mode.CHAT and request.think_budget is not None
+        thinks = request.mode is not Mode.CHAT and request.think_budget(self.buckets) is not None
         chats = not thinks or (request.mode is Mode.AUTO and self.can_choose)
         plans = []
         if chats:
@@ -134,10 +134,12 @@ class Planner:
         )
 
     def _think(self, request: Request, prompt_tokens: int, room_tokens: int) -> Plan:
-        budget = request.think_budget
+        budget = request.think_budget(self.buckets)
         assert budget is not None
         is_timed = budget.limit_s is not None
         limit_tokens, cut = self._most_tokens(budget, request.streams), Stop.BUDGET
+        if request.budget is None:  # nobody asked for so little
+            limit_tokens = max(limit_tokens, least_tokens(self.seams))
         if request.max_tokens is not None and request.max_tokens < limit_tokens:
             limit_tokens, cut = request.max_tokens, Stop.LENGTH
         try:

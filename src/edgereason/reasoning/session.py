@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self, Unpack, cast
 
 from edgereason.core.types import (
-    EFFORT_TOKENS,
     MAX_SECONDS,
     MAX_STREAMS,
     Effort,
@@ -32,6 +31,7 @@ from edgereason.core.types import (
     Response,
     Route,
     Stop,
+    effort_tokens,
 )
 from edgereason.errors import ContextOverflow, RequestError
 from edgereason.reasoning.batch import Batch
@@ -225,7 +225,7 @@ class Session:
         if "effort" in given or "budget" in given:
             options = {name: value for name, value in options.items() if name not in ("effort", "budget")}
         elif self._last is not None:
-            options |= _raised(self._last)
+            options |= _raised(self._last, self._model.buckets)
         return cast(AskOptions, options | cast(dict[str, object], given))
 
     def _advised(self, error: ContextOverflow, request: Request) -> ContextOverflow:
@@ -257,14 +257,14 @@ class Session:
         return ContextOverflow(error.needed_tokens, error.available_tokens, "the conversation", advice)
 
 
-def _raised(last: _Turn) -> dict[str, object]:
+def _raised(last: _Turn, buckets: tuple[int, ...]) -> dict[str, object]:
     """What more than the last answer's budget is."""
-    budget = last.request.think_budget
+    budget = last.request.think_budget(buckets)
     if last.routed.route is Route.CHAT:
         return {} if budget is not None else {"effort": Effort.MEDIUM}
     if budget is not None and budget.limit_s is not None:
         return {"budget": f"{min(2 * budget.limit_s, MAX_SECONDS):g}s"}
-    above = [effort for effort, tokens in EFFORT_TOKENS.items() if (tokens or 0) > last.routed.limit_tokens]
+    above = [effort for effort in Effort if (effort_tokens(effort, buckets) or 0) > last.routed.limit_tokens]
     if above:
         return {"budget": None, "effort": above[0]}
     return {"streams": min(2 * last.request.streams, MAX_STREAMS)}

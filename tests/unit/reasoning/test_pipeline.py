@@ -19,6 +19,7 @@ from edgereason.core.types import (
     Sampling,
     Stop,
     Vote,
+    effort_tokens,
 )
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ContextOverflow, EngineError, RequestError
@@ -368,6 +369,32 @@ def test_chat_answers_are_not_verified_and_vote_by_majority() -> None:
         asked = request(mode=Mode.CHAT, budget=None, streams=3, seed=seed * 3, stop_early=False)
         assert ask(engine, asked, verifier=verifier).answer == "4"
     assert verifier.batches == []
+
+
+@pytest.mark.parametrize(
+    ("effort", "buckets", "limit_tokens"),
+    [
+        (Effort.MINIMAL, (256, 64, 128), 80),
+        (Effort.LOW, (256, 64, 128), 160),
+        (Effort.MEDIUM, (256, 64, 128), 320),
+        (Effort.HIGH, (256, 64, 128), 1024),
+        (Effort.MEDIUM, (), 512),
+        (Effort.MINIMAL, (16,), 47),  # of this engine's tokens, the fewest that end in an answer
+    ],
+)
+def test_efforts_are_the_buckets_with_their_margins_and_beyond_them_what_they_are_without(
+    effort: Effort, buckets: tuple[int, ...], limit_tokens: int
+) -> None:
+    engine = ScriptedEngine([FOUR])
+    adapter = engine.load_adapter(Path("reasoning.gguf"))
+    events = events_of(engine, request(budget=None, effort=effort), adapter=adapter, buckets=buckets)
+    (routed,) = (event for event in events if isinstance(event, Routed))
+    assert routed.limit_tokens == limit_tokens
+
+
+def test_no_effort_is_less_than_a_lower_one_whatever_the_buckets() -> None:
+    paper = (1000, 3000, 4000, 6000)
+    assert [effort_tokens(effort, paper) for effort in Effort] == [None, 1250, 3750, 5000, 7500, 7500, 7500]
 
 
 def test_effort_none_is_chat_with_as_many_streams_as_asked_for() -> None:
