@@ -87,6 +87,10 @@ def traces(
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Solutions of each question. [4]")] = None,
     keep: Annotated[int | None, typer.Option(help="Most traces of each question. [2]")] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option(help="What the teacher is told, as its system message. [to think aloud and to check]"),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy. [0.7]")] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest trace. [512; reading, what the context holds]")
@@ -111,6 +115,7 @@ def traces(
     making: dict[str, Any] = {
         "samples": samples,
         "keep": keep,
+        "instruction": instruction,
         "temperature": temperature,
         "seed": seed,
         "parallel": parallel,

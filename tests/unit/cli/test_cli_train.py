@@ -51,6 +51,15 @@ def test_with_json_the_record_is_all_there_is_on_stdout(make, data: Path, tmp_pa
     assert str(tmp_path) not in ran.out
 
 
+def test_a_teacher_can_be_told_something_else_and_the_record_says_what(make, tmp_path: Path) -> None:
+    told = "Say what is asked. Then calculate."
+    record = json.loads(make("--json", "--instruction", told).out)
+    assert record["config"]["instruction"] == record["run"]["instruction"] == told
+    refused = make("--instruction", "Guess.")  # samples of one instruction are no samples of another
+    assert refused.code == FAILED
+    assert "instruction" in refused.err
+
+
 def test_an_interruption_leaves_what_is_done_and_the_same_command_goes_on(cli, make, tmp_path: Path) -> None:
     cli.interrupt_at = (110,)
     ran = make("--parallel", "2", "--max-tokens", "100")
