@@ -295,8 +295,9 @@ def run_sweep(
             if curve is None:
                 return None
             budgets[cut.folder.resolve().name] = curve
-    record = sweep(runs, budgets=budgets or None, draws=draws, seed=seed)
     sources = {name: _source(folder) for folder, (name, _) in zip(folders, runs, strict=True)}
+    bases = {name: source["model"].get("sha256") for name, source in sources.items()}
+    record = sweep(runs, bases=bases, budgets=budgets or None, draws=draws, seed=seed)
     return record | {"runs": sources, "seed": seed, **about(None)}
 
 

@@ -12,7 +12,8 @@ folders, and generates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from edgereason.core.types import Route
@@ -30,6 +31,7 @@ Run = tuple[str, Sequence[Sample]]
 def sweep(
     runs: Sequence[Run],
     *,
+    bases: Mapping[str, str] | None = None,
     budgets: dict[str, Any] | None = None,
     draws: int = NUM_DRAWS,
     seed: int = 0,
@@ -41,6 +43,8 @@ def sweep(
 
     Args:
         runs: names, each its own, and rows.
+        bases: which base each run had, by its name; a threshold curve is of runs on one. None asks no such
+            thing.
         budgets: a record of truncation at hard budgets, put in as it is.
         draws: of the vote curves.
         seed: of all draws and bootstraps.
@@ -62,7 +66,7 @@ def sweep(
             notes.append(f"no vote curve of {name}: {lacking}")
     threshold = None
     try:
-        threshold = _threshold(runs, seed)
+        threshold = _threshold(runs, bases or {}, seed)
     except ConfigError as error:
         notes.append(f"no threshold curve: {error}")
     return {"format": FORMAT, "votes": votes, "threshold": threshold, "budgets": budgets, "notes": notes}
@@ -91,7 +95,7 @@ def _lacks_traces(samples: Sequence[Sample]) -> str | None:
     )
 
 
-def _threshold(runs: Sequence[Run], seed: int) -> dict[str, Any]:
+def _threshold(runs: Sequence[Run], bases: Mapping[str, str], seed: int) -> dict[str, Any]:
     chat, think = (_on_route(runs, route) for route in (Route.CHAT, Route.THINK))
     ids = {sample.id for _, samples in chat for sample in samples}
     said: dict[str, float] = {}
@@ -110,7 +114,18 @@ def _threshold(runs: Sequence[Run], seed: int) -> dict[str, Any]:
         "think": [name for name, _ in think],
         "p_think": sources,
     }
+    _require_one_base(drawn_from, bases)
     return {"runs": drawn_from, **threshold_curve(_rows(chat), _rows(think), said, seed=seed)}
+
+
+def _require_one_base(drawn_from: Mapping[str, Sequence[str]], bases: Mapping[str, str]) -> None:
+    """Refuses runs of several bases: a switcher's p_think, and what chat gets right, are one base's own."""
+    of: dict[str | None, str] = {}
+    for name in chain.from_iterable(drawn_from.values()):
+        of.setdefault(bases.get(name), name)
+    if len(of) > 1:
+        first, second, *_ = of.values()
+        raise ConfigError(f"{first} and {second} ran on different bases: give runs of one")
 
 
 def _rows(runs: Sequence[Run]) -> list[Sample]:

@@ -201,6 +201,19 @@ def test_p_think_of_more_questions_than_the_runs_have_is_no_hindrance():
     assert sweep([("auto", more), ("chat", CHAT), ("think", THINK)])["threshold"]["num_questions"] == 4
 
 
+def test_a_threshold_curve_is_of_one_base():
+    auto = [
+        sample(id_, p_think=p, route=Route.THINK if p > 0.3 else Route.CHAT) for id_, p in P_THINK.items()
+    ]
+    runs = [("auto", auto), ("chat", CHAT), ("think", THINK), ("elsewhere", [])]
+    one = {"auto": "w4", "chat": "w4", "think": "w4", "elsewhere": "other"}
+    assert sweep(runs, bases=one)["threshold"] == sweep(runs)["threshold"]
+    for name in ("auto", "chat", "think"):
+        record = sweep(runs, bases={**one, name: "official"})
+        assert record["threshold"] is None
+        assert any(name in note and "different bases" in note for note in record["notes"])
+
+
 def test_a_run_without_rows_is_noted_and_names_must_differ():
     assert "no vote curve of empty: it has no samples" in sweep([("empty", [])])["notes"]
     with pytest.raises(ConfigError, match="two evaluations are called 'x'"):
