@@ -1,27 +1,33 @@
-r"""Makes traces of programs that passed their tests: what a model said before its code block is the thinking.
+r"""Makes traces of programs that passed their tests: a program's own comments are what was thought.
 
 ::
 
-    "The function has to …, so it can …      thinking
-     ```python
-     def …                                   answer
-     ```"
+    ```python                              thinking   Sort the numbers.
+    def second(numbers):                              Return the second of them.
+        # Sort the numbers
+        found = sorted(numbers)            answer     ```python
+        # Return the second of them                   def second(numbers): …
+        return found[1]                               ```
+
+    # Test cases                           left out, as all that is neither definition nor import
 
 An adapter that has seen nothing but sums ends every thought in "The final answer is …", also where a function
-was asked for. MBPP's test split is left out; the model is asked for words by a system message, which
-traces leave out.
+was asked for. Rows of MBPP's test split are left out, and programs without a comment in a function.
 
     python tools/data/code_traces.py rows mbpp.jsonl -o mbpp_train.jsonl
     edgereason eval mbpp --run-code --mode chat --model qwen2.5-coder-0.5b-w4 --data mbpp_train.jsonl \
-        --system "First say …, then answer with the program." -o runs/mbpp
-    python tools/data/code_traces.py traces runs/mbpp --data mbpp_train.jsonl -o said.jsonl
-    edgereason train traces --from said.jsonl --format plain --against humaneval_prompts.jsonl -o code
+        -o runs/mbpp
+    python tools/data/code_traces.py traces runs/mbpp --data mbpp_train.jsonl -o programs.jsonl
+    edgereason train traces --from programs.jsonl --format plain --against humaneval_prompts.jsonl -o code
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import io
 import json
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +36,10 @@ from edgereason.core.bundle import write_atomically
 from edgereason.core.types import Stop
 from edgereason.evals.samples import read_samples
 from edgereason.evals.tasks.catalog import load_task
+from edgereason.evals.tasks.code import extract_program
 from edgereason.hub.rows import read_file
 
-FENCE = "```"
+KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign)
 
 
 def train_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -43,21 +50,40 @@ def train_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def traces(run: Path, data: Path) -> Iterator[dict[str, Any]]:
-    """A trace for every right answer that says something first and holds one block."""
+    """A trace for every right answer whose functions have comments."""
     questions = {item.id: item.question for item in load_task("mbpp", data=data).items}
     for sample in read_samples(run):
-        text = sample.traces[0].text
-        thinking, fence, block = text.partition(FENCE)
-        program, end, _ = block.partition(FENCE)
-        if sample.score < 1 or sample.stop is not Stop.NATURAL or not (thinking.strip() and end):
+        program = extract_program(sample.traces[0].text)
+        if sample.score < 1 or sample.stop is not Stop.NATURAL or program is None:
             continue
-        yield {
-            "id": sample.id,
-            "messages": [{"role": "user", "content": questions[sample.id]}],
-            "thinking": thinking.strip(),
-            "answer": f"{fence}{program}{end}",
-            "source": data.name,
-        }
+        program = definitions(program)
+        if thoughts := comments(program):
+            yield {
+                "id": sample.id,
+                "messages": [{"role": "user", "content": questions[sample.id]}],
+                "thinking": "\n".join(thoughts),
+                "answer": f"```python\n{program}\n```",
+                "source": data.name,
+            }
+
+
+def definitions(program: str) -> str:
+    """What a program imports, defines and assigns at its top level, as it stands there."""
+    lines = program.splitlines()
+    kept = (node for node in ast.parse(program).body if isinstance(node, KEPT))
+    return "\n\n".join("\n".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in kept)
+
+
+def comments(program: str) -> list[str]:
+    """What its comments say, a sentence each."""
+    tokens = tokenize.generate_tokens(io.StringIO(program).readline)
+    said = (token.string.lstrip("# ").strip() for token in tokens if token.type == tokenize.COMMENT)
+    return [text if text.endswith((".", ":", "?")) else f"{text}." for text in said if text]
+
+
+def _first_line(node: ast.stmt) -> int:
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def main() -> None:
