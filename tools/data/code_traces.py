@@ -18,7 +18,11 @@ was asked for. Rows of MBPP's test split are left out, and programs without a co
     edgereason eval mbpp --run-code --mode chat --model qwen2.5-coder-0.5b-w4 --data mbpp_train.jsonl \
         -o runs/mbpp
     python tools/data/code_traces.py traces runs/mbpp --data mbpp_train.jsonl -o programs.jsonl
+    python tools/data/code_traces.py prompts humaneval.jsonl -o humaneval_prompts.jsonl
     edgereason train traces --from programs.jsonl --format plain --against humaneval_prompts.jsonl -o code
+
+`prompts` are what an evaluation of HumanEval asks: to decontaminate against, and easy prompts
+for a switcher.
 """
 
 from __future__ import annotations
@@ -47,6 +51,12 @@ def train_rows(path: Path) -> Iterator[dict[str, Any]]:
     for row in read_file(path).rows:
         if row.text("split") != "test":
             yield {name: value for name, value in row.values.items() if name != "split"}
+
+
+def prompts(path: Path) -> Iterator[dict[str, Any]]:
+    """What is asked of HumanEval's rows, as rows for a switcher too."""
+    for item in load_task("humaneval", data=path).items:
+        yield {"id": item.id, "prompt": item.question, "label": 0, "source": "humaneval"}
 
 
 def traces(run: Path, data: Path) -> Iterator[dict[str, Any]]:
@@ -89,17 +99,21 @@ def _first_line(node: ast.stmt) -> int:
 def main() -> None:
     """Reads, chooses and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("rows", "traces"))
-    parser.add_argument("source", type=Path, help="MBPP's file; of traces, the folder of an evaluation")
+    parser.add_argument("what", choices=("rows", "traces", "prompts"))
+    parser.add_argument("source", type=Path, help="data file; of traces, the folder of an evaluation")
     parser.add_argument("--data", type=Path, help="of traces: what was evaluated")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.what == "traces" and arguments.data is None:
         parser.error("traces are of an evaluation: say what was asked (--data)")
-    rows = list(
-        train_rows(arguments.source) if arguments.what == "rows" else traces(arguments.source, arguments.data)
-    )
-    write_atomically(arguments.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    match arguments.what:
+        case "rows":
+            rows = list(train_rows(arguments.source))
+        case "prompts":
+            rows = list(prompts(arguments.source))
+        case _:
+            rows = list(traces(arguments.source, arguments.data))
+    write_atomically(arguments.output, "".join(json.dumps(row) + "\n" for row in rows))
     print(f"{arguments.output}: {len(rows)} {arguments.what}")
 
 
