@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from edgereason.train.adapters import LoraSettings, export_adapter, new_adapter,
 from edgereason.train.examples import Encoder, HintConfig
 from edgereason.train.masked_lora import Batch, MaskedLora
 from edgereason.train.traces import TraceRow
+from tool_scripts import load_tool
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
@@ -137,12 +136,3 @@ def test_an_adapter_in_the_weights_is_one_that_is_on_everywhere(smollm2, tmp_pat
     # THEN
     assert np.abs(merged - on).max() < 5e-3
     assert np.abs(merged - plain).mean() > 0.1
-
-
-def load_tool(name):
-    """A script of `tools/` as a module."""
-    path = Path(__file__).parents[2] / "tools" / name
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
