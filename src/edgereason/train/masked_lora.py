@@ -33,6 +33,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from edgereason.errors import TrainingError
+from edgereason.quant.learn.load import cache_argument
 from edgereason.train.forked_attention import Shared, forked_attention
 from edgereason.train.token_scores import token_scores
 
@@ -96,6 +97,7 @@ class MaskedLora(nn.Module):
         super().__init__()
         self.model = model
         self.decoder: nn.Module = model.get_base_model().model
+        self._cache_argument = cache_argument(self.decoder)
         self._prompts: OrderedDict[tuple[int, ...], EncodedPrompt] = OrderedDict()
         self._free_bytes = cached_bytes
         config = model.get_base_model().config
@@ -159,8 +161,8 @@ class MaskedLora(nn.Module):
             input_ids=batch.ids,
             attention_mask=None if is_forked else prefix.mask(len(tokens)),
             position_ids=prefix.lengths[:, None] + tokens,
-            past_key_values=prefix,
             prefix=prefix if is_forked else None,
+            **{self._cache_argument: prefix},
         )
 
     def _states(self, **inputs: Any) -> Tensor:
@@ -188,7 +190,7 @@ class MaskedLora(nn.Module):
         self.decoder.eval()  # gradient checkpointing, which only training has, would drop the cache
         try:
             with adapter_off(self.model):
-                self.decoder(input_ids=at, past_key_values=cache, use_cache=True)
+                self.decoder(input_ids=at, use_cache=True, **{self._cache_argument: cache})
         finally:
             self.decoder.train(training)
         return EncodedPrompt([(layer.keys[0], layer.values[0]) for layer in cache.layers])

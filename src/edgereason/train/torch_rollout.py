@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from edgereason.quant.learn.load import cache_argument
 from edgereason.train.masked_lora import MaskedLora
 from edgereason.train.rollout import Drawn, Want
 
@@ -123,8 +124,8 @@ class TorchRoller:
             input_ids=ids,
             position_ids=positions,
             attention_mask=present,
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(self._policy.decoder): cache},
         ).last_hidden_state
         return hidden[:, -1]
 

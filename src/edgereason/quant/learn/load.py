@@ -15,6 +15,7 @@ Knows names and shapes on both sides; does not know what is done with the model.
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -73,6 +75,14 @@ def load_torch(model: GgufModel, sha256: str, cache: Path) -> PreTrainedModel:
             "such a model can't be trained against"
         )
     return loaded.eval().requires_grad_(False)
+
+
+def cache_argument(module: nn.Module) -> str:
+    """What a model or layer of transformers calls the keys and values that its forward is given.
+
+    `cache` from transformers 5.24 on; before, `past_key_values`.
+    """
+    return "cache" if "cache" in signature(module.forward).parameters else "past_key_values"
 
 
 def convert(model: GgufModel) -> dict[str, torch.Tensor]:

@@ -39,7 +39,7 @@ from edgereason.quant.dyadic import on_grid
 from edgereason.quant.gguf_file import FINAL_NORM, HEAD, Dims
 from edgereason.quant.learn.fake_quant import fake_quantize, scale_ratios, scales_of, shipped_fp16
 from edgereason.quant.learn.kv import SimulatedKV
-from edgereason.quant.learn.load import hf_names, to_gguf_order
+from edgereason.quant.learn.load import cache_argument, hf_names, to_gguf_order
 from edgereason.quant.learn.transforms import LayerTransforms, TransformConfig, Transforms
 from edgereason.quant.learned import Storage
 from edgereason.quant.merge import TIED_REFUSED
@@ -187,7 +187,7 @@ class StudentLayer(nn.Module):
     def forward(self, hidden_states: Tensor, **how: Any) -> Tensor:
         """Transformers' forward of the layer, on the stored weights."""
         if self._kv8:
-            how |= {"past_key_values": SimulatedKV()}
+            how |= {cache_argument(self._inner[0]): SimulatedKV()}
 
         def run(hidden: Tensor) -> Tensor:
             out: Tensor = functional_call(self._inner[0], self.stored(), (hidden,), how)
