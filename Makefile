@@ -2,14 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-QUESTION ?= Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. \
-How many clips did Natalia sell altogether in April and May?
+QUESTION ?= Sara reads 15 pages a day for 6 days and then 20 pages a day for 3 days. How many pages did she read?
 
 .PHONY: demo test test-slow lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
-	$(BIN)/edgereason ask "$(QUESTION)" --streams 4 --budget 200 --seed 1
+	$(BIN)/edgereason ask "$(QUESTION)" --streams 4 --budget 320 --seed 1
 
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest
