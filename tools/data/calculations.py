@@ -47,13 +47,12 @@ class Hand:
         return cls(dice.choice("*×x*"), dice.choice("/÷//"), dice.random() < 0.3, dice.random() < 0.3)
 
     def __call__(self, value: Fraction | int) -> str:
-        """A number, with at most two decimals."""
+        """A number of at least 0, with at most two decimals."""
         value = Fraction(value)
         places = next(p for p in (0, 1, 2) if (value * 10**p).denominator == 1)
         if self.money and places:
             places = 2
-        text = f"{float(abs(value)):{',' if self.commas else ''}.{places}f}"
-        return f"{'-' if value < 0 else ''}{'$' if self.money else ''}{text}"
+        return f"{'$' if self.money else ''}{float(value):{',' if self.commas else ''}.{places}f}"
 
     def sum(self, *values: Fraction | int) -> str:
         return " + ".join(map(self, values))
@@ -140,11 +139,8 @@ def fraction(dice: random.Random, write: Hand) -> Calculation:
 
 def two_steps(dice: random.Random, write: Hand) -> Calculation:
     """A product and a sum or a difference, the product first."""
-    left, times, other = (
-        amount(dice) if write.money else Fraction(size(dice)),
-        dice.randrange(2, 10),
-        size(dice),
-    )
+    left = amount(dice) if write.money else Fraction(size(dice))
+    times, other = dice.randrange(2, 10), size(dice)
     made = left * times
     sign, result = ("+", made + other) if dice.random() < 0.5 or made < other else ("-", made - other)
     asked = f"{write(left)} {write.times} {times} {sign} {write(other)}"

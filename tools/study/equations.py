@@ -52,7 +52,7 @@ def _value(expression: str) -> Fraction:
     """What numbers and signs come to, products before sums."""
     for written, meant in (("$", ""), (",", ""), ("x", "*"), ("×", "*"), ("÷", "/")):
         expression = expression.replace(written, meant)
-    plain = re.sub(r"\b0+(?=\d)", "", expression)
+    plain = re.sub(r"(?<![\d.])0+(?=\d)", "", expression)
     return _node(ast.parse(plain.strip(), mode="eval").body)
 
 

@@ -84,6 +84,7 @@ class MaskedLora(nn.Module):
 
     Attributes:
         decoder: the layers without the head.
+        cache_argument: what its forward calls keys and values.
 
     Args:
         model: PEFT's; the key that makes an aLoRA of it is not set, or PEFT would scan for the invocation.
@@ -97,7 +98,7 @@ class MaskedLora(nn.Module):
         super().__init__()
         self.model = model
         self.decoder: nn.Module = model.get_base_model().model
-        self._cache_argument = cache_argument(self.decoder)
+        self.cache_argument = cache_argument(self.decoder)
         self._prompts: OrderedDict[tuple[int, ...], EncodedPrompt] = OrderedDict()
         self._free_bytes = cached_bytes
         config = model.get_base_model().config
@@ -162,7 +163,7 @@ class MaskedLora(nn.Module):
             attention_mask=None if is_forked else prefix.mask(len(tokens)),
             position_ids=prefix.lengths[:, None] + tokens,
             prefix=prefix if is_forked else None,
-            **{self._cache_argument: prefix},
+            **{self.cache_argument: prefix},
         )
 
     def _states(self, **inputs: Any) -> Tensor:
@@ -190,7 +191,7 @@ class MaskedLora(nn.Module):
         self.decoder.eval()  # gradient checkpointing, which only training has, would drop the cache
         try:
             with adapter_off(self.model):
-                self.decoder(input_ids=at, use_cache=True, **{self._cache_argument: cache})
+                self.decoder(input_ids=at, use_cache=True, **{self.cache_argument: cache})
         finally:
             self.decoder.train(training)
         return EncodedPrompt([(layer.keys[0], layer.values[0]) for layer in cache.layers])

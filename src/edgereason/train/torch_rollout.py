@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from edgereason.quant.learn.load import cache_argument
 from edgereason.train.masked_lora import MaskedLora
 from edgereason.train.rollout import Drawn, Want
 
@@ -125,7 +124,7 @@ class TorchRoller:
             position_ids=positions,
             attention_mask=present,
             use_cache=True,
-            **{cache_argument(self._policy.decoder): cache},
+            **{self._policy.cache_argument: cache},
         ).last_hidden_state
         return hidden[:, -1]
 

@@ -19,6 +19,7 @@ equations = load_tool("study/equations.py").equations
         ("64/1.5=42", [("64/1.5=42", True)]),
         ("64/1.5=44", [("64/1.5=44", False)]),
         ("007 + 1 = 8", [("007 + 1 = 8", True)]),
+        ("$1.05 * 2 = $2.10", [("$1.05 * 2 = $2.10", True)]),  # a zero behind the point counts
         (
             "60 + 180 + 126 = 240 + 126 = 366",
             [("240 + 126 = 366", True)],  # of a running total, the last side
