@@ -20,7 +20,7 @@ def shortest(
         Path, typer.Argument(help="TOML file of a recipe of `train grpo`: its buckets, margin and sampling.")
     ],
     start: Annotated[
-        Path, typer.Option("--from", help="Folder of `edgereason train sft`, whose bundle answers.")
+        Path, typer.Option("--from", help="Folder of a training, or a bundle, whose adapter answers.")
     ],
     questions: Questions,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for samples, examples and record.")],
