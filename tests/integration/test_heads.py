@@ -19,7 +19,7 @@ from edgereason.errors import BundleError
 from edgereason.heads import features
 from edgereason.heads.file import Heads, read_heads, write_heads
 from edgereason.heads.switcher import MlpSwitcher
-from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model, describe_base, last_response
 from edgereason.train.decontaminate import Evaluations
@@ -61,6 +61,7 @@ def some_verifier(prompt_ids: tuple[int, ...]) -> LinearVerifier:
         std=np.ones(576, np.float32),
         weight=rng.normal(0, 0.02, (1, 576)).astype(np.float32),
         bias=np.zeros(1, np.float32),
+        features=TraceFeatures(behind_prompt=True),
         prompt=VERIFICATION,
         prompt_ids=prompt_ids,
     )
@@ -190,6 +191,11 @@ _THINGS = [
 ]
 
 
+def record_layers(record: dict) -> tuple[int, ...]:
+    """Layers whose means were candidates, in the order in which they were kept."""
+    return tuple(layer for one in record["candidates"] for layer in one["features"]["mean_of_layers"])
+
+
 @pytest.mark.slow
 def test_a_verifier_learns_from_real_traces_and_scores_the_same_at_run_time(
     tmp_path: Path, model: Model
@@ -208,11 +214,14 @@ def test_a_verifier_learns_from_real_traces_and_scores_the_same_at_run_time(
     # What runs beside a trace changes its rounding, so both are asked alone.
     question = questions.questions[3]
     (tmp_path / "one").mkdir()
-    with StateJournal(tmp_path / "one", TraceStateRow, 576) as journal:
-        assert collect(journal, config.traces, [question], model, lambda *_: None, lambda: False)
-        expected = {
-            row.seed: score for row, score in zip(journal.rows, verifier.score(journal.states()), strict=True)
-        }
+    layers = record_layers(record)
+    with StateJournal(tmp_path / "one", TraceStateRow, 576 * (len(layers) + 1)) as journal:
+        assert collect(journal, config.traces, [question], model, layers, lambda *_: None, lambda: False)
+        states = journal.states().reshape(len(journal.rows), -1, 576)
+        read = verifier.features
+        places = [*map(layers.index, read.layers), *[len(layers)] * read.behind_prompt]
+        scores = verifier.score(states[:, places].reshape(len(states), -1))
+        expected = {row.seed: score for row, score in zip(journal.rows, scores, strict=True)}
     asked = config.traces.request(question.text, sample_seed(0, question.id, 0), 4)
     response = last_response(model.with_heads(verifier=verifier).run(asked))
     assert {c.trace.seed: c.score for c in response.candidates} == pytest.approx(expected, abs=1e-4)

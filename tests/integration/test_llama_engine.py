@@ -263,6 +263,38 @@ def test_states_of_base_and_adapter_sequences_come_in_the_order_asked_for(
         assert np.linalg.norm(got - expected) < 0.5 * apart
 
 
+def test_states_of_a_step_are_those_of_a_plain_encoding_whoever_steps_beside(
+    engine: LlamaEngine, adapter_path: Path
+) -> None:
+    adapter = engine.load_adapter(adapter_path)
+    texts = ["One", " two three", " four five six seven", " eight", " nine ten"]
+    with engine.reserve(cells=512, sequences=12):
+        feeds, taken, expected = [], [], []
+        for number, text in enumerate(texts):
+            prompt, tokens = encoded(engine, STORY), engine.tokenize(text)
+            sequence, again = engine.fork(prompt), engine.fork(prompt)
+            for one in (sequence, again) if number % 2 else ():
+                engine.cross(one, adapter)
+            engine.release(prompt)
+            alone: dict[int, list[np.ndarray]] = {-9: [], -2: []}
+            engine.encode(again, tokens, on_states={layer: rows.append for layer, rows in alone.items()})
+            engine.release(again)
+            expected.append(alone)
+            # One is not read, and one is read of a single layer.
+            layers = {1: (), 3: (-2,)}.get(number, (-9, -2))
+            taken.append({layer: [] for layer in layers})
+            takes = {layer: rows.append for layer, rows in taken[-1].items()}
+            feeds.append(Feed(sequence, tokens, engine.sampler(GREEDY, 0), on_states=takes or None))
+        engine.step(feeds)
+        for feed, some, alone in zip(feeds, taken, expected, strict=True):
+            for layer, rows in some.items():
+                found, by_itself = np.concatenate(rows), np.concatenate(alone[layer])
+                assert found.shape == (len(feed.tokens), engine.info.hidden_size)
+                error = np.linalg.norm(found - by_itself, axis=1) / np.linalg.norm(by_itself, axis=1)
+                assert error.max() < 0.05  # what is encoded beside changes rounding
+            assert feed.sequence.length == len(engine.tokenize(STORY)) + len(feed.tokens)
+
+
 def test_a_feed_longer_than_a_batch_is_encoded_in_pieces(engine: LlamaEngine) -> None:
     tokens = engine.tokenize(STORY * 60)[:1050]
     with engine.reserve(cells=2400, sequences=4):

@@ -150,7 +150,7 @@ class Scored(NamedTuple):
 class Feed:
     """One sequence's part of a step: tokens to encode, then a token to draw from `sampler`.
 
-    `forbid_end` keeps the draw from ending the turn.
+    `forbid_end` keeps the draw from ending the turn; `on_states` takes the tokens' states, as in `encode`.
     """
 
     sequence: Sequence
@@ -158,6 +158,7 @@ class Feed:
     sampler: Sampler
     want_logprob: bool = False
     forbid_end: bool = False
+    on_states: Mapping[int, Callable[[States], None]] | None = None
 
 
 class Engine(Protocol):

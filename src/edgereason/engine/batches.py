@@ -5,11 +5,11 @@ Knows sequences' slots and positions; decodes nothing and owns nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from typing import Any
 
-from edgereason.engine.base import Adapter, Sequence
+from edgereason.engine.base import Adapter, Feed, Sequence, States
 from edgereason.engine.params import BATCH_TOKENS
 from edgereason.errors import ContextOverflow, EngineError
 
@@ -29,6 +29,18 @@ def packed(feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[list[tuple[int
             batches.append([])
         batches[-1].append((i, tokens))
     return [batch for batches in groups.values() for batch in batches]
+
+
+def layers_read(feeds: Iterable[Feed]) -> list[int]:
+    """Layers that any of the feeds takes states of."""
+    return sorted({layer for feed in feeds for layer in feed.on_states or ()})
+
+
+def hand_out(found: Mapping[int, States], feeds: Iterable[Feed]) -> None:
+    """Gives each feed the rows of its token, in the order in which they were encoded; one token a feed."""
+    for row, feed in enumerate(feeds):
+        for layer, take in (feed.on_states or {}).items():
+            take(found[layer][row : row + 1])
 
 
 def require_encodable(rows: list[Row], most_tokens: int) -> None:

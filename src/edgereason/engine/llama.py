@@ -39,7 +39,7 @@ from edgereason.engine.base import (
     require_empty,
     require_fresh,
 )
-from edgereason.engine.batches import Row, fill, packed, require_encodable
+from edgereason.engine.batches import Row, fill, hand_out, layers_read, packed, require_encodable
 from edgereason.engine.cells import Ledger, Promise
 from edgereason.engine.handles import Handles
 from edgereason.engine.native import C, fail
@@ -241,12 +241,9 @@ class LlamaEngine:
                 return False
             chunk = tokens[start : start + BATCH_TOKENS]
             num_outputs = int(start + BATCH_TOKENS >= len(tokens))
-            if not on_states:
-                self._decode([(sequence, chunk, num_outputs)])
-                continue
-            names = map(self._tap.every_token, on_states)
+            names = map(self._tap.every_token, on_states or ())
             found = self._decode_tapped([(sequence, chunk, num_outputs)], *names)
-            for take, states in zip(on_states.values(), found, strict=True):
+            for take, states in zip((on_states or {}).values(), found, strict=True):
                 take(states)
         return True
 
@@ -272,8 +269,15 @@ class LlamaEngine:
         if not self._shares_cells:
             self._line_up([feed.sequence for feed in feeds])
         drawn: dict[int, Sampled] = {}
-        for batch in self._packed([(feed.sequence, feed.tokens) for feed in feeds]):
-            self._decode([(feeds[i].sequence, tokens, 1) for i, tokens in batch])
+        layers, owed = layers_read(feeds), [(feed.sequence, feed.tokens) for feed in feeds]
+        for i, feed in enumerate(feeds if layers else ()):
+            if len(feed.tokens) > 1:  # llama.cpp might mix the rows: a batch that is read has one of each
+                self.encode(feed.sequence, feed.tokens[:-1], on_states=feed.on_states)
+                owed[i] = feed.sequence, feed.tokens[-1:]
+        for batch in self._packed(owed):
+            rows = [(feeds[i].sequence, tokens, 1) for i, tokens in batch]
+            found = self._decode_tapped(rows, *map(self._tap.every_token, layers))
+            hand_out(dict(zip(layers, found, strict=True)), [feeds[i] for i, _ in batch])
             for i, _ in batch:
                 feed = feeds[i]
                 drawn[i] = self.sample(

@@ -235,9 +235,7 @@ class ScriptedEngine:
         if should_stop is not None and should_stop():
             return False
         self._decode([(sequence, tokens)])
-        for layer, take in (on_states or {}).items():
-            # Of −2 as it always was; each layer below says something else.
-            take(np.stack([_state(token + _VOCAB_SIZE * (-2 - layer)) for token in tokens]))
+        _tell(tokens, on_states)
         return True
 
     def sampler(self, sampling: Sampling, seed: int) -> ScriptedSampler:
@@ -260,6 +258,7 @@ class ScriptedEngine:
             batch = [i for i, feed in enumerate(feeds) if feed.sequence.encoder is encoder]
             self._decode([(feeds[i].sequence, feeds[i].tokens) for i in batch])
             for i in batch:
+                _tell(feeds[i].tokens, feeds[i].on_states)
                 sampler = feeds[i].sampler
                 assert isinstance(sampler, ScriptedSampler)
                 sampler.follow(b"".join(map(self.piece, feeds[i].tokens)))
@@ -328,6 +327,12 @@ class ScriptedEngine:
     def _require_cells(self, num_tokens: int) -> None:
         if self.used_cells + num_tokens > self._ledger.cells:
             raise ContextOverflow(self.used_cells + num_tokens, self._ledger.cells)
+
+
+def _tell(tokens: Tokens[int], on_states: Mapping[int, Callable[[States], None]] | None) -> None:
+    """States of tokens, to whoever takes them: of layer −2 as ever; each layer below says something else."""
+    for layer, take in (on_states or {}).items():
+        take(np.stack([_state(token + _VOCAB_SIZE * (-2 - layer)) for token in tokens]))
 
 
 def _state(number: int) -> States:

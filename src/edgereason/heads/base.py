@@ -1,8 +1,8 @@
 """What a head is to the runtime: arrays in, probabilities out.
 
 A switcher reads the prompt's states as prefill makes them, and says how likely the request needs
-thinking. A verifier reads one state a finished trace, and says how likely its answer is right. Heads know
-arrays; they don't know engines, texts or votes.
+thinking. A verifier reads a few states of a finished trace, and says how likely its answer is right. Heads
+know arrays; they don't know engines, texts or votes.
 """
 
 from __future__ import annotations
@@ -68,10 +68,18 @@ class Verifier(Protocol):
     """Scores finished traces."""
 
     @property
-    def prompt_ids(self) -> tuple[int, ...]:
-        """The verification prompt, appended to every trace before its state is taken."""
+    def layers(self) -> tuple[int, ...]:
+        """Whose outputs it reads, averaged over a trace's tokens; () for none."""
         ...
 
-    def score(self, states: Array) -> npt.NDArray[np.float32]:
-        """Probability in [0, 1] that each trace is right: (N, H) → (N,)."""
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The verification prompt, behind which the final norm's output is read, too; () for none."""
+        ...
+
+    def score(self, features: Array) -> npt.NDArray[np.float32]:
+        """Probability in [0, 1] that each trace is right: (N, F) → (N,).
+
+        F is H for each layer, in the order of `layers`, and then H for what is behind the prompt.
+        """
         ...

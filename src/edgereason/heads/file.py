@@ -9,10 +9,10 @@
                              "prompt": …, "prompt_ids": […]}
     tensors    switcher.mean, .std  (F,)      .hidden_weight (U, F)   .hidden_bias (U,)
                                               .output_weight (1, U)   .output_bias (1,)
-               verifier.mean, .std  (H,)      .weight (1, H)          .bias (1,)
+               verifier.mean, .std  (V,)      .weight (1, V)          .bias (1,)
 
 Either head may be absent, and each is stored in its own way (`weights.py`); where one is replaced, the other
-stays bit by bit. H is the size of a state, F of the switcher's features, U its hidden units.
+stays bit by bit. H is the size of a state, F of the switcher's features, V of the verifier's, U hidden units.
 
 A head is of use with the very weights and features that it was trained on. Whatever else a file holds is
 refused: another version, base, adapter or definition, other sizes, numbers that are none.
@@ -33,11 +33,10 @@ from safetensors.numpy import save
 
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import BundleError
-from edgereason.heads import verifier
 from edgereason.heads.base import Array
 from edgereason.heads.features import Features
 from edgereason.heads.switcher import MlpSwitcher
-from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.heads.weights import Axes, Storage, pack, unpack
 
 FORMAT: Final = "edgereason-heads"
@@ -47,7 +46,7 @@ _SWITCHER: Final[Mapping[str, Axes]] = {
     "mean": ("F",), "std": ("F",), "hidden_weight": ("U", "F"), "hidden_bias": ("U",),
     "output_weight": ("1", "U"), "output_bias": ("1",),
 }  # fmt: skip
-_VERIFIER: Final[Mapping[str, Axes]] = {"mean": ("H",), "std": ("H",), "weight": ("1", "H"), "bias": ("1",)}
+_VERIFIER: Final[Mapping[str, Axes]] = {"mean": ("V",), "std": ("V",), "weight": ("1", "V"), "bias": ("1",)}
 _HEADS: Final = ("switcher", "verifier")
 
 
@@ -230,7 +229,7 @@ def _packed(path: Path, heads: Heads) -> _Stored:
         described["hidden_size"] = judge.hidden_size
         described["verifier"] = {
             "storage": str(heads.storage),
-            "features": verifier.DEFINITION,
+            "features": judge.features.to_json(),
             "adapter_sha256": heads.adapter_sha256,
             "prompt": judge.prompt,
             "prompt_ids": judge.prompt_ids,
@@ -268,13 +267,11 @@ def _unpacked(path: Path, stored: _Stored) -> Heads:
             heads = replace(heads, switcher=switcher)
         if "verifier" in described:
             of_verifier = described["verifier"]
-            if of_verifier["features"] != verifier.DEFINITION:
-                raise BundleError(
-                    f"the verifier reads features {of_verifier['features']}, this edgereason computes "
-                    f"{dict(verifier.DEFINITION)}: train it again"
-                )
+            read = TraceFeatures.from_json(of_verifier["features"])
+            sizes["V"] = read.num_states * sizes["H"]
             judge = LinearVerifier(
                 **arrays("verifier", _VERIFIER),
+                features=read,
                 prompt=of_verifier["prompt"],
                 prompt_ids=tuple(int(token) for token in of_verifier["prompt_ids"]),
             )

@@ -2,11 +2,16 @@
 
 ::
 
-    prompt │ opening thinking closing answer │ end of turn, "Is this solution correct? …", generation prompt
-                                                                                                          ↑
-    P(right) = σ(w · (state − mean) / std + b)                   state: the final norm's output here, (H,)
+    prompt │ opening │ thinking closing answer │ end of turn, "Is this solution correct? …", generation prompt
+                       └─ mean of a layer's outputs                                                          ↑
+                          over these tokens: costs no second look      or the final norm's output here, ─────┘
+                                                                       for which 20 tokens more are encoded
+    P(right) = σ(w · (features − mean) / std + b)
 
-Source: paper section 6. Deviation: states are normalised, by statistics that are stored with the head.
+Source: paper section 6, which reads the final layer behind the verification prompt. Deviations: means of a
+trace's own states may stand in its place, or before it; features are normalised, by statistics that are
+stored with the head. On the 0.5B a mean at two thirds of the depth tells right from wrong far better, also
+among traces of one question, and is there as soon as the trace ends.
 
 Knows states and weights; does not know traces, adapters or votes.
 """
@@ -15,14 +20,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
+from edgereason.errors import BundleError
 from edgereason.heads.base import Array, sigmoid
 
-DEFINITION: Final[Mapping[str, Any]] = {"states": "final norm", "token": "last of the verification prompt"}
-"""What a file of heads says its verifier was trained on."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFeatures:
+    """Which features of a trace a verifier reads; stands in its file.
+
+    Attributes:
+        layers: whose outputs are averaged over the trace's tokens; −2 is the last but one.
+        behind_prompt: whether the final norm's output behind the verification prompt comes after them.
+
+    Raises:
+        BundleError: there would be none.
+    """
+
+    layers: tuple[int, ...] = ()
+    behind_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.layers and not self.behind_prompt:
+            raise BundleError("a verifier must read something: name layers, or the verification prompt")
+
+    @property
+    def num_states(self) -> int:
+        """How many vectors of the size of a state they are."""
+        return len(self.layers) + self.behind_prompt
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file or record."""
+        return {"mean_of_layers": list(self.layers), "behind_prompt": self.behind_prompt}
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Any]) -> TraceFeatures:
+        """What `to_json` made.
+
+        Raises:
+            BundleError: it is not of this version.
+        """
+        try:
+            found = cls(
+                layers=tuple(int(layer) for layer in described["mean_of_layers"]),
+                behind_prompt=bool(described["behind_prompt"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the verifier reads features {dict(described)}: train it again") from error
+        if found.to_json() != dict(described):
+            raise BundleError(f"the verifier reads features {dict(described)}: train it again")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,11 +80,12 @@ class LinearVerifier:
     """A `Verifier`.
 
     Attributes:
-        mean: (H,), taken off the states.
-        std: (H,), above 0, which they are then divided by.
-        weight: (1, H).
+        mean: (F,), taken off the features.
+        std: (F,), above 0, which they are then divided by.
+        weight: (1, F).
         bias: (1,).
-        prompt: what is asked about a trace, for people; `prompt_ids` is what is encoded.
+        features: what it reads.
+        prompt: what is asked about a trace, for people, if it is; `prompt_ids` is what is encoded.
         prompt_ids: the verification prompt with the template's words around it.
     """
 
@@ -42,18 +93,31 @@ class LinearVerifier:
     std: Array
     weight: Array
     bias: Array
-    prompt: str
-    prompt_ids: tuple[int, ...]
+    features: TraceFeatures
+    prompt: str = ""
+    prompt_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.features.behind_prompt != bool(self.prompt_ids):
+            does = "reads" if self.features.behind_prompt else "does not read"
+            raise BundleError(
+                f"a verifier that {does} behind a prompt has {len(self.prompt_ids)} tokens of one: "
+                "train it again"
+            )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.features.layers
 
     @property
     def hidden_size(self) -> int:
         """Size of the states that it reads."""
-        return len(self.mean)
+        return len(self.mean) // self.features.num_states
 
-    def logits(self, states: Array) -> Array:
-        """Log-odds of being right: (N, H) → (N,)."""
-        normalised = (states - self.mean) / self.std
+    def logits(self, features: Array) -> Array:
+        """Log-odds of being right: (N, F) → (N,)."""
+        normalised = (features - self.mean) / self.std
         return np.asarray((normalised @ self.weight.T + self.bias)[:, 0], np.float32)
 
-    def score(self, states: Array) -> Array:
-        return sigmoid(self.logits(states))
+    def score(self, features: Array) -> Array:
+        return sigmoid(self.logits(features))

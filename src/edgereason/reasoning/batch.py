@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence
 from edgereason.engine.decoder import TextDecoder
+from edgereason.heads.trace_mean import TraceMean
 from edgereason.reasoning.control import Control, Phase
 from edgereason.reasoning.pace import Pace
 
@@ -36,6 +37,7 @@ class Stream:
         forced: which of them were forced.
         text: everything said, as text.
         end: the draw that ended the turn; None while it runs, and where it was cut.
+        means: take in the states of what it says, where a verifier reads them.
     """
 
     index: int
@@ -44,6 +46,7 @@ class Stream:
     sampler: Sampler
     control: Control
     want_logprobs: bool = False
+    means: TraceMean | None = None
     unencoded: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
@@ -68,7 +71,14 @@ class Stream:
     def owed(self) -> Feed:
         """What the next step must encode and draw; behind a stub the turn may not end at once."""
         tokens, self.unencoded = self.unencoded, []
-        return Feed(self.sequence, tokens, self.sampler, self.want_logprobs, forbid_end=self._owes_answer)
+        return Feed(
+            self.sequence,
+            tokens,
+            self.sampler,
+            self.want_logprobs,
+            forbid_end=self._owes_answer,
+            on_states=self.means.takers if self.means else None,
+        )
 
     def cancel(self) -> None:
         """Ends the stream where it stands."""

@@ -23,6 +23,7 @@ from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
 from edgereason.errors import ModelFileError
 from edgereason.heads.base import Switcher, Verifier
+from edgereason.heads.trace_mean import TraceMean
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl, Control, ThinkControl
 from edgereason.reasoning.events import Answered, Notice, Routed
@@ -136,6 +137,8 @@ class Pipeline:
             for index in range(plan.num_streams if is_whole else 0):
                 fork = _hold(held, engine, engine.fork(opened))
                 stream = self._stream(held, request, plan, index, fork, deadline)
+                if verifier is not None and verifier.layers:
+                    stream.means = TraceMean(verifier.layers, engine.info.hidden_size)
                 batch.add(stream)
                 race.add(stream)
             first_token_s, shared_cells = self.clock(), opened.length

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from edgereason.core.answers import read_trace
 from edgereason.core.chat import split_thinking
 from edgereason.core.types import Candidate, Request, Response, Route, Stop, Timing, Trace, Usage, Vote
@@ -98,12 +100,15 @@ class Race:
             yield Tallied(standing, sum(stream.is_running for stream in self._streams))
 
     def _score(self, streams: list[Stream]) -> dict[int, float]:
-        """Verifier scores, all in one batch: the verification prompt goes onto each trace's own cells."""
+        """Verifier scores, all in one batch: a verification prompt goes onto each trace's own cells."""
         if self._verifier is None or not streams:
             return {}
-        start_s, prompt_ids = self._clock(), self._verifier.prompt_ids
-        states = self._engine.states([(s.sequence, (*s.unencoded, *prompt_ids)) for s in streams])
-        scores = self._verifier.score(states)
+        start_s, prompt_ids, features = self._clock(), self._verifier.prompt_ids, []
+        if self._verifier.layers:
+            features.append(np.stack([stream.means.value() for stream in streams if stream.means]))
+        if prompt_ids:
+            features.append(self._engine.states([(s.sequence, (*s.unencoded, *prompt_ids)) for s in streams]))
+        scores = self._verifier.score(np.concatenate(features, axis=1))
         self._verify_s += self._clock() - start_s
         return {s.index: float(score) for s, score in zip(streams, scores, strict=True)}
 

@@ -2,12 +2,14 @@
 
 ::
 
-    question ─ think, K streams ─ the pipeline has its verifier score them ─ which keeps the states instead
+    question ─ think, K streams ─ the pipeline has its verifier score them ─ which keeps what it reads instead
                     │                                                           │
                     └─ graded ─→ samples.jsonl: right or wrong, answer, tokens  └─→ states.f32
 
-The states are those that a verifier will see at run time, computed where it will stand and with no second
-prefill. Sample k of a question draws with a seed that comes from (seed, question, k) alone. A question's
+What is kept is what verifiers could read at run time, computed where they will stand and with no second
+prefill: means of several layers over the trace, and the state behind the verification prompt.
+
+Sample k of a question draws with a seed that comes from (seed, question, k) alone. A question's
 samples are written when the last of them ends: a kill loses what was running.
 
 Source: paper section 6 (16 candidates a question, states of the quantized model).
@@ -135,7 +137,7 @@ class TraceStateRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Traces and their states, (N, H), in one order."""
+    """Traces and what was kept of each, (N, W), in one order."""
 
     rows: tuple[TraceStateRow, ...]
     states: Array
@@ -177,30 +179,38 @@ class Samples:
 
 
 class Recorder:
-    """Stands in for a verifier and keeps the states that it is to score.
+    """Stands in for a verifier and keeps the features that it is to score.
 
     What it returns are no probabilities: each "score" is a ticket, the running number of a state, exact in
     float32. Only for votes that read no scores.
+
+    Args:
+        layers: whose means it reads.
+        prompt_ids: the verification prompt.
     """
 
-    def __init__(self, prompt_ids: Sequence[int]) -> None:
-        self._prompt_ids = tuple(prompt_ids)
+    def __init__(self, layers: Sequence[int], prompt_ids: Sequence[int]) -> None:
+        self._layers, self._prompt_ids = tuple(layers), tuple(prompt_ids)
         self._kept: dict[int, Array] = {}
         self._next = 0
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self._layers
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
         return self._prompt_ids
 
-    def score(self, states: Array) -> Array:
-        tickets = range(self._next, self._next + len(states))
+    def score(self, features: Array) -> Array:
+        tickets = range(self._next, self._next + len(features))
         assert tickets.stop <= _EXACT
         self._next = tickets.stop
-        self._kept.update(zip(tickets, states, strict=True))
+        self._kept.update(zip(tickets, features, strict=True))
         return np.array(tickets, np.float32)
 
     def take(self, ticket: float | None) -> Array:
-        """The state that a ticket stands for, (H,); once."""
+        """The features that a ticket stands for, (F,); once."""
         assert ticket is not None, "the pipeline did not ask its verifier about a finished trace"
         return self._kept.pop(int(ticket))
 
@@ -215,6 +225,7 @@ def collect(
     config: TraceConfig,
     questions: Sequence[Question],
     model: Model,
+    layers: Sequence[int],
     progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> bool:
@@ -225,13 +236,14 @@ def collect(
         config: how.
         questions: with unique ids; those that do not fit are left out.
         model: with the adapter that will run; its heads are not used.
+        layers: whose means are kept, in this order, before the state behind the verification prompt.
         progress: told after every question, in samples.
         should_stop: asked between steps; what is written stays.
 
     Raises:
         ConfigError: the journal has traces of another question with the same id.
     """
-    recorder = Recorder(verification_ids(model.engine))
+    recorder = Recorder(layers, verification_ids(model.engine))
     recording = model.with_heads(verifier=recorder)
     there = _num_there(journal, questions)
     pending: list[tuple[Question, int]] = []

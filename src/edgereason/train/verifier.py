@@ -2,13 +2,15 @@
 
 ::
 
-    questions ─ that no evaluation asks ─ K traces each, graded ─┬─ train     folds choose λ and calibrate
+    questions ─ that no evaluation asks ─ K traces each, graded ─┬─ train     folds choose what is read and λ,
+                                                                 │            and calibrate
                                                                  └─ held out  only judged, as test files are
 
 All traces of a question stand on one side. A folder goes on where it stands, and is trained again at once
 where all traces are there.
 
-Source: paper section 6. Deviation: folds instead of one validation part, since questions are few here.
+Source: paper section 6. Deviations: folds instead of one validation part, since questions are few here; what
+is read is chosen, and the paper's state behind the verification prompt is one of the candidates.
 
 Knows questions, traces and the record; does not know terminals.
 """
@@ -28,8 +30,8 @@ from edgereason.core.chat import VERIFICATION
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array, sigmoid
 from edgereason.heads.file import Heads
-from edgereason.heads.reliability import auroc_within
-from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.reliability import auroc, auroc_within
+from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
 from edgereason.train.decontaminate import Evaluations
@@ -55,6 +57,7 @@ from edgereason.train.head_record import (
 )
 from edgereason.train.head_splits import grouped, stratified
 from edgereason.train.head_states import StateJournal, base_sha256
+from edgereason.train.prompt_states import layers_at
 from edgereason.train.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
 from edgereason.train.trace_folder import claim_folder, length_summary, model_entry
 from edgereason.train.trace_states import Samples, TraceConfig, TraceStateRow, collect, verification_ids
@@ -68,6 +71,7 @@ class VerifierConfig:
     """How a verifier is trained.
 
     Attributes:
+        layers: whose means over the trace are candidates; () for four depths of the model.
         l2: terms to choose among.
         folds: of the questions that are learned from.
         held_out_share: of the questions.
@@ -75,6 +79,7 @@ class VerifierConfig:
     """
 
     traces: TraceConfig = field(default_factory=TraceConfig)
+    layers: tuple[int, ...] = ()
     l2: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
     folds: int = 5
     held_out_share: float = 0.15
@@ -131,6 +136,7 @@ def train_verifier(
             "questions (--questions, --limit)"
         )
     base, bundle = base_sha256(model), model.bundle
+    kept = _Kept(config.layers or layers_at(model.info.num_layers), model.info.hidden_size)
     adapter = bundle.adapter_sha256 if bundle else None
     run = {
         "head": "verifier",
@@ -138,17 +144,18 @@ def train_verifier(
         "adapter": adapter,
         "buckets": list(bundle.buckets) if bundle else [],
         "verification": VERIFICATION,
+        "layers": list(kept.layers),
         **config.traces.run,
     }
     claim_folder(folder, run, FORMAT)
-    with StateJournal(folder, TraceStateRow, model.info.hidden_size) as journal:
+    with StateJournal(folder, TraceStateRow, kept.width) as journal:
         sampled = partial(progress, "samples")
-        if not collect(journal, config.traces, everything, model, sampled, should_stop):
+        if not collect(journal, config.traces, everything, model, kept.layers, sampled, should_stop):
             return None
         samples = Samples.of(journal).only(lambda row: row.number < config.traces.samples)
     train, held_out = _split(samples, learned, config)
     _require_enough(train, held_out, config.folds)
-    fitted = _fit(train, config, progress, should_stop)
+    fitted = _fit(train, kept, config, progress, should_stop)
     if fitted is None:
         return None
     made = Heads(
@@ -163,7 +170,7 @@ def train_verifier(
     sets = {"train": train, "held_out": held_out}
     sets |= {test.entry["name"]: samples.about(test.questions) for test in tests}
     reliability = {"validation": _judge(fitted.p_left_out, train)} | {
-        name: _judge(heads.verifier.score(of_set.states), of_set)
+        name: _judge(heads.verifier.score(kept.of(of_set, fitted.features)), of_set)
         for name, of_set in sets.items()
         if of_set.rows
     }
@@ -182,9 +189,11 @@ def train_verifier(
         "stops": Counter(str(row.stop) for row in asked.rows),
         "tokens": length_summary([row.num_tokens for row in asked.rows]),
         "fit": {
+            "features": fitted.features.to_json(),
             "l2": fitted.found.l2,
             "validation_loss": {f"{l2:g}": loss for l2, loss in fitted.found.losses.items()},
         },
+        "candidates": fitted.tried,
         "calibration": calibration_entry(fitted.calibration),
         "reliability": reliability,
         **(about or {}),
@@ -218,42 +227,94 @@ def _require_enough(train: Samples, held_out: Samples, folds: int) -> None:
         )
 
 
+class _Kept(NamedTuple):
+    """What was kept of every trace: the means of layers, then the state behind the verification prompt."""
+
+    layers: tuple[int, ...]
+    hidden_size: int
+
+    @property
+    def width(self) -> int:
+        return (len(self.layers) + 1) * self.hidden_size
+
+    @property
+    def candidates(self) -> list[TraceFeatures]:
+        """What a verifier could read, the paper's first."""
+        return [TraceFeatures(behind_prompt=True), *(TraceFeatures(layers=(one,)) for one in self.layers)]
+
+    def of(self, samples: Samples, features: TraceFeatures) -> Array:
+        """The columns of some features, (N, F)."""
+        places = [*map(self.layers.index, features.layers), *[len(self.layers)] * features.behind_prompt]
+        states = samples.states.reshape(len(samples.rows), -1, self.hidden_size)
+        return states[:, places].reshape(len(samples.rows), -1)
+
+
 class _Fitted(NamedTuple):
     """A layer, how it was chosen, and what layers like it said of traces that they had not seen, (N,)."""
 
+    features: TraceFeatures
     scale: Scale
     layer: Linear
     found: CrossValidated
+    tried: list[dict[str, Any]]
     calibration: Calibration
     p_left_out: Array
 
     def head(self, prompt_ids: tuple[int, ...]) -> LinearVerifier:
+        asks = self.features.behind_prompt
         return LinearVerifier(
             mean=self.scale.mean,
             std=self.scale.std,
             weight=self.layer.weight[None].astype(np.float32),
             bias=np.array([self.layer.bias], np.float32),
-            prompt=VERIFICATION,
-            prompt_ids=prompt_ids,
+            features=self.features,
+            prompt=VERIFICATION if asks else "",
+            prompt_ids=prompt_ids if asks else (),
         )
 
 
 def _fit(
-    train: Samples, config: VerifierConfig, progress: Progress, should_stop: Callable[[], bool]
+    train: Samples,
+    kept: _Kept,
+    config: VerifierConfig,
+    progress: Progress,
+    should_stop: Callable[[], bool],
 ) -> _Fitted | None:
-    """Folds choose the L2 term and calibrate; the layer is then trained on all of it. None if stopped."""
+    """Folds choose features and the L2 term, and calibrate; the layer then sees all. None if stopped."""
     folds = grouped(train.questions, config.folds, config.seed)
-    found = cross_validate(
-        train.states, train.right, folds, config.l2, partial(progress, "folds"), should_stop
-    )
-    if found is None:
-        return None
-    scale = Scale.of(train.states)
-    layer = train_logistic(scale(train.states), train.right.astype(np.float64), found.l2)
+    tried: list[dict[str, Any]] = []
+    best: tuple[TraceFeatures, CrossValidated] | None = None
+    for number, candidate in enumerate(kept.candidates):
+
+        def of_all(done: int, total: int, before: int = number) -> None:
+            progress("folds", before * total + done, len(kept.candidates) * total)
+
+        measured = cross_validate(
+            kept.of(train, candidate), train.right, folds, config.l2, of_all, should_stop
+        )
+        if measured is None:
+            return None
+        tried.append(
+            {
+                "features": candidate.to_json(),
+                "l2": measured.l2,
+                "loss": measured.losses[measured.l2],
+                "auroc": auroc(measured.logits, train.right),
+                "auroc_within_questions": auroc_within(measured.logits, train.right, train.questions),
+            }
+        )
+        if best is None or measured.losses[measured.l2] < best[1].losses[best[1].l2]:
+            best = candidate, measured
+    assert best is not None
+    features, found = best
+    rows = kept.of(train, features)
+    scale = Scale.of(rows)
+    layer = train_logistic(scale(rows), train.right.astype(np.float64), found.l2)
     calibration, left_out = calibrate(found.logits, train.right), found.logits
     if calibration.keeps_order:
         layer, left_out = calibrated_linear(layer, calibration), calibration(left_out)
-    return _Fitted(scale, layer, found, calibration, sigmoid(left_out.astype(np.float32)))
+    p_left_out = sigmoid(left_out.astype(np.float32))
+    return _Fitted(features, scale, layer, found, tried, calibration, p_left_out)
 
 
 def _judge(p: Array, samples: Samples) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from edgereason.core.bundle import Base, Bundle, file_sha256
 from edgereason.heads.file import Heads, read_heads, write_heads
-from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 RIGHT = "2+2 is 4.\n</think>\n\nThe final answer is 4."
@@ -143,7 +143,7 @@ def test_a_bundles_heads_are_left_out_while_others_are_trained(cli, verify, tmp_
 def of_another_base(path: Path) -> Path:
     vector = np.ones(16, np.float32)
     head = LinearVerifier(
-        mean=vector, std=vector, weight=vector[None], bias=vector[:1], prompt="?", prompt_ids=(1,)
+        mean=vector, std=vector, weight=vector[None], bias=vector[:1], features=TraceFeatures(layers=(-2,))
     )
     write_heads(path, Heads(base_sha256="other", verifier=head))
     return path

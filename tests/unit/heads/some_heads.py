@@ -7,7 +7,7 @@ import numpy as np
 from edgereason.heads.features import Features
 from edgereason.heads.file import Heads
 from edgereason.heads.switcher import MlpSwitcher
-from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.heads.weights import Storage
 
 BASE, ADAPTER = "b" * 64, "a" * 64
@@ -43,6 +43,7 @@ def random_verifier(seed: int = 1, size: int = 16) -> LinearVerifier:
         std=np.exp(rng.standard_normal(size)).astype(np.float32),
         weight=rng.standard_normal((1, size)).astype(np.float32),
         bias=rng.standard_normal(1).astype(np.float32),
+        features=TraceFeatures(behind_prompt=True),
         prompt="Is it right?",
         prompt_ids=(256, 10, 257),
     )

@@ -263,7 +263,7 @@ NAN = np.full((1, 16), np.nan, np.float32)
         ("verifier.weight", None, "no file of heads of this version"),
         ("verifier.weight", np.zeros((1, 16), np.float64), "is of type float64, expected float32 or int8"),
         ("verifier.weight", np.zeros((1, 16), np.int8), "no file of heads of this version"),  # no scale
-        ("verifier.weight", np.zeros((2, 16), np.float32), r"shape \(2, 16\), expected \(1, H\)"),
+        ("verifier.weight", np.zeros((2, 16), np.float32), r"shape \(2, 16\), expected \(1, V\)"),
         ("switcher.hidden_bias", np.zeros(7, np.float32), r"hidden_bias has shape \(7,\), expected \(U\)"),
         ("switcher.output_weight", np.zeros((1, 9), np.float32), r"expected \(1, U\)"),
     ],

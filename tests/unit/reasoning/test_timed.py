@@ -50,6 +50,7 @@ class SlowEngine(ScriptedEngine):
 class HalfSure:
     """A verifier with a long prompt."""
 
+    layers = ()
     prompt_ids = tuple(range(65, 95))
 
     def score(self, states: np.ndarray) -> np.ndarray:

@@ -104,11 +104,11 @@ def test_rows_of_a_group_share_their_part_and_parts_get_as_many_groups() -> None
 
 
 def test_a_recorder_gives_tickets_and_each_state_back_once() -> None:
-    recorder = Recorder((1, 2))
+    recorder = Recorder((-2,), (1, 2))
     states = np.arange(10, dtype=np.float32).reshape(5, 2)
     first, second = recorder.score(states[:3]), recorder.score(states[3:])
     assert (first.tolist(), second.tolist()) == ([0, 1, 2], [3, 4])
-    assert recorder.prompt_ids == (1, 2)
+    assert (recorder.layers, recorder.prompt_ids) == ((-2,), (1, 2))
     for ticket in (4.0, 0.0, 2.0):
         np.testing.assert_array_equal(recorder.take(ticket), states[int(ticket)])
     with pytest.raises(KeyError):

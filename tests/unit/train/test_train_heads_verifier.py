@@ -89,13 +89,14 @@ def test_at_run_time_the_same_trace_gets_the_score_that_training_gave_it(asked: 
     train(tmp_path / "run", asked)
     verifier = read_heads(tmp_path / "run" / "heads.safetensors").verifier
     assert verifier is not None
-    states = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(-1, 16)
-    scores = verifier.score(states)
+    # kept of each trace: the mean of the scripted engine's one layer, then the state behind the prompt
+    kept = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(-1, 2, 16)
+    scores = verifier.score(kept[:, int(verifier.features.behind_prompt)])
     places = {(row["id"], row["number"]): n for n, row in enumerate(rows_of(tmp_path / "run"))}
     question = "What is 2+2, the 007th?"
     with Model(ScriptedEngine(REPLIES), verifier=verifier) as model:
         response = model.ask(question, mode="think", budget=120, streams=4, seed=sample_seed(0, "q7", 0))
-        assert verifier.prompt_ids == verification_ids(model.engine)
+        assert verifier.prompt_ids in ((), verification_ids(model.engine))
     told = {c.trace.index: c.score for c in response.candidates if c.score is not None}
     assert len(told) >= 2
     for index, score in told.items():

@@ -35,8 +35,8 @@ _SFT: Final = (
 _QUANTIZE: Final = ("recipe_sha256", "teacher", "learned", "text", "recipe", "num_tokens", "torch", "date")
 _TRACES: Final = ("way", "model", "config", "rule", "questions", "from", "against", "yield_of_all", "date")
 _HEAD: Final = (
-    "config", "prompts", "questions", "against", "tests", "counts", "splits", "fit", "calibration",
-    "verification_ids", "date",
+    "config", "prompts", "questions", "against", "tests", "counts", "splits", "fit", "candidates",
+    "calibration", "verification_ids", "date",
 )  # fmt: skip
 
 
