@@ -172,6 +172,42 @@ def test_weighted_votes_by_the_verifiers_scores_all_in_one_batch() -> None:
     assert verifier.batches == [3]
 
 
+class Reading:
+    """A verifier that keeps what it is given."""
+
+    def __init__(self, layers: tuple[int, ...], prompt_ids: tuple[int, ...]) -> None:
+        self.layers, self.prompt_ids = layers, prompt_ids
+        self.given: list[np.ndarray] = []
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        self.given += list(features)
+        return np.full(len(features), 0.5, np.float32)
+
+
+def means_by_hand(tokens: list[int], layers: tuple[int, ...]) -> list[np.ndarray]:
+    engine, rows = ScriptedEngine(num_layers=4), {layer: [] for layer in layers}
+    with engine.reserve(cells=len(tokens), sequences=1):
+        takes = {layer: some.append for layer, some in rows.items()}
+        engine.encode(engine.new_sequence(), tokens, on_states=takes)
+    return [np.concatenate(rows[layer]).mean(axis=0) for layer in layers]
+
+
+@pytest.mark.parametrize("reply", [FOUR, ENDLESS], ids=["ends by itself", "is cut and made to answer"])
+def test_a_verifier_reads_means_over_the_trace_and_then_what_is_behind_its_prompt(reply: str) -> None:
+    engine = ScriptedEngine([reply], num_layers=4)
+    layers = (-3, -2)
+    verifier, asks, both = Reading(layers, ()), Reading((), (63, 63)), Reading(layers, (63, 63))
+    response = ask(engine, request(), verifier=verifier)
+    expected = np.concatenate(means_by_hand(list(response.candidates[0].trace.token_ids), layers))
+    np.testing.assert_allclose(verifier.given[0], expected, rtol=1e-5)
+    plain = sum(engine.decoded)
+    for one in (asks, both):
+        again = ScriptedEngine([reply], num_layers=4)
+        ask(again, request(), verifier=one)
+        assert sum(again.decoded) == plain + 2  # the prompt, and nothing else
+    np.testing.assert_allclose(both.given[0], np.concatenate([expected, asks.given[0]]), rtol=1e-5)
+
+
 def test_what_verifying_takes_is_told_apart() -> None:
     now_s = 0.0
 

@@ -26,7 +26,7 @@ from edgereason.evals.bench.lab import EndlessEngine, Lab, Outcome
 from edgereason.evals.bench.progress import Meter, Report
 from edgereason.evals.bench.record import Recording, rounded, trial_note
 from edgereason.evals.bench.request_measures import cells, prefill, streams, switch
-from edgereason.evals.bench.step_measures import lora, steps
+from edgereason.evals.bench.step_measures import lora, reading, steps
 from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.machine import read_bandwidth
 from edgereason.evals.measure import MIN_ROUNDS, CpuWatch
@@ -45,6 +45,7 @@ MEASURES: Final[dict[str, tuple[Callable[[Lab], Outcome], float, float]]] = {
     "streams": (streams, 7.5, 5.0),
     "cells": (cells, 0.0, 40.0),
     "lora": (lora, 2.5, 1.0),
+    "reading": (reading, 4.5, 1.0),
 }
 """Name → function, rough seconds a round and beside the rounds (0.5B, Q4_0, 2 cores), for the time left."""
 

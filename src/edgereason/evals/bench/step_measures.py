@@ -1,4 +1,4 @@
-"""What a decode step costs: our loop against bare calls, the adapter on against off.
+"""What a decode step costs: our loop against bare calls, the adapter on against off, states read or not.
 
 Each function is one measure and says what it divides by what. A round's figure is the mean of its steps, a
 ratio is of the rounds' minima. Knows the engine and the batch; does not know requests, targets or files.
@@ -12,10 +12,12 @@ from edgereason.engine.base import Adapter, Sequence
 from edgereason.evals.bench.bare import BareLoop
 from edgereason.evals.bench.lab import SAMPLING, Lab, Outcome
 from edgereason.evals.measure import Case, Samples, interleave, timed
+from edgereason.heads.trace_mean import TraceMean
 
 STEPS: Final = {1: 32, 4: 24, 8: 24}
 """Steps a round at each number of streams."""
 TAX_STEPS: Final = {1: 24, 4: 16}
+READING_STEPS: Final = {4: 16, 8: 16}
 PROMPT_TOKENS: Final = 128
 
 
@@ -96,9 +98,39 @@ def lora(lab: Lab) -> Outcome:
     return Outcome(figures, details)
 
 
-def _tax_case(lab: Lab, prefix: Sequence, adapter: Adapter | None, num_streams: int, num_steps: int) -> Case:
+def reading(lab: Lab) -> Outcome:
+    """`reading_tax_n*`: a step whose states a verifier averages ÷ one that nobody reads, adapter on."""
+    engine, prompt = lab.engine, lab.prompt(PROMPT_TOKENS)
+    figures: dict[str, float | None] = {}
+    details: dict[str, Any] = {}
+    layer = -(engine.info.num_layers // 3)
+    most = max(READING_STEPS)
+    cells = len(prompt) + len(lab.opening) + most * (max(READING_STEPS.values()) + 2)
+    with engine.reserve(cells=cells, sequences=most + 2), lab.sequence() as prefix:
+        engine.encode(prefix, prompt)
+        for num_streams, num_steps in READING_STEPS.items():
+            cases = {
+                "unread": _tax_case(lab, prefix, lab.adapter, num_streams, num_steps),
+                "read": _tax_case(lab, prefix, lab.adapter, num_streams, num_steps, (layer,)),
+            }
+            samples = interleave(cases, lab.rounds, lambda: lab.advance(0.5 / lab.rounds))
+            figures[f"reading_tax_n{num_streams}"] = samples.ratio("read", "unread")
+            details[f"n{num_streams}"] = samples.summary()
+    return Outcome(figures, details)
+
+
+def _tax_case(
+    lab: Lab,
+    prefix: Sequence,
+    adapter: Adapter | None,
+    num_streams: int,
+    num_steps: int,
+    layers: tuple[int, ...] = (),
+) -> Case:
     def case() -> float:
-        with lab.streams(prefix, num_streams, adapter) as (batch, _):
+        with lab.streams(prefix, num_streams, adapter) as (batch, streams):
+            for stream in streams if layers else ():
+                stream.means = TraceMean(layers, lab.engine.info.hidden_size)
             batch.step()  # turning the adapter rebuilt the graph
             return interleave({"step": timed(batch.step)}, num_steps).mean("step")
 
