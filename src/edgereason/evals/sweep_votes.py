@@ -32,6 +32,7 @@ from edgereason.evals.metrics import (
     pass_at_k,
 )
 from edgereason.evals.samples import Sample, TraceRow
+from edgereason.heads.reliability import auroc, auroc_within
 from edgereason.reasoning.vote import Ballot, winner
 
 NUM_DRAWS: Final = 20
@@ -69,6 +70,9 @@ def vote_curve(
         * `mean_all_streams_tokens`, `mean_longest_tokens`: what n streams spend together, and the longest of
           them, which stands for latency; expected values over all draws that there could be.
 
+        `verifier` says how well its scores tell right traces from wrong ones: AUROC over all pairs, and over
+        those of one question; it is None without scores, or without both kinds.
+
     Raises:
         ConfigError: a question has no finished trace, or a setting is out of range.
     """
@@ -103,6 +107,7 @@ def vote_curve(
             }
             for n in chosen
         ],
+        "verifier": _told_apart(pools) if has_scores else None,
         "notes": [*_notes(samples, pools, has_scores=has_scores), *_beyond(ns, least)],
     }
 
@@ -194,6 +199,18 @@ def _expected_longest(lengths: Sequence[int], n: int) -> float:
     """Expected maximum of n lengths drawn without replacement: Σ x₍ᵢ₎ C(i − 1, n − 1) / C(m, n)."""
     longest = sum(math.comb(below, n - 1) * length for below, length in enumerate(sorted(lengths)))
     return longest / math.comb(len(lengths), n)
+
+
+def _told_apart(pools: Sequence[_Pool]) -> dict[str, float | None] | None:
+    """How well the verifier's scores tell traces that are right from others; None if all are alike."""
+    traces = [
+        (trace.verifier_score, pool.scores[i] == 1) for pool in pools for i, trace in enumerate(pool.traces)
+    ]
+    scores, right = np.array([score for score, _ in traces]), np.array([one for _, one in traces])
+    if right.all() or not right.any():
+        return None
+    questions = [pool.id for pool in pools for _ in pool.traces]
+    return {"auroc": auroc(scores, right), "auroc_within_questions": auroc_within(scores, right, questions)}
 
 
 def _notes(samples: Sequence[Sample], pools: Sequence[_Pool], *, has_scores: bool) -> list[str]:

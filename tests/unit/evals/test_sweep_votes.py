@@ -106,6 +106,19 @@ def test_without_scores_for_every_trace_only_majority_is_drawn():
     assert "no weighted and no best vote: not every trace has a verifier score" in record["notes"]
 
 
+def test_how_well_scores_tell_traces_apart_by_hand():
+    rows = [
+        pool("a", trace(verifier=0.9), trace("7", 0.0, verifier=0.4)),
+        pool("b", trace(verifier=0.3), trace("7", 0.0, verifier=0.5)),
+    ]
+    # right 0.9, 0.3 against wrong 0.4, 0.5: 2 of 4 pairs in order; of a question's own, a's and not b's
+    assert vote_curve(rows)["verifier"] == {"auroc": 0.5, "auroc_within_questions": 0.5}
+    rows[1] = pool("b", trace(verifier=0.6), trace("7", 0.0, verifier=0.5))
+    assert vote_curve(rows)["verifier"] == {"auroc": 1.0, "auroc_within_questions": 1.0}
+    assert vote_curve([pool("a", trace(verifier=0.5), trace(verifier=0.6))])["verifier"] is None
+    assert vote_curve([pool("a", trace(), trace("7", 0.0))])["verifier"] is None
+
+
 def test_the_difference_is_paired_by_question():
     # Half the questions are always right, half always wrong: accuracies scatter with the questions, their
     # difference does not.
