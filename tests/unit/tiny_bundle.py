@@ -17,7 +17,7 @@ from edgereason.evals.record import data_entry, open_folder, write_summary
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.heads.file import Heads, Storage, write_heads
 from edgereason.heads.switcher import MlpSwitcher
-from edgereason.heads.verifier import LinearVerifier
+from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
 from edgereason.quant.gguf_file import GgufModel
 
@@ -107,6 +107,7 @@ def write_tiny_heads(
         std=np.exp(normal(HIDDEN)),
         weight=normal(1, HIDDEN),
         bias=normal(1),
+        features=TraceFeatures(behind_prompt=True),
         prompt="Right?",
         prompt_ids=(257, 10),
     )
