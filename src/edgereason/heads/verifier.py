@@ -4,7 +4,7 @@
 
     prompt │ opening │ thinking closing answer │ end of turn, "Is this solution correct? …", generation prompt
                        └─ mean of a layer's outputs                                                          ↑
-                          over these tokens: costs no second look      or the final norm's output here, ─────┘
+                          over these tokens: needs no second look      or the final norm's output here, ─────┘
                                                                        for which 20 tokens more are encoded
     P(right) = σ(w · (features − mean) / std + b)
 
