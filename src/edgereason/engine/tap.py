@@ -7,8 +7,9 @@ offers every node by name to one callback, fixed when a context is created. It f
 `step_ratio_n1`), so one context serves prefill and decoding, and prompt cells need never move.
 
 * `l_out-k`, a layer's output, has a row for every token up to k = L−2: the last layer drops rows that are not
-  outputs. The switcher's features come from here (Deviation: the paper takes the last layer).
-* `result_norm`, the final norm's output, has a row for every *output* token: the verifier's features.
+  outputs. The switcher's features come from here, and a verifier's means (Deviation: the paper takes the
+  last layer).
+* `result_norm`, the final norm's output, has a row for every *output* token: what the paper's verifier reads.
 
 Knows tensor names and bytes; does not know heads or sequences.
 """

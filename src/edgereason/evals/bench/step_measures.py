@@ -6,7 +6,8 @@ ratio is of the rounds' minima. Knows the engine and the batch; does not know re
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from edgereason.engine.base import Adapter, Sequence
 from edgereason.evals.bench.bare import BareLoop
@@ -80,57 +81,48 @@ def _step_rounds(lab: Lab, num_streams: int, num_steps: int) -> tuple[Samples, S
 
 def lora(lab: Lab) -> Outcome:
     """`lora_tax_n*`: a decode step with the adapter on ÷ off, at the same depth; a round's mean."""
-    engine, prompt = lab.engine, lab.prompt(PROMPT_TOKENS)
-    figures: dict[str, float | None] = {}
-    details: dict[str, Any] = {}
-    most = max(TAX_STEPS)
-    cells = len(prompt) + len(lab.opening) + most * (max(TAX_STEPS.values()) + 2)
-    with engine.reserve(cells=cells, sequences=most + 2), lab.sequence() as prefix:
-        engine.encode(prefix, prompt)
-        for num_streams, num_steps in TAX_STEPS.items():
-            cases = {
-                "off": _tax_case(lab, prefix, None, num_streams, num_steps),
-                "on": _tax_case(lab, prefix, lab.adapter, num_streams, num_steps),
-            }
-            samples = interleave(cases, lab.rounds, lambda: lab.advance(0.5 / lab.rounds))
-            figures[f"lora_tax_n{num_streams}"] = samples.ratio("on", "off")
-            details[f"n{num_streams}"] = samples.summary()
-    return Outcome(figures, details)
+    return _tax(lab, "lora_tax", TAX_STEPS, off=_Way(None), on=_Way(lab.adapter))
 
 
 def reading(lab: Lab) -> Outcome:
     """`reading_tax_n*`: a step whose states a verifier averages ÷ one that nobody reads, adapter on."""
+    layer = -(lab.engine.info.num_layers // 3)
+    return _tax(lab, "reading_tax", READING_STEPS, off=_Way(lab.adapter), on=_Way(lab.adapter, (layer,)))
+
+
+class _Way(NamedTuple):
+    """How streams decode: under which adapter, and which layers' states are averaged."""
+
+    adapter: Adapter | None
+    layers: tuple[int, ...] = ()
+
+
+def _tax(lab: Lab, name: str, steps_at: Mapping[int, int], *, off: _Way, on: _Way) -> Outcome:
+    """`NAME_n*`: a step one way ÷ the other, at the same depth, for each number of streams and its steps."""
     engine, prompt = lab.engine, lab.prompt(PROMPT_TOKENS)
     figures: dict[str, float | None] = {}
     details: dict[str, Any] = {}
-    layer = -(engine.info.num_layers // 3)
-    most = max(READING_STEPS)
-    cells = len(prompt) + len(lab.opening) + most * (max(READING_STEPS.values()) + 2)
+    most = max(steps_at)
+    cells = len(prompt) + len(lab.opening) + most * (max(steps_at.values()) + 2)
     with engine.reserve(cells=cells, sequences=most + 2), lab.sequence() as prefix:
         engine.encode(prefix, prompt)
-        for num_streams, num_steps in READING_STEPS.items():
+        for num_streams, num_steps in steps_at.items():
             cases = {
-                "unread": _tax_case(lab, prefix, lab.adapter, num_streams, num_steps),
-                "read": _tax_case(lab, prefix, lab.adapter, num_streams, num_steps, (layer,)),
+                "off": _tax_case(lab, prefix, off, num_streams, num_steps),
+                "on": _tax_case(lab, prefix, on, num_streams, num_steps),
             }
             samples = interleave(cases, lab.rounds, lambda: lab.advance(0.5 / lab.rounds))
-            figures[f"reading_tax_n{num_streams}"] = samples.ratio("read", "unread")
+            figures[f"{name}_n{num_streams}"] = samples.ratio("on", "off")
             details[f"n{num_streams}"] = samples.summary()
     return Outcome(figures, details)
 
 
-def _tax_case(
-    lab: Lab,
-    prefix: Sequence,
-    adapter: Adapter | None,
-    num_streams: int,
-    num_steps: int,
-    layers: tuple[int, ...] = (),
-) -> Case:
+def _tax_case(lab: Lab, prefix: Sequence, way: _Way, num_streams: int, num_steps: int) -> Case:
     def case() -> float:
-        with lab.streams(prefix, num_streams, adapter) as (batch, streams):
-            for stream in streams if layers else ():
-                stream.means = TraceMean(layers, lab.engine.info.hidden_size)
+        with lab.streams(prefix, num_streams, way.adapter) as (batch, streams):
+            if way.layers:
+                for stream in streams:
+                    stream.means = TraceMean(way.layers, lab.engine.info.hidden_size)
             batch.step()  # turning the adapter rebuilt the graph
             return interleave({"step": timed(batch.step)}, num_steps).mean("step")
 
