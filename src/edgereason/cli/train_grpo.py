@@ -53,7 +53,7 @@ def grpo(
     from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
     from edgereason.cli.train_panel import update_panel
-    from edgereason.cli.train_start import trainable
+    from edgereason.cli.train_start import started_from, trainable
     from edgereason.core.bundle import write_atomically
     from edgereason.engine.llama import LlamaEngine
     from edgereason.engine.params import usable_cores
@@ -104,7 +104,7 @@ def grpo(
     if not is_first_process():
         return
     record |= {"adapter": write_bundle(output, path, about_base, material.opening, plan.budgets.buckets)}
-    record |= about_questions | about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
+    record |= started_from(start) | about_questions | about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
     write_atomically(output / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     size_bytes = record["adapter"]["size_bytes"]
     typer.echo(

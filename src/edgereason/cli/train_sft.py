@@ -117,7 +117,7 @@ def learn(
     import torch
 
     from edgereason.cli.pull import fetch
-    from edgereason.cli.train_start import trainable
+    from edgereason.cli.train_start import started_from, trainable
     from edgereason.core.bundle import file_sha256, write_atomically
     from edgereason.engine.llama import LlamaEngine
     from edgereason.engine.params import usable_cores
@@ -157,6 +157,7 @@ def learn(
         return record
     read = [*traces, *([] if examples_file is None else [examples_file])]
     record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in read]}
+    record |= started_from(start)
     record |= {"adapter": write_bundle(folder, path, about_base, opening, plan.hints.buckets)}
     record |= about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
     write_atomically(folder / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -36,6 +36,18 @@ def shipped(start: Path) -> tuple[Bundle, Part]:
     return bundle, bundle.adapter
 
 
+def started_from(start: Path | None) -> dict[str, str]:
+    """What a record says of the adapter that a training began with, so that a bundle can tell its history.
+
+    Returns:
+        Its hash as it ships, under `started_from`; nothing for a new adapter, or one that was never exported.
+    """
+    if start is None or not any((folder / MANIFEST).is_file() for folder in (start, start / "bundle")):
+        return {}
+    _, part = shipped(start)
+    return {"started_from": part.sha256}
+
+
 @contextmanager
 def trainable(start: Path, base: GgufModel, about_base: Base) -> Iterator[Path]:
     """The folder of PEFT's adapter at `start`; a bundle's is unpacked as it ships, and goes with the context.

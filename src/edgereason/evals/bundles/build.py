@@ -25,9 +25,10 @@ from edgereason.core.chat import CLOSING
 from edgereason.core.result import Result
 from edgereason.errors import BundleError
 from edgereason.evals.bundles.card import CARD, VERIFIER, render_card
-from edgereason.evals.bundles.provenance import ORIGIN_FORMATS, TRACES, buckets_of, origin_of
+from edgereason.evals.bundles.provenance import ORIGIN_FORMATS, TRACES, origin_of
 from edgereason.evals.bundles.records import RecordFile, read_record
 from edgereason.evals.bundles.results import HEAD, RESULT_FORMATS, results_of
+from edgereason.evals.bundles.trainings import ADAPTER, EARLIER, TRAININGS, buckets_of, history_of, made_by
 from edgereason.evals.bundles.verify import BaseFile, read_base, require_adapter
 from edgereason.evals.machine import versions
 from edgereason.reasoning.model import heads_of
@@ -102,7 +103,7 @@ def _base_name(start: Bundle | None) -> str | None:
 
 
 def _require_known(records: list[RecordFile]) -> None:
-    known = (*RESULT_FORMATS, *ORIGIN_FORMATS)
+    known = (*RESULT_FORMATS, *ORIGIN_FORMATS, *TRAININGS)
     for record in records:
         if record.format not in known:
             raise BundleError(
@@ -115,8 +116,11 @@ def _buckets(parts: Parts, records: list[RecordFile]) -> tuple[int, ...]:
     """Budgets that the adapter's hints were trained with: as given, else as recorded, else as they were."""
     if parts.buckets is not None:
         return tuple(sorted(set(parts.buckets)))
-    if recorded := [buckets for record in records if (buckets := buckets_of(record))]:
-        return recorded[-1]
+    adapter = _source(parts.adapter, parts.start, "adapter")
+    made = None if adapter is None else file_sha256(adapter)
+    for record in records:
+        if record.format in TRAININGS and (buckets := buckets_of(record)) and made_by(record) == made:
+            return buckets
     return parts.start.buckets if parts.start and parts.adapter is None else ()
 
 
@@ -146,7 +150,7 @@ def _with_parts(folder: Path, parts: Parts, base: BaseFile, buckets: tuple[int, 
         bundle = replace(bundle, heads=part)
         heads_of(bundle)
     if parts.adapter is not None:
-        bundle = _without(bundle, "adapter", TRACES)
+        bundle = _without(bundle, ADAPTER, EARLIER, TRACES)
     if parts.heads is not None:
         bundle = _without(bundle, "switcher", "verifier")
     elif start is not None:
@@ -181,7 +185,13 @@ def _with_records(
 ) -> Bundle:
     """The bundle with its history and its figures; figures that no longer hold are left out, and said so."""
     provenance = dict(bundle.provenance)
-    for kind in ORIGIN_FORMATS:
+    if trainings := [record for record in records if record.format in TRAININGS]:
+        history = history_of(trainings, bundle, start)
+        provenance[ADAPTER], *earlier = history.entries
+        provenance |= {EARLIER: earlier} if earlier else {}
+        if start is not None and history.is_continued and TRACES in start.provenance:
+            provenance[TRACES] = start.provenance[TRACES]
+    for kind in ORIGIN_FORMATS:  # traces count once it is known that they were learned from
         for record in (one for one in records if one.format == kind):
             part, entry = origin_of(record, bundle, provenance)
             provenance[part] = _added(provenance.get(part, []), entry) if part == TRACES else entry

@@ -196,7 +196,7 @@ def _origins(provenance: Mapping[str, Any]) -> Iterator[str]:
     rows = []
     for part, entries in provenance.items():
         for entry in entries if isinstance(entries, list) else [entries]:
-            rows.append([part, cell(_plain(_short(entry)))])
+            rows.append([part.replace("_", " "), cell(_plain(_short(entry)))])
     if not rows:
         yield "No record was given."
         return
