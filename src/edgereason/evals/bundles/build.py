@@ -24,10 +24,11 @@ from edgereason.core.bundle import BASE_FILE, Bundle, Part, file_sha256, write_a
 from edgereason.core.chat import CLOSING
 from edgereason.core.result import Result
 from edgereason.errors import BundleError
-from edgereason.evals.bundles.card import CARD, VERIFIER, render_card
+from edgereason.evals.bundles.card import CARD, render_card
 from edgereason.evals.bundles.provenance import ORIGIN_FORMATS, TRACES, origin_of
 from edgereason.evals.bundles.records import RecordFile, read_record
 from edgereason.evals.bundles.results import HEAD, RESULT_FORMATS, results_of
+from edgereason.evals.bundles.same_heads import SWITCHER, VERIFIER, SameHeads
 from edgereason.evals.bundles.trainings import ADAPTER, EARLIER, TRAININGS, buckets_of, history_of, made_by
 from edgereason.evals.bundles.verify import BaseFile, read_base, require_adapter
 from edgereason.evals.machine import versions
@@ -84,8 +85,9 @@ def build(folder: Path, parts: Parts, notice: Callable[[str], None] = lambda lin
     try:
         partial.mkdir(parents=True)
         bundle = _with_parts(partial, parts, base, _buckets(parts, records))
-        bundle = _with_records(bundle, records, parts.start, notice)
-        bundle = _with_calibration(bundle, parts, notice)
+        same = SameHeads.of(bundle, parts.start)
+        bundle = _with_records(bundle, records, parts.start, same, notice)
+        bundle = _with_calibration(bundle, parts.start, same, notice)
         bundle = replace(bundle, name=parts.name or bundle.name or folder.resolve().name)
         card = render_card(bundle)
         bundle.write()
@@ -151,9 +153,7 @@ def _with_parts(folder: Path, parts: Parts, base: BaseFile, buckets: tuple[int, 
         heads_of(bundle)
     if parts.adapter is not None:
         bundle = _without(bundle, ADAPTER, EARLIER, TRACES)
-    if parts.heads is not None:
-        bundle = _without(bundle, "switcher", "verifier")
-    elif start is not None:
+    if start is not None and parts.heads is None:
         bundle = replace(bundle, earlier_heads=start.earlier_heads)
     if parts.include_base or (start is not None and (start.folder / BASE_FILE).is_file()):
         _copy(base.path, folder / BASE_FILE)
@@ -181,10 +181,14 @@ def _without(bundle: Bundle, *parts: str) -> Bundle:
 
 
 def _with_records(
-    bundle: Bundle, records: list[RecordFile], start: Bundle | None, notice: Callable[[str], None]
+    bundle: Bundle,
+    records: list[RecordFile],
+    start: Bundle | None,
+    same: SameHeads,
+    notice: Callable[[str], None],
 ) -> Bundle:
     """The bundle with its history and its figures; figures that no longer hold are left out, and said so."""
-    provenance = dict(bundle.provenance)
+    provenance = dict(_without(bundle, *({SWITCHER, VERIFIER} - same.kinds)).provenance)
     if trainings := [record for record in records if record.format in TRAININGS]:
         history = history_of(trainings, bundle, start)
         provenance[ADAPTER], *earlier = history.entries
@@ -197,7 +201,8 @@ def _with_records(
             provenance[part] = _added(provenance.get(part, []), entry) if part == TRACES else entry
     ours = {part.sha256 for part in bundle.parts} | set(bundle.earlier_heads)
     outdated = bundle.adapter_sha256 if start and set(start.buckets) != set(bundle.buckets) else None
-    kept = [one for one in bundle.results if set(one.parts) <= ours and outdated not in one.parts]
+    results = [same.moved(one, bundle.heads.sha256 if bundle.heads else None) for one in bundle.results]
+    kept = [one for one in results if set(one.parts) <= ours and outdated not in one.parts]
     if left_out := len(bundle.results) - len(kept):
         notice(f"{left_out} results are of other parts or buckets and left out: measure them again")
     fresh = [result for record in records for result in _results(record, bundle, ours)]
@@ -217,10 +222,11 @@ def _added(entries: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]) -> li
     return [*(one for one in entries if one.get("record_sha256") != entry["record_sha256"]), entry]
 
 
-def _with_calibration(bundle: Bundle, parts: Parts, notice: Callable[[str], None]) -> Bundle:
+def _with_calibration(
+    bundle: Bundle, start: Bundle | None, same: SameHeads, notice: Callable[[str], None]
+) -> Bundle:
     """The bundle with how its threshold was set, as far as that still holds."""
-    start = parts.start
-    if start is None or start.calibration is None or parts.heads is not None:
+    if start is None or start.calibration is None or not same.has_same_threshold:
         return bundle
     is_same = start.adapter_sha256 == bundle.adapter_sha256 and set(start.buckets) == set(bundle.buckets)
     if "min_accuracy" in start.calibration and not is_same:

@@ -19,13 +19,12 @@ from edgereason.core.result import Result
 from edgereason.errors import BundleError
 from edgereason.evals.bundles.commands import BUNDLE
 from edgereason.evals.bundles.results import HEAD
+from edgereason.evals.bundles.same_heads import SWITCHER, VERIFIER
 from edgereason.evals.report.markdown import bytes_text, cell, interval_text, percent, table
 from edgereason.heads.file import read_heads
 from edgereason.hub.catalog import find, find_by_sha256
 
 CARD: Final = "README.md"
-SWITCHER: Final = "switcher"
-VERIFIER: Final = "verifier"
 
 _WORDS: Final = {
     "num_questions": "questions",

@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.errors import BundleError
 from edgereason.evals.bundles.records import RecordFile
 from edgereason.evals.bundles.results import HEAD
+from edgereason.evals.bundles.same_heads import is_same
 from edgereason.evals.bundles.trainings import ADAPTER, EARLIER
-from edgereason.heads.file import Heads, read_heads
+from edgereason.heads.file import read_heads
 
 TRACES: Final = "traces"
 
@@ -105,18 +104,9 @@ def _head(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple
                 "give the record's folder"
             )
         ours, theirs = read_heads(bundle.folder / bundle.heads.file), read_heads(beside)
-        if not _is_same(head, ours, theirs):
+        if not is_same(head, ours, theirs):
             raise BundleError(f"the record {record.name} is of another {head} than the bundle's")
     return head, {"trained_as": made, **_some(record, _HEAD)}
-
-
-def _is_same(head: str, ours: Heads, theirs: Heads) -> bool:
-    """Whether a head has the same weights; the threshold may differ."""
-    if (one := getattr(ours, head, None)) is None or (other := getattr(theirs, head, None)) is None:
-        return False
-    names = [name for name in type(one).__slots__ if isinstance(getattr(one, name), np.ndarray)]
-    arrays = [(getattr(one, name), getattr(other, name)) for name in names]
-    return all(np.array_equal(a, b) for a, b in arrays)
 
 
 def _some(record: RecordFile, names: Sequence[str]) -> dict[str, Any]:
