@@ -12,7 +12,8 @@ TRL's border between prompt and completion is the adapter's, so only the one met
 log-probabilities is another than TRL's. The reference of the KL is the adapter that the run began with:
 PEFT's second adapter `ref`, copied before any checkpoint is taken up, and so the same after a resume.
 
-Source: paper section 3. Deviation: old log-probabilities are the engine's, on the weights that ship.
+Source: paper section 3. Deviation: old log-probabilities are the engine's, on the weights that ship; a recipe may
+ask for another scale of advantages, and for the KL's own gradient (`scale_rewards`, `unbiased_kl`).
 
 Knows TRL and groups; does not know recipes, files of questions or terminals.
 """
@@ -63,7 +64,12 @@ class GrpoConfig:
         learning_rate: at its highest.
         warmup: share of the steps in which the rate rises; then it falls as a cosine.
         rewarm_steps: over which it rises again after a light checkpoint.
+        scale_rewards: what advantages are divided by: the spread of rewards within the group, as in the
+            paper, or within the update: a few tokens more or less among right responses then count for less
+            than right or wrong.
         beta: weight of the KL to the adapter that the run began with.
+        unbiased_kl: whether the KL's terms are weighed by the ratio: only then is their gradient the KL's
+            own, which grows with the distance; that of the paper's is bounded.
         epsilon: of the clipped ratio.
         temperature: of rollouts and log-probabilities.
         redraws: how often groups whose responses are all worth the same are replaced.
@@ -83,7 +89,9 @@ class GrpoConfig:
     learning_rate: float = 1e-4
     warmup: float = 0.05
     rewarm_steps: int = 4
+    scale_rewards: Literal["group", "batch"] = "group"
     beta: float = 1e-3
+    unbiased_kl: bool = False
     epsilon: float = 0.2
     temperature: float = 0.8
     redraws: int = 2
@@ -202,9 +210,9 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
             weight_decay=0.0,
             max_grad_norm=1.0,
             loss_type="grpo",
-            scale_rewards="group",
+            scale_rewards=config.scale_rewards,
             beta=config.beta,
-            use_bias_correction_kl=False,  # newer TRLs weigh the KL by the ratio, the paper's did not
+            use_bias_correction_kl=config.unbiased_kl,
             disable_dropout=True,  # or the policy that learns would not be the one that drew
             epsilon=config.epsilon,
             temperature=config.temperature,

@@ -17,7 +17,9 @@ from edgereason.train.reward import Outcome
 _WINDOW: Final = 5
 """Updates that are averaged before one is held against another."""
 _LEAST_TOKENS: Final = 8.0
-_MOST_KL: Final = 1.0
+_MOST_KL: Final = 0.25
+_LEAST_APART: Final = 1.1
+"""Mean length under the largest budget, over that under the smallest."""
 _MOST_MISMATCH: Final = 0.1
 
 
@@ -122,6 +124,10 @@ def alarms(updates: Sequence[UpdateFigures]) -> list[str]:
         found.append("no group has any spread: nothing is learned")
     if len(updates) >= 2 * _WINDOW:
         first = updates[:_WINDOW]
+        if (apart := _apart(last)) is not None and apart < _LEAST_APART <= (_apart(first) or 0):
+            found.append(
+                f"the longest budget comes to {apart:.2f} × the tokens of the shortest: they are one"
+            )
         figures: dict[str, Callable[[UpdateFigures], float | None]] = {
             "accuracy": lambda one: one.rollouts.accuracy,
             "entropy": lambda one: one.entropy,
@@ -131,6 +137,17 @@ def alarms(updates: Sequence[UpdateFigures]) -> list[str]:
             if before is not None and now is not None and now < 0.5 * before:
                 found.append(f"the {name} fell from {before:.3f} to {now:.3f}")
     return found
+
+
+def _apart(updates: Sequence[UpdateFigures]) -> float | None:
+    """Mean length under the largest budget, over that under the smallest; None unless both were drawn."""
+    lengths: dict[int, list[float]] = {}
+    for one in updates:
+        for bucket, tokens in one.rollouts.tokens_by_bucket.items():
+            lengths.setdefault(bucket, []).append(tokens)
+    if len(lengths) < 2:
+        return None
+    return fmean(lengths[max(lengths)]) / max(1e-9, fmean(lengths[min(lengths)]))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

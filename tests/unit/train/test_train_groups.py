@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from statistics import pvariance
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -208,8 +209,14 @@ def test_figures_are_of_every_group_that_was_drawn() -> None:
     assert figures.tokens_by_bucket == dict.fromkeys(by_bucket, len(RIGHT))
 
 
-def update(step: int, **changes: float) -> UpdateFigures:
-    rollouts = {"reward": 0.5, "accuracy": 0.5, "mean_tokens": 100.0, "dropped": 0}
+def update(step: int, **changes: Any) -> UpdateFigures:
+    rollouts: dict[str, Any] = {
+        "reward": 0.5,
+        "accuracy": 0.5,
+        "mean_tokens": 100.0,
+        "dropped": 0,
+        "tokens_by_bucket": {64: 60.0, 128: 90.0},
+    }
     rollouts |= {name: changes.pop(name) for name in [*changes] if name in rollouts}
     values = {"kl": 0.01, "entropy": 0.6, "mismatch": 0.01} | changes
     return UpdateFigures(
@@ -222,12 +229,11 @@ def update(step: int, **changes: float) -> UpdateFigures:
         trained_tokens_per_s=1.0,
         rollouts=RolloutFigures(
             mean_answer_tokens=10.0,
-            tokens_by_bucket={},
             accuracy_by_bucket={},
             share_within=1.0,
             groups=4,
             tokens_per_s=1.0,
-            **rollouts,  # type: ignore[arg-type]
+            **rollouts,
         ),
         **values,
     )
@@ -242,6 +248,7 @@ def test_a_steady_run_raises_no_alarm() -> None:
     ("changes", "says"),
     [
         ({"kl": 3.0}, "KL is 3.00"),
+        ({"tokens_by_bucket": {64: 40.0, 128: 42.0}}, "comes to 1.05 × the tokens of the shortest"),
         ({"mismatch": 0.5}, "engine and torch differ by 0.500"),
         ({"mean_tokens": 3.0}, "responses have 3 tokens"),
         ({"dropped": 4}, "no group has any spread"),
@@ -249,7 +256,7 @@ def test_a_steady_run_raises_no_alarm() -> None:
         ({"entropy": 0.1}, "the entropy fell from 0.600 to 0.100"),
     ],
 )
-def test_a_collapse_raises_one(changes: dict[str, float], says: str) -> None:
+def test_a_collapse_raises_one(changes: dict[str, Any], says: str) -> None:
     (found,) = alarms([update(n) for n in range(10)] + [update(n, **changes) for n in range(10, 15)])
     assert says in found
 

@@ -122,11 +122,15 @@ def generated(made: BudgetTrainer) -> dict:
 # ── one update, by hand ──────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> BudgetTrainer:
-    made = trainer(tmp_path, MaskedLora(lora_model()))
+def made_with(tmp_path: Path, **settings: Any) -> BudgetTrainer:
+    made = trainer(tmp_path, MaskedLora(lora_model()), replace(CONFIG, **settings))
     made.current_gradient_accumulation_steps = 1
     return made
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> BudgetTrainer:
+    return made_with(tmp_path)
 
 
 def test_advantages_are_a_groups_rewards_against_their_own(made: BudgetTrainer) -> None:
@@ -136,6 +140,20 @@ def test_advantages_are_a_groups_rewards_against_their_own(made: BudgetTrainer) 
     for at in (0, 4):
         rewards = rolled["reward"][at : at + 4]
         expected += [(one - fmean(rewards)) / (stdev(rewards) + 1e-4) for one in rewards]
+    assert any(expected)
+    assert batch["advantages"].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_advantages_may_be_measured_by_the_spread_of_the_whole_update(tmp_path: Path) -> None:
+    made = made_with(tmp_path, scale_rewards="batch")
+    rolled = made.roll()
+    batch = generated(made)
+    rewards = rolled["reward"]
+    expected = [
+        (one - fmean(rewards[at : at + 4])) / (stdev(rewards) + 1e-4)
+        for at in (0, 4)
+        for one in rewards[at : at + 4]
+    ]
     assert any(expected)
     assert batch["advantages"].tolist() == pytest.approx(expected, abs=1e-5)
 
@@ -164,8 +182,10 @@ def test_old_log_probabilities_are_those_that_were_drawn_with(made: BudgetTraine
     torch.testing.assert_close(found[mask], batch["old_per_token_logps"][mask], atol=2e-5, rtol=1e-4)
 
 
-def test_the_loss_is_the_papers_over_sampled_tokens(made: BudgetTrainer) -> None:
+@pytest.mark.parametrize("unbiased_kl", [False, True])
+def test_the_loss_is_the_papers_over_sampled_tokens(tmp_path: Path, unbiased_kl: bool) -> None:
     # GIVEN an old policy and a reference that are others than the policy, so that every term matters
+    made = made_with(tmp_path, unbiased_kl=unbiased_kl)
     batch = generated(made)
     torch.manual_seed(3)
     shape = batch["completion_ids"].shape
@@ -188,7 +208,7 @@ def test_the_loss_is_the_papers_over_sampled_tokens(made: BudgetTrainer) -> None
             old, ref = batch["old_per_token_logps"][row, t], batch["ref_per_token_logps"][row, t]
             advantage, ratio = batch["advantages"][row], (logprobs[t] - old).exp()
             clipped = ratio.clamp(0.8, 1.2)
-            kl = (ref - logprobs[t]).exp() - (ref - logprobs[t]) - 1
+            kl = ((ref - logprobs[t]).exp() - (ref - logprobs[t]) - 1) * (ratio if unbiased_kl else 1)
             terms.append(float(-torch.min(ratio * advantage, clipped * advantage) + 0.05 * kl))
         rows.append(fmean(terms))
     assert float(loss.detach()) == pytest.approx(fmean(rows), abs=1e-5)
