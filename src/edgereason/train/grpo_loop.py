@@ -12,8 +12,8 @@ TRL's border between prompt and completion is the adapter's, so only the one met
 log-probabilities is another than TRL's. The reference of the KL is the adapter that the run began with:
 PEFT's second adapter `ref`, copied before any checkpoint is taken up, and so the same after a resume.
 
-Source: paper section 3. Deviation: old log-probabilities are the engine's, on the weights that ship; a recipe may
-ask for another scale of advantages, and for the KL's own gradient (`scale_rewards`, `unbiased_kl`).
+Source: paper section 3. Deviation: old log-probabilities are the engine's, on the weights that ship; a recipe
+may ask for another scale of advantages, and for the KL's own gradient (`scale_rewards`, `unbiased_kl`).
 
 Knows TRL and groups; does not know recipes, files of questions or terminals.
 """
