@@ -15,8 +15,7 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, Self, TextIO, TypeVar
 
-from filelock import FileLock, Timeout
-
+from edgereason.core.folder_lock import FolderLock
 from edgereason.errors import ConfigError
 
 SAMPLES: Final = "samples.jsonl"
@@ -89,11 +88,7 @@ class Journal(Generic[R]):
         path = folder / SAMPLES
         self.found: tuple[R, ...] = ()
         self._is_kept = False
-        self._lock = FileLock(folder / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(f"another process writes to {folder}: wait for it") from error
+        self._lock = FolderLock(folder)
         self._path = path
         self._file: TextIO | None = None
         try:
@@ -126,7 +121,6 @@ class Journal(Generic[R]):
         if self._file is not None:
             self._file.close()
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

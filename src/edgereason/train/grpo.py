@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -34,11 +35,13 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
+from edgereason.core.folder_lock import FolderLock
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import adapter_sha256, load_adapter, new_adapter, save_adapter, settings_of
 from edgereason.train.checkpoints import forget_lines_behind, step_of
 from edgereason.train.groups import Dealer, Groups, Problem
-from edgereason.train.grpo_loop import BudgetTrainer, Drawing, GrpoConfig
+from edgereason.train.grpo_config import GrpoConfig
+from edgereason.train.grpo_loop import BudgetTrainer, Drawing
 from edgereason.train.grpo_metrics import RolloutFigures, UpdateFigures, alarms
 from edgereason.train.loop import METRICS
 from edgereason.train.masked_lora import MaskedLora
@@ -161,7 +164,8 @@ def grpo(
 
     Raises:
         BundleError: another base than the recipe's or the adapter's, or a checkpoint that doesn't fit.
-        ConfigError: too few problems, a folder with another run, or settings that don't go together.
+        ConfigError: too few problems, a folder with another run or to which another process writes, or
+            settings that don't go together.
         TrainingError: a reward that can't be found, or a loss that is no number.
         EngineError: the engine failed in a rollout. The last checkpoint is whole, as after the former.
     """
@@ -228,12 +232,14 @@ def grpo(
     )
     with trainer.args.main_process_first():
         _open_folder(folder, recipe, material.problems, start)
-    trainer.go_on(folder, resume)
-    if trainer.state.global_step < trainer.state.max_steps:
-        return None
-    if not trainer.args.should_save:  # another process speaks for all of them
-        return {}
-    save(folder / ADAPTER)
+    is_first = trainer.args.should_save  # another process speaks for all of them
+    with FolderLock(folder) if is_first else nullcontext():
+        trainer.go_on(folder, resume)
+        if trainer.state.global_step < trainer.state.max_steps:
+            return None
+        if not is_first:
+            return {}
+        save(folder / ADAPTER)
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),

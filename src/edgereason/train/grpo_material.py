@@ -23,7 +23,7 @@ from edgereason.quant.gguf_file import GgufModel
 from edgereason.train.adapters import export_adapter, grid_for, settings_of
 from edgereason.train.groups import Problem
 from edgereason.train.grpo import Material, Swap
-from edgereason.train.grpo_loop import GrpoConfig
+from edgereason.train.grpo_config import GrpoConfig
 from edgereason.train.masked_lora import MaskedLora
 from edgereason.train.questions import Question
 from edgereason.train.rollout import EngineRoller, Roller, Vocabulary

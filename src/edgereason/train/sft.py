@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +33,7 @@ from transformers import PreTrainedModel
 
 from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
+from edgereason.core.folder_lock import FolderLock
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import (
     LoraSettings,
@@ -119,7 +121,8 @@ def sft(
 
     Raises:
         BundleError: another base than the recipe's, or a checkpoint that doesn't fit.
-        ConfigError: no examples, a folder with another run, or settings that don't go together.
+        ConfigError: no examples, a folder with another run or to which another process writes, or
+            settings that don't go together.
         TrainingError: a loss that is no number; the last checkpoint is whole.
     """
     if recipe.base.sha256 not in (None, base_sha256):
@@ -164,13 +167,15 @@ def sft(
         if resume is not None:
             step_of(resume)
         _open_folder(folder, recipe, kept, start)
-    at = last_checkpoint(folder) or resume
-    trainer.train(resume_from_checkpoint=None if at is None else str(at))
-    if trainer.state.global_step < trainer.state.max_steps:
-        return None
-    if not trainer.args.should_save:  # another process speaks for all of them
-        return {}
-    save(folder / ADAPTER)
+    is_first = trainer.args.should_save  # another process speaks for all of them
+    with FolderLock(folder) if is_first else nullcontext():
+        at = last_checkpoint(folder) or resume
+        trainer.train(resume_from_checkpoint=None if at is None else str(at))
+        if trainer.state.global_step < trainer.state.max_steps:
+            return None
+        if not is_first:
+            return {}
+        save(folder / ADAPTER)
     updates = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     return {
         "format": FORMAT,

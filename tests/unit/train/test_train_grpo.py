@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 from tiny_lora import OPENING, base_model, lora_model
 from trl import GRPOTrainer
 
+from edgereason.core.folder_lock import FolderLock
 from edgereason.errors import BundleError, ConfigError, EngineError, TrainingError
 from edgereason.train import groups as groups_module
 from edgereason.train.adapters import save_adapter
 from edgereason.train.groups import Dealer, Problem
 from edgereason.train.grpo import BudgetsConfig, GrpoRecipe, Material, grpo
-from edgereason.train.grpo_loop import BudgetTrainer, GrpoConfig, by_length, turn
+from edgereason.train.grpo_config import GrpoConfig
+from edgereason.train.grpo_loop import BudgetTrainer, by_length, turn
 from edgereason.train.masked_lora import Batch, MaskedLora
 from edgereason.train.reward import RewardConfig
 from edgereason.train.rollout import Vocabulary
@@ -554,6 +556,16 @@ def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: 
 def test_a_folder_with_another_run_is_refused(finished: Path, start: Path) -> None:
     with pytest.raises(ConfigError, match="another recipe"):
         train(finished, start, replace(RECIPE, reward=RewardConfig(margin=0.5)))
+
+
+def test_a_folder_to_which_another_process_writes_is_left_alone(start: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert train(folder, start, should_stop=after(1)) is None
+    before = lines(folder)
+    with FolderLock(folder), pytest.raises(ConfigError, match="another process writes"):
+        train(folder, start)
+    assert lines(folder) == before
+    assert train(folder, start)["steps"] == 4  # and goes on once the other one is done
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-coder-0.5b", "smollm2-135m", "qwen2.5-7b-paper"])
