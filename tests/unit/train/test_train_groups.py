@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from statistics import pvariance
 from typing import Any
 
@@ -259,6 +261,16 @@ def test_a_steady_run_raises_no_alarm() -> None:
 def test_a_collapse_raises_one(changes: dict[str, Any], says: str) -> None:
     (found,) = alarms([update(n) for n in range(10)] + [update(n, **changes) for n in range(10, 15)])
     assert says in found
+
+
+def test_a_run_that_did_collapse_would_have_set_off_alarms_half_way() -> None:
+    metrics = Path(__file__).parents[3] / "results/budget/first/metrics.jsonl"
+    updates = [UpdateFigures.from_json(json.loads(line)) for line in metrics.read_text("utf-8").splitlines()]
+    first: dict[str, int] = {}
+    for step in range(1, len(updates) + 1):
+        for alarm in alarms(updates[:step]):
+            first.setdefault(" ".join(alarm.split()[:2]), step)
+    assert first == {"the entropy": 28, "the KL": 35, "the longest": 46}
 
 
 def test_one_odd_update_is_no_collapse() -> None:
