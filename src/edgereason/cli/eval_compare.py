@@ -13,7 +13,12 @@ import typer
 
 
 def compare(
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of one evaluation.")],
+    base: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BASE", help="Folder of one evaluation, or a sweep that cut one at hard budgets."
+        ),
+    ],
     others: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Those to compare with it.")],
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one object on stdout.")] = False,

@@ -7,8 +7,9 @@
     rows of B ─┘                       └─ B − A ─────→ mean, with an interval by bootstrap
 
 Questions differ far more from each other than models do, so the difference on the same questions is known
-much better than either accuracy. Knows finished evaluations and their rows; does not know what was changed
-between them.
+much better than either accuracy. A is an evaluation, or a sweep that cut one at hard budgets: then each B
+meets the traces that were cut at its own budget. Knows finished evaluations and their rows; does not know
+what was changed between them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgereason.config import read_toml
 from edgereason.core.journal import read_rows
 from edgereason.errors import ConfigError
 from edgereason.evals.loglik import ChoiceRow
 from edgereason.evals.metrics import bootstrap_intervals, scores_by_question
-from edgereason.evals.record import FORMAT, SUMMARY
+from edgereason.evals.record import FORMAT, RUN, SUMMARY
 from edgereason.evals.samples import read_samples
 
 _SAME: Final = "compare evaluations of one task on one data set"
@@ -98,14 +100,19 @@ def sign_test(won: int, lost: int) -> float:
 
 
 def compare_folders(base: Path, others: Sequence[Path], *, seed: int = 0) -> list[Difference]:
-    """Compares finished evaluations with one of them.
+    """Compares finished evaluations with one, or with the traces that a sweep cut at the hard budget of each.
 
     Raises:
-        ConfigError: a folder holds no finished evaluation, or one of another task or data set.
+        ConfigError: a folder holds no finished evaluation, or one of another task or data set; the sweep did
+            not cut at a folder's budget.
     """
-    expected, scores = _read(base)
+    is_sweep = base.is_file()
+    if not is_sweep:
+        expected, scores = _read(base)
     differences = []
     for other in others:
+        if is_sweep:
+            expected, scores = _read_cut(base, _budget_tokens(other))
         found, other_scores = _read(other)
         for key, value in expected.items():
             if found[key] != value:
@@ -114,6 +121,37 @@ def compare_folders(base: Path, others: Sequence[Path], *, seed: int = 0) -> lis
                 )
         differences.append(compare(scores, other_scores, seed=seed))
     return differences
+
+
+def _budget_tokens(folder: Path) -> int:
+    """The hard budget of an evaluation."""
+    budget = read_toml(folder / RUN).get("eval", {}).get("budget")
+    if not isinstance(budget, int):
+        raise ConfigError(
+            f"{folder} had no hard budget in tokens, but {budget!r}: compare it with an evaluation"
+        )
+    return budget
+
+
+def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """What must be the same, and the scores by question, of traces that a sweep cut."""
+    try:
+        record = json.loads(sweep.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{sweep} can't be read: give the record of a sweep over hard budgets") from error
+    curves = (record.get("budgets") if isinstance(record, dict) else None) or {}
+    if len(curves) != 1:
+        raise ConfigError(
+            f"{sweep} cuts the traces of {len(curves)} evaluations: compare with a sweep that cuts one"
+        )
+    ((run, curve),) = curves.items()
+    scores: dict[str, list[float]] = {}
+    for row in curve["rows"]:
+        if row["limit_tokens"] == limit_tokens:
+            scores.setdefault(row["id"], []).append(row["score"])
+    if not scores:
+        raise ConfigError(f"{sweep} did not cut at {limit_tokens} tokens, but at {curve['budgets']}")
+    return {"data set": record["runs"][run]["data"]["sha256"]}, scores
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:

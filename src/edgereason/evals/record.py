@@ -35,7 +35,7 @@ from edgereason.evals.machine import describe, versions
 RUN: Final = "run.toml"
 SUMMARY: Final = "summary.json"
 FORMAT: Final = "edgereason-eval"
-_MAY_DIFFER: Final = frozenset({"threads", "parallel", "label"})
+MAY_DIFFER: Final = frozenset({"threads", "parallel", "label"})
 """Settings that change how long a run takes or what it is called, and not what its rows are drawn from."""
 _DECISIVE: Final = ("edgereason", "llama-cpp-python", "commit")
 """Versions that an unfinished run must go on with: its rows would not be of one kind."""
@@ -189,7 +189,7 @@ def _require_same(
     folder: Path, found: Mapping[str, Any], config: RunConfig, record: Mapping[str, Any]
 ) -> None:
     before, now = found.get("eval", {}), to_table(config)
-    settings = sorted({**before, **now}.keys() - _MAY_DIFFER)
+    settings = sorted({**before, **now}.keys() - MAY_DIFFER)
     different = [
         f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in settings if before.get(k) != now.get(k)
     ]

@@ -97,3 +97,52 @@ def test_an_unfinished_evaluation_is_refused(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     with pytest.raises(ConfigError, match="finished evaluation"):
         compare_folders(base, [tmp_path / "new"])
+
+
+def write_sweep(path: Path, scores: dict[int, dict[str, float]], data: str = "d1") -> Path:
+    rows = [
+        {"id": id_, "limit_tokens": limit, "score": score}
+        for limit, of_question in scores.items()
+        for id_, score in of_question.items()
+    ]
+    record = {
+        "format": "edgereason-sweep",
+        "budgets": {"whole": {"budgets": list(scores), "rows": rows}},
+        "runs": {"whole": {"data": {"sha256": data}}},
+    }
+    path.write_text(json.dumps(record))
+    return path
+
+
+def under(folder: Path, budget: str) -> Path:
+    (folder / "run.toml").write_text(f"[eval]\nbudget = {budget}\n")
+    return folder
+
+
+def test_each_evaluation_meets_the_traces_that_were_cut_at_its_own_budget(tmp_path: Path) -> None:
+    cut = write_sweep(tmp_path / "cut.json", {64: {"q1": 0.0, "q2": 0.0}, 128: {"q1": 1.0, "q2": 0.0}})
+    rows = [sample("q1", 1.0), sample("q2", 0.0)]
+    runs = [under(write(tmp_path / name, rows), name) for name in ("64", "128")]
+    assert [one.difference for one in compare_folders(cut, runs)] == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "data", "message"),
+    [
+        ("96", "d1", r"did not cut at 96 tokens, but at \[64\]"),
+        ('"5s"', "d1", r"no hard budget in tokens, but '5s'"),
+        ("64", "d2", "of one task on one data set"),
+    ],
+)
+def test_what_was_not_cut_alike_is_refused(tmp_path: Path, budget: str, data: str, message: str) -> None:
+    cut = write_sweep(tmp_path / "cut.json", {64: {"q1": 0.0}})
+    run = under(write(tmp_path / "run", [sample("q1", 1.0)], data=data), budget)
+    with pytest.raises(ConfigError, match=message):
+        compare_folders(cut, [run])
+
+
+def test_a_file_that_cut_nothing_is_refused(tmp_path: Path) -> None:
+    run = under(write(tmp_path / "run", [sample("q1", 1.0)]), "64")
+    (tmp_path / "votes.json").write_text('{"format": "edgereason-sweep", "budgets": null}')
+    with pytest.raises(ConfigError, match="cuts the traces of 0 evaluations"):
+        compare_folders(tmp_path / "votes.json", [run])

@@ -1,25 +1,28 @@
-"""Accuracy against a hard budget, as a sweep drew it by cutting recorded traces.
+"""Accuracy against a hard budget: of traces that a sweep cut, and of runs that had each budget to live with.
 
 ::
 
-    budgets[run] ─ a point a budget ─→ accuracy ± interval; below, the share of traces that were cut
-                └─ untruncated ──────→ a line across
+    sweep: budgets[run] ─ a point a budget ─→ accuracy ± interval; below, the share of traces that were cut
+                       └─ untruncated ──────→ a line across
+    runs alike in all but their budget ─────→ a line of points, beside the cut traces of the same data
 
-Knows the sweep's shape; does not know how a trace is cut.
+Knows the sweep's shape and runs' settings; does not know how a trace is cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from edgereason.errors import ConfigError
 from edgereason.evals.report import style
 from edgereason.evals.report.fields import Fields
 from edgereason.evals.report.labels import End, label_ends
-from edgereason.evals.report.records import Record, Records
+from edgereason.evals.report.markdown import cell
+from edgereason.evals.report.records import Record, Records, Run
 from edgereason.evals.report.style import Plot
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What a run comes to at every hard budget, budgets ascending.
+    """What a run, or several that differ in nothing else, comes to at every hard budget; budgets ascending.
 
     Attributes:
         ci95: intervals of the accuracies, None where there are none.
@@ -96,8 +99,63 @@ def _curve(run: str, values: Fields) -> Budgets:
     )
 
 
+def run_curves(runs: Sequence[Run]) -> list[tuple[Budgets, list[Run]]]:
+    """A curve, and what it is of, for every two runs or more that differ in their hard budget and no more."""
+    alike: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        if run.setting.budget_tokens is not None and run.accuracy is not None:
+            alike.setdefault(run.setting.others, {}).setdefault(run.setting.budget_tokens, run)
+    curves = [[of_budget[budget] for budget in sorted(of_budget)] for of_budget in alike.values()]
+    return [(_of_runs(curve), curve) for curve in curves if len(curve) > 1]
+
+
+def _of_runs(runs: Sequence[Run]) -> Budgets:
+    words = zip(*(run.label.split() for run in runs), strict=False)
+    common = " ".join(one[0] for one in takewhile(lambda one: len(set(one)) == 1, words))
+    return Budgets(
+        common.rstrip(",;:") or runs[0].label,
+        tuple(float(run.setting.budget_tokens or 0) for run in runs),
+        tuple(run.accuracy or 0.0 for run in runs),
+        tuple(run.ci95 for run in runs),
+        tuple(run.share_cut for run in runs),
+        None,
+    )
+
+
+def _run_blocks(records: Records) -> list[str | Plot]:
+    """A figure for every task with such runs."""
+    blocks: list[str | Plot] = []
+    for task, runs in records.tasks().items():
+        curves = run_curves(runs)
+        if not curves:
+            continue
+        data = {run.setting.data_sha256 for _, of_curve in curves for run in of_curve} - {None}
+        cut = [
+            (replace(curve, run=f"{curve.run}, cut"), sweep.source)
+            for sweep in records.sweeps
+            for curve in budget_curves(sweep)
+            if sweep.values.section("runs").section(curve.run).section("data").text("sha256") in data
+        ]
+        blocks.append(
+            Plot(
+                name=f"live-budgets-{style.slug(task)}",
+                alt=f"Accuracy on {task} under each hard budget, a line for every adapter",
+                caption=f"Runs on {cell(task)} that differ in their hard budget and no more: each knew its "
+                "budget while it thought; what is called *cut* did not. Whiskers are 95 % intervals, "
+                "clustered by question. Below, the share of traces that the budget cut.",
+                sources=(
+                    *dict.fromkeys(source for _, source in cut),
+                    *(run.source for _, of_curve in curves for run in of_curve),
+                ),
+                draw=partial(draw_budgets, [*(curve for curve, _ in cut), *(curve for curve, _ in curves)]),
+                height_in=4.4,
+            )
+        )
+    return blocks
+
+
 def budget_blocks(records: Records) -> list[str | Plot]:
-    """A figure for every sweep over budgets."""
+    """A figure for every sweep over budgets, and for every task with runs under several."""
     blocks: list[str | Plot] = []
     for sweep in records.sweeps:
         series = budget_curves(sweep)
@@ -115,7 +173,7 @@ def budget_blocks(records: Records) -> list[str | Plot]:
                 height_in=4.4,
             )
         )
-    return blocks
+    return blocks + _run_blocks(records)
 
 
 def draw_budgets(series: Sequence[Budgets], figure: Figure) -> None:

@@ -57,7 +57,7 @@ PARTS: Final = (
     Part("Lengths of responses", length_blocks, "an evaluation"),
     Part("What became of each question's length", reduction_blocks, "two evaluations of the same questions"),
     Part("The switcher", threshold_blocks, "a sweep over a chat run, a think run and one with a switcher"),
-    Part("Hard budgets", budget_blocks, "a sweep over hard budgets"),
+    Part("Hard budgets", budget_blocks, "a sweep over hard budgets, or evaluations alike in all but theirs"),
     Part("Votes", vote_blocks, "a sweep over a run with several finished traces a question"),
     Part("Parallel scaling", parallel_blocks, "the record of `bench parallel`"),
     Part("Peers", peer_blocks, "the record of `bench peers`"),

@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from edgereason.config import read_toml
 from edgereason.errors import ConfigError
+from edgereason.evals.record import MAY_DIFFER, RUN
 from edgereason.evals.report.fields import Fields
 from edgereason.evals.report.markdown import cell
 from edgereason.evals.samples import Sample, read_samples
@@ -89,6 +91,22 @@ class Record:
         return cell(", ".join(part for part in parts if part) or "a model")
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an evaluation was given.
+
+    Attributes:
+        budget_tokens: its hard budget; None if it had none, or one in seconds or by name.
+        others: everything else that its rows depend on: settings, data, model and bundle. Evaluations that
+            have these in common are alike in all but their budget.
+        data_sha256: of its data set, where that was a file.
+    """
+
+    budget_tokens: int | None
+    others: str
+    data_sha256: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """An evaluation; figures are its summary's, None where the summary lacks them.
@@ -105,6 +123,7 @@ class Run:
     source: Source
     label: str
     task: str
+    setting: Setting
     samples: tuple[Sample, ...]
     accuracy: float | None
     ci95: tuple[float, float] | None
@@ -220,6 +239,7 @@ def _read_run(folder: Path, source: Source, label: str, values: Fields) -> Run:
         source=source,
         label=label,
         task=values.need("task", values.text),
+        setting=_setting(folder, values),
         samples=samples,
         accuracy=values.number("accuracy"),
         ci95=values.pair("ci95"),
@@ -231,6 +251,22 @@ def _read_run(folder: Path, source: Source, label: str, values: Fields) -> Run:
         model=_model(values),
         bundle_bytes=values.section("bundle").number("size_bytes") if "bundle" in values else 0,
         machine=_machine(values),
+    )
+
+
+def _setting(folder: Path, values: Fields) -> Setting:
+    """From the resolved configuration, and from the summary where there is none."""
+    path = folder / RUN
+    others = read_toml(path).get("eval", {}) if path.is_file() else {}
+    budget = others.pop("budget", None)
+    for key in MAY_DIFFER:
+        others.pop(key, None)
+    data_sha256 = values.section("data").text("sha256")
+    hashes = [data_sha256, _model(values).sha256, values.section("bundle").texts("sha256")]
+    return Setting(
+        budget if isinstance(budget, int) else None,
+        json.dumps([others, hashes], sort_keys=True, default=str),
+        data_sha256,
     )
 
 

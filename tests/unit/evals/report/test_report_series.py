@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -19,7 +20,7 @@ from edgereason.evals.measure import Samples
 from edgereason.evals.report.bench_parallel import Depth, parallel_depths
 from edgereason.evals.report.bench_peers import contenders, peer_panels
 from edgereason.evals.report.bench_switch import FirstToken, first_tokens
-from edgereason.evals.report.budgets import Budgets, budget_curves
+from edgereason.evals.report.budgets import Budgets, budget_blocks, budget_curves, run_curves
 from edgereason.evals.report.fields import Fields
 from edgereason.evals.report.labels import place_labels, spread
 from edgereason.evals.report.lengths import Lengths, bin_edges, lengths, reductions
@@ -189,6 +190,42 @@ def test_budgets_and_accuracies_that_do_not_match_are_refused_by_name():
     values = {"budgets": {"run": {"budgets": [64, 128], "accuracy": [0.5]}}}
     with pytest.raises(ConfigError, match=r"r.json: budgets: run: accuracy has 1 entries for 2 budgets"):
         budget_curves(record(values))
+
+
+def under(folder, budget, *, bundle="b1", temperature=0.0, **summary):
+    write_run(folder, [sample("q1", budget, 1.0), sample("q2", budget, budget / 128)], **summary)
+    settings = f"budget = {budget}\ntemperature = {temperature}\nparallel = {budget}\nlabel = 'any'"
+    (folder / "run.toml").write_text(f"[eval]\n{settings}\n")
+    values = json.loads((folder / "summary.json").read_text())
+    values |= {"bundle": {"sha256": [bundle]}, "data": {"sha256": "d1"}}
+    (folder / "summary.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_runs_that_differ_in_their_hard_budget_and_no_more_are_a_line(tmp_path):
+    read = read_records(
+        [
+            under(tmp_path / "a", 128, label="GRPO, 128"),
+            under(tmp_path / "b", 64, label="GRPO, 64"),
+            under(tmp_path / "c", 96, label="another adapter", bundle="b2"),
+            under(tmp_path / "d", 32, label="drawn, not greedy", temperature=0.7),
+        ]
+    )
+    ((curve, runs),) = run_curves(read.runs)
+    assert (curve.run, curve.budgets, curve.accuracy) == ("GRPO", (64, 128), (0.75, 1.0))
+    assert [run.label for run in runs] == ["GRPO, 64", "GRPO, 128"]
+
+
+def test_traces_that_were_cut_stand_beside_runs_on_the_same_data(tmp_path):
+    curve = {"budgets": [64, 128], "accuracy": [0.0, 0.5]}
+    for data in ("d1", "d2"):
+        values = {"format": "edgereason-sweep", "budgets": {"whole": curve}}
+        values |= {"runs": {"whole": {"data": {"sha256": data}}}}
+        (tmp_path / f"{data}.json").write_text(json.dumps(values))
+    runs = [under(tmp_path / "a", 64, label="x"), under(tmp_path / "b", 128, label="y")]
+    plot = budget_blocks(read_records([*runs, tmp_path / "d1.json", tmp_path / "d2.json"]))[-1]
+    assert plot.name == "live-budgets-gsm8k"
+    assert [source.name for source in plot.sources] == ["d1.json", "a", "b"]
 
 
 # ── benches ──────────────────────────────────────────────────────────────────────────────────────
