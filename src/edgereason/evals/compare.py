@@ -106,13 +106,10 @@ def compare_folders(base: Path, others: Sequence[Path], *, seed: int = 0) -> lis
         ConfigError: a folder holds no finished evaluation, or one of another task or data set; the sweep did
             not cut at a folder's budget.
     """
-    is_sweep = base.is_file()
-    if not is_sweep:
-        expected, scores = _read(base)
+    whole = None if base.is_file() else _read(base)
     differences = []
     for other in others:
-        if is_sweep:
-            expected, scores = _read_cut(base, _budget_tokens(other))
+        expected, scores = whole or _read_cut(base, _budget_tokens(other))
         found, other_scores = _read(other)
         for key, value in expected.items():
             if found[key] != value:
@@ -146,12 +143,16 @@ def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str,
         )
     ((run, curve),) = curves.items()
     scores: dict[str, list[float]] = {}
-    for row in curve["rows"]:
-        if row["limit_tokens"] == limit_tokens:
-            scores.setdefault(row["id"], []).append(row["score"])
+    try:
+        data_sha256 = record["runs"][run]["data"]["sha256"]
+        for row in curve["rows"]:
+            if row["limit_tokens"] == limit_tokens:
+                scores.setdefault(row["id"], []).append(row["score"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{sweep} is not of this version: it lacks {error}") from error
     if not scores:
         raise ConfigError(f"{sweep} did not cut at {limit_tokens} tokens, but at {curve['budgets']}")
-    return {"data set": record["runs"][run]["data"]["sha256"]}, scores
+    return {"data set": data_sha256}, scores
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:

@@ -146,3 +146,6 @@ def test_a_file_that_cut_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "votes.json").write_text('{"format": "edgereason-sweep", "budgets": null}')
     with pytest.raises(ConfigError, match="cuts the traces of 0 evaluations"):
         compare_folders(tmp_path / "votes.json", [run])
+    (tmp_path / "old.json").write_text('{"budgets": {"whole": {"budgets": [64]}}, "runs": {}}')
+    with pytest.raises(ConfigError, match=r"old.json is not of this version: it lacks 'whole'"):
+        compare_folders(tmp_path / "old.json", [run])
