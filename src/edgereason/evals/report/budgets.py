@@ -139,9 +139,9 @@ def _run_blocks(records: Records) -> list[str | Plot]:
         blocks.append(
             Plot(
                 name=f"live-budgets-{style.slug(task)}",
-                alt=f"Accuracy on {task} under each hard budget, a line for every adapter",
-                caption=f"Runs on {cell(task)} that differ in their hard budget and no more: each knew its "
-                "budget while it thought; what is called *cut* did not. Whiskers are 95 % intervals, "
+                alt=f"Accuracy on {task} under each hard budget, a line for every set of runs",
+                caption=f"Runs on {cell(task)} that differ in their hard budget and no more: each had it "
+                "from the start; what is called *cut* was closed afterwards. Whiskers are 95 % intervals, "
                 "clustered by question. Below, the share of traces that the budget cut.",
                 sources=(
                     *dict.fromkeys(source for _, source in cut),

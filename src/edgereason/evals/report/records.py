@@ -22,13 +22,12 @@ from typing import Any, Final
 
 from edgereason.config import read_toml
 from edgereason.errors import ConfigError
-from edgereason.evals.record import MAY_DIFFER, RUN
+from edgereason.evals.record import FORMAT, MAY_DIFFER, RUN, SUMMARY
 from edgereason.evals.report.fields import Fields
 from edgereason.evals.report.markdown import cell
 from edgereason.evals.samples import Sample, read_samples
 
-SUMMARY: Final = "summary.json"
-EVAL: Final = "edgereason-eval"
+EVAL: Final = FORMAT
 SWEEP: Final = "edgereason-sweep"
 PERPLEXITY: Final = "edgereason-ppl"
 BENCHES: Final = tuple(f"edgereason-bench-{name}" for name in ("engine", "parallel", "peers", "switch"))

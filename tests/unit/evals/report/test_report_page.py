@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from edgereason.cli.report import report
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
-from edgereason.evals import record, runs, sweep
+from edgereason.evals import runs, sweep
 from edgereason.evals.bench import engine, parallel, switch
 from edgereason.evals.bench.peers import bench as peers
 from edgereason.evals.loglik import ChoiceRow, summarise
@@ -78,9 +78,8 @@ def drawn(tmp_path_factory):
 
 
 def test_formats_are_those_that_writers_write():
-    assert (records.EVAL, records.SWEEP, records.PERPLEXITY) == (record.FORMAT, sweep.FORMAT, runs.PPL_FORMAT)
+    assert (records.SWEEP, records.PERPLEXITY) == (sweep.FORMAT, runs.PPL_FORMAT)
     assert set(records.BENCHES) == {one.FORMAT for one in (engine, parallel, peers, switch)}
-    assert records.SUMMARY == record.SUMMARY
 
 
 def test_a_record_is_known_by_its_content_whatever_it_is_called(tmp_path):
