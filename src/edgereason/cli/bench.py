@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgereason.cli.bench_train import train
+from edgereason.cli.eval_progress import minutes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -312,7 +313,7 @@ def _display() -> Iterator[tuple[Callable[[BenchProgress], None], Callable[[str]
         # Counted from the first report on: what came before, a pull perhaps, says nothing of the rest.
         start_s = time.monotonic() if start_s is None else start_s
         spent_s = time.monotonic() - start_s
-        left = _minutes(spent_s * (1 / state.done - 1)) + " left" if state.done > 0.01 else "…"
+        left = minutes(spent_s * (1 / state.done - 1)) + " left" if state.done > 0.01 else "…"
         return f"{state.file}: {state.measure}, {state.done:.0%}, {left}"
 
     if not console.is_terminal:
@@ -334,7 +335,3 @@ def _sparse(line: Callable[[BenchProgress], str]) -> Callable[[BenchProgress], N
             typer.echo(text, err=True)
 
     return report
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"

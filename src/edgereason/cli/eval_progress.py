@@ -64,8 +64,14 @@ def figures(state: Progress) -> str:
     return accuracy + speed + _left(state.left_s)
 
 
+def minutes(seconds: float) -> str:
+    """Minutes and seconds, as in 1:05."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02}"
+
+
 def _left(left_s: float | None) -> str:
-    return "…" if left_s is None else f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
+    return "…" if left_s is None else f"{minutes(left_s)} left"
 
 
 def _lines() -> Show:

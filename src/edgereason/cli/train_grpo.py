@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgereason.cli.train_sft import is_first_process, process_number, require_training, write_bundle
+from edgereason.cli.train_sft import is_first_process, process_number, require_training
 
 if TYPE_CHECKING:
     from edgereason.train.questions import Question
@@ -52,12 +52,11 @@ def grpo(
     """
     from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
+    from edgereason.cli.train_end import finish
     from edgereason.cli.train_panel import update_panel
     from edgereason.cli.train_start import started_from, trainable
-    from edgereason.core.bundle import write_atomically
     from edgereason.engine.llama import LlamaEngine
     from edgereason.engine.params import usable_cores
-    from edgereason.evals.record import about, peak_rss_bytes
     from edgereason.hub.rows import import_optional
     from edgereason.hub.store import models_folder
     from edgereason.reasoning.model import describe_base
@@ -103,9 +102,8 @@ def grpo(
         raise typer.Exit(130)
     if not is_first_process():
         return
-    record |= {"adapter": write_bundle(output, path, about_base, material.opening, plan.budgets.buckets)}
-    record |= started_from(start) | about_questions | about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
-    write_atomically(output / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    record |= started_from(start) | about_questions
+    record = finish(output, record, path, about_base, material.opening, plan.budgets.buckets, threads)
     size_bytes = record["adapter"]["size_bytes"]
     typer.echo(
         json.dumps(record, ensure_ascii=False)

@@ -6,12 +6,14 @@ training.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import typer
+
+from edgereason.cli.eval_progress import minutes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,13 +29,11 @@ def update_panel() -> Iterator[Report]:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, markup=False)
-    started_s, num_updates = time.monotonic(), 0
+    spent_s: list[float] = []
 
     def left(update: UpdateFigures) -> str:
-        nonlocal num_updates
-        num_updates += 1
-        left_s = (time.monotonic() - started_s) / num_updates * (update.steps - update.step)
-        return f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
+        spent_s.append(update.seconds)
+        return f"{minutes(fmean(spent_s) * (update.steps - update.step))} left"
 
     if not console.is_terminal:
 

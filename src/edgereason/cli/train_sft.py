@@ -16,7 +16,6 @@ import typer
 
 if TYPE_CHECKING:
     from edgereason.cli.eval_progress import Show
-    from edgereason.core.bundle import Base
     from edgereason.train.loop import StepReport
     from edgereason.train.sft import SftRecipe
 
@@ -117,11 +116,11 @@ def learn(
     import torch
 
     from edgereason.cli.pull import fetch
+    from edgereason.cli.train_end import finish
     from edgereason.cli.train_start import started_from, trainable
-    from edgereason.core.bundle import file_sha256, write_atomically
+    from edgereason.core.bundle import file_sha256
     from edgereason.engine.llama import LlamaEngine
     from edgereason.engine.params import usable_cores
-    from edgereason.evals.record import about, peak_rss_bytes
     from edgereason.hub.store import models_folder
     from edgereason.quant.gguf_file import GgufModel
     from edgereason.quant.learn.load import load_torch
@@ -157,11 +156,9 @@ def learn(
         return record
     read = [*traces, *([] if examples_file is None else [examples_file])]
     record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in read]}
-    record |= started_from(start)
-    record |= {"adapter": write_bundle(folder, path, about_base, opening, plan.hints.buckets)}
-    record |= about(threads) | {"peak_rss_bytes": peak_rss_bytes()}
-    write_atomically(folder / "record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return record
+    return finish(
+        folder, record | started_from(start), path, about_base, opening, plan.hints.buckets, threads
+    )
 
 
 def export(
@@ -174,6 +171,7 @@ def export(
 ) -> None:
     """Make a bundle of a trained adapter: what `train sft` does at its end, for runs of other machines."""
     from edgereason.cli.pull import fetch
+    from edgereason.cli.train_end import write_bundle
     from edgereason.config import read_toml
     from edgereason.core.chat import Seams
     from edgereason.engine.llama import LlamaEngine
@@ -196,28 +194,6 @@ def export(
         about_base, opening = describe_base(engine, path), Seams.of(engine.tokenize).opening
     bundle = write_bundle(folder, path, about_base, opening, buckets)
     typer.echo(f"{folder / 'bundle'}: adapter of {bundle['size_bytes'] / 1e6:.1f} MB")
-
-
-def write_bundle(
-    folder: Path, base_path: Path, base: Base, opening: tuple[int, ...], buckets: tuple[int, ...]
-) -> dict[str, Any]:
-    """Exports the adapter and puts a manifest beside it, so that `ask` and `eval` take the folder."""
-    from edgereason.core.bundle import Bundle, Part, file_sha256
-    from edgereason.core.chat import CLOSING
-    from edgereason.quant.gguf_file import GgufModel
-    from edgereason.train.adapters import export_adapter, grid_for, settings_of
-    from edgereason.train.sft import ADAPTER
-
-    bundle, source = folder / "bundle", folder / ADAPTER
-    bundle.mkdir(exist_ok=True)
-    target = bundle / "reasoning.gguf"
-    grid = grid_for(settings_of(source).rank)
-    export_adapter(source, GgufModel(base_path), target, base_sha256=base.sha256, grid=grid)
-    part = Part(file=target.name, sha256=file_sha256(target))
-    Bundle(
-        folder=bundle, base=base, opening_ids=opening, closing=CLOSING, buckets=buckets, adapter=part
-    ).write()
-    return {"sha256": part.sha256, "size_bytes": target.stat().st_size, "grid": str(grid)}
 
 
 def _reporter(show: Show) -> Callable[[StepReport], None]:

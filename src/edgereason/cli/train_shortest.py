@@ -87,6 +87,8 @@ def shortest(
                 "samples": config.samples,
                 "temperature": config.temperature,
                 "margin": plan.reward.margin,
+                "floor": plan.reward.floor,  # floor and kind decide how far responses are drawn
+                "kind": str(plan.reward.kind),
                 "seed": config.seed,
             },
             about=about(threads) | about_questions,

@@ -15,7 +15,6 @@ what was changed between them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,11 @@ def compare(
 def sign_test(won: int, lost: int) -> float:
     """Two-sided p-value of `won` against `lost` under fair coin flips; 1 where there was nothing to flip."""
     flips, fewer = won + lost, min(won, lost)
-    return min(1.0, sum(math.comb(flips, k) for k in range(fewer + 1)) * 0.5 ** (flips - 1))
+    ways, tail = 1, 1  # of none to come up heads; of at most so many
+    for k in range(fewer):
+        ways = ways * (flips - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / (1 << flips))  # whole numbers to the end: thousands of flips pass any float
 
 
 def compare_folders(base: Path, others: Sequence[Path], *, seed: int = 0) -> list[Difference]:
@@ -144,7 +147,7 @@ def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str,
     ((run, curve),) = curves.items()
     scores: dict[str, list[float]] = {}
     try:
-        data_sha256 = record["runs"][run]["data"]["sha256"]
+        data_set = _data_set(record["runs"][run]["data"])
         for row in curve["rows"]:
             if row["limit_tokens"] == limit_tokens:
                 scores.setdefault(row["id"], []).append(row["score"])
@@ -152,7 +155,12 @@ def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str,
         raise ConfigError(f"{sweep} is not of this version: it lacks {error}") from error
     if not scores:
         raise ConfigError(f"{sweep} did not cut at {limit_tokens} tokens, but at {curve['budgets']}")
-    return {"data set": data_sha256}, scores
+    return {"data set": data_set}, scores
+
+
+def _data_set(entry: Mapping[str, Any]) -> Any:
+    """What a data set is known by: its hash where it was a file, else name and revision on the hub."""
+    return entry.get("sha256") or (entry.get("name"), entry.get("revision"))
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -166,11 +174,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
         ) from error
     if not isinstance(summary, dict) or summary.get("format") != FORMAT:
         raise ConfigError(f"{path} is no evaluation's summary: give the folder of a finished evaluation")
-    data = summary.get("data") or {}
     same = {
         "task": summary.get("task"),
         "kind": "likelihoods" if "acc" in summary else "answers",
-        "data set": data.get("sha256") or (data.get("name"), data.get("revision")),
+        "data set": _data_set(summary.get("data") or {}),
     }
     if "acc" in summary:
         return same, {row.id: [float(row.is_right)] for row in read_rows(folder, ChoiceRow)}

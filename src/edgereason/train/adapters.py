@@ -25,7 +25,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from edgereason.core.bundle import file_sha256, temporary_beside, write_atomically
@@ -234,10 +234,18 @@ def _write(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     with temporary_beside(folder / WEIGHTS) as partial:
-        save_file(tensors, partial, metadata={"format": "pt", _BASE: base_sha256})
+        partial.write_bytes(_in_order(save(tensors, {"format": "pt", _BASE: base_sha256})))
     plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
     plain["inference_mode"] = True
     write_atomically(folder / CONFIG, json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its header sorted: the library shuffles the metadata, and so the hash."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors lie on eights
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _for_another(what: str, made_for: str | None, base_sha256: str) -> BundleError:

@@ -71,6 +71,11 @@ class AdapterCheckpoints(Trainer):  # type: ignore[misc]
         """The step at which a light checkpoint was taken up."""
         return self._rewarmed_at
 
+    def note_rewarm(self, checkpoint: Path) -> None:
+        """Takes up what a checkpoint says of a light one before it."""
+        if (checkpoint / _REWARM).is_file():
+            self._rewarmed_at = json.loads((checkpoint / _REWARM).read_text("utf-8"))
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Rise, then a cosine; and another rise where a light checkpoint was taken up."""
         warmup = round(self._rate_config.warmup * num_training_steps)
@@ -103,8 +108,8 @@ class AdapterCheckpoints(Trainer):  # type: ignore[misc]
             _make_light(checkpoint, folder / LIGHT)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and (Path(checkpoint) / _REWARM).is_file():
-            self._rewarmed_at = json.loads((Path(checkpoint) / _REWARM).read_text("utf-8"))
+        if checkpoint is not None:
+            self.note_rewarm(Path(checkpoint))
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and not (Path(checkpoint) / "optimizer.pt").is_file():
             step = step_of(Path(checkpoint))
@@ -170,7 +175,7 @@ def forget_lines_behind(path: Path, step: int) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    *lines, _unfinished = path.read_text("utf-8").split("\n")
+    *lines, _unfinished = path.read_bytes().split(b"\n")  # which may end within a character
     kept = [line for line in map(json.loads, lines) if line["step"] <= step]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
     return kept

@@ -245,12 +245,12 @@ class Dealer:
         )
 
     def _others(self, count: int, but: set[str], at: tuple[object, ...]) -> list[str]:
-        """Problems that have not been drawn for this update, as long as there are any."""
+        """Problems that have not been drawn for this update, as long as there are any; all different."""
         fresh = [problem_id for problem_id in self.problems if problem_id not in but]
+        again = [problem_id for problem_id in self.problems if problem_id in but]
         source = self._random(*at, "others")
-        return (
-            source.sample(fresh, count) if len(fresh) >= count else source.choices([*self.problems], k=count)
-        )
+        chosen = source.sample(fresh, min(count, len(fresh)))
+        return chosen + source.sample(again, min(count - len(chosen), len(again)))
 
     def _random(self, *parts: object) -> random.Random:
         digest = hashlib.sha256(repr((self.seed, *parts)).encode()).digest()

@@ -37,7 +37,14 @@ from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
 from edgereason.core.folder_lock import FolderLock
 from edgereason.errors import ConfigError
-from edgereason.train.adapters import adapter_sha256, load_adapter, new_adapter, save_adapter, settings_of
+from edgereason.train.adapters import (
+    CONFIG,
+    adapter_sha256,
+    load_adapter,
+    new_adapter,
+    save_adapter,
+    settings_of,
+)
 from edgereason.train.checkpoints import forget_lines_behind, step_of
 from edgereason.train.groups import Dealer, Groups, Problem
 from edgereason.train.grpo_config import GrpoConfig
@@ -239,7 +246,8 @@ def grpo(
             return None
         if not is_first:
             return {}
-        save(folder / ADAPTER)
+        if not (folder / ADAPTER / CONFIG).is_file():  # else it was finished before, and is left so
+            save(folder / ADAPTER)
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
@@ -282,6 +290,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         figures = UpdateFigures(
             step=state.global_step,
             steps=state.max_steps,
+            seconds=logs["step_time"],
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
             grad_norm=logs["grad_norm"],

@@ -82,12 +82,13 @@ class GrpoConfig:
                 "[training] warmup must be from 0 to below 1 and epsilon between 0 and 1, got "
                 f"{self.warmup:g} and {self.epsilon:g}"
             )
+        for name in ("samples", "parallel"):
+            if (value := getattr(self, name)) > MAX_STREAMS:
+                raise ConfigError(f"[training] {name} must be at most {MAX_STREAMS}, got {value}")
         if self.draws is not None and not self.samples <= self.draws <= MAX_STREAMS:
             raise ConfigError(
                 f"[training] draws must be from samples = {self.samples} to {MAX_STREAMS}, got {self.draws}"
             )
-        if self.parallel > MAX_STREAMS:
-            raise ConfigError(f"[training] parallel must be at most {MAX_STREAMS}, got {self.parallel}")
 
     def accumulated(self, num_processes: int) -> int:
         """Forward passes of one process for an update.

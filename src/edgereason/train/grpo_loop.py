@@ -61,13 +61,13 @@ class Drawing:
 
 
 def turn(problems: Sequence[str], step: int, count: int, seed: int) -> list[str]:
-    """The problems of an update: pass after pass over all of them, each in an order of its own."""
-    found: list[str] = []
-    for place in range(step * count, (step + 1) * count):
-        number, at = divmod(place, len(problems))
-        order = random.Random(f"{seed}/{number}").sample(range(len(problems)), len(problems))
-        found.append(problems[order[at]])
-    return found
+    """The problems of an update, all different: pass after pass, each in an order of its own.
+
+    Those that are left at the end of a pass, too few for an update, wait for the next.
+    """
+    number, at = divmod(step, len(problems) // count)
+    order = random.Random(f"{seed}/{number}").sample(range(len(problems)), len(problems))
+    return [problems[place] for place in order[at * count : (at + 1) * count]]
 
 
 class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
@@ -172,6 +172,7 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
         at = last_checkpoint(folder) or resume
         if at is not None and step_of(at) >= self._config.steps:
             self._load_adapter(at)
+            self.note_rewarm(at)
             self.state.global_step = self.state.max_steps = self._config.steps
             return
         self.train(resume_from_checkpoint=None if at is None else str(at))

@@ -75,6 +75,7 @@ class UpdateFigures:
     """An update.
 
     Attributes:
+        seconds: that it took, drawing and learning.
         loss: of TRL, with the KL's share.
         kl: to the adapter that the run began with, in nats a token, as entropies are; None, as all figures of
             tokens, where no group had spread and nothing was learned.
@@ -85,6 +86,7 @@ class UpdateFigures:
 
     step: int
     steps: int
+    seconds: float
     loss: float
     learning_rate: float
     grad_norm: float

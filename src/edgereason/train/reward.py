@@ -42,7 +42,8 @@ class RewardConfig:
 
     Attributes:
         kind: of the reward.
-        margin: m, from 0 (a step at B) to 1 (a slope from 0 to 2B).
+        margin: m, from 0 (a step at B) to 1 (a slope from 0 to 2B). Another than `HINT_MARGIN` is for
+            studies: the runtime knows that one alone.
         floor: p, what a right answer beyond (1+m)B is worth.
         weight: w of the additive penalty.
     """
@@ -62,13 +63,13 @@ class RewardConfig:
 
     def most_tokens(self, bucket_tokens: int) -> int:
         """The longest response within the budget: (1+m)B, rounded down."""
-        return int((1 + self.margin) * bucket_tokens)
+        return int((1 + self.margin) * bucket_tokens + 1e-9)  # 1.15 · 100 is 114.99… in floats
 
     def cap_tokens(self, bucket_tokens: int) -> int:
-        """How far a response is drawn: as far as it can be worth anything.
+        """How far a response is drawn: to where it is worth nothing any more.
 
-        That is (1+m)B under a barrier that ends in nothing. Where a right answer behind it is worth a floor,
-        or where not all tokens count alike, twice as far.
+        That is (1+m)B under a barrier that ends in nothing; what has come so far is cut. Where a right answer
+        behind it is worth a floor, or where not all tokens count alike, twice as far.
         """
         is_plain = self.kind is RewardKind.BARRIER and self.floor == 0
         return self.most_tokens(bucket_tokens) * (1 if is_plain else 2)

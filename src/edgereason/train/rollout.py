@@ -34,7 +34,7 @@ class Want:
     Attributes:
         prompt: the base's own.
         forced: opening and hint; the adapter is on from their first token.
-        cap_tokens: longest response, the end of turn not counted.
+        cap_tokens: where a response is cut, even if its end of turn would have been next.
         count: of responses; response i draws with `seed` + i.
     """
 

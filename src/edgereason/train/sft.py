@@ -36,6 +36,7 @@ from edgereason.core.bundle import write_atomically
 from edgereason.core.folder_lock import FolderLock
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import (
+    CONFIG,
     LoraSettings,
     adapter_sha256,
     load_adapter,
@@ -175,7 +176,8 @@ def sft(
             return None
         if not is_first:
             return {}
-        save(folder / ADAPTER)
+        if not (folder / ADAPTER / CONFIG).is_file():  # else it was finished before, and is left so
+            save(folder / ADAPTER)
     updates = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     return {
         "format": FORMAT,

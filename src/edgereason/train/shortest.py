@@ -45,7 +45,7 @@ class ShortestRow:
 
     Attributes:
         problem_sha256: of its prompt and right answer.
-        num_right: of the responses.
+        num_right: of the responses, within (1+m)B.
         kept: ids of the shortest right one, its end of turn among them; None if none was right.
         num_tokens: of the kept one, as the budget counts; mean of all in `mean_tokens`.
     """
@@ -76,7 +76,7 @@ class ShortestRow:
     @classmethod
     def of(cls, group: Group) -> Self:
         """The row of a group."""
-        right = [one for one in group.responses if one.outcome.is_right]
+        right = [one for one in group.responses if one.outcome.is_right and one.is_within]
         shortest = min(right, key=lambda one: one.outcome.num_tokens, default=None)
         lengths = [one.outcome.num_tokens for one in group.responses]
         return cls(

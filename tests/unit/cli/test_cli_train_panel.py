@@ -16,6 +16,7 @@ def update(step: int = 3, **changes: float | None) -> UpdateFigures:
     return UpdateFigures(
         step=step,
         steps=10,
+        seconds=17.1,
         loss=0.1,
         learning_rate=1e-4,
         grad_norm=1.0,
@@ -40,8 +41,9 @@ def test_a_line_says_everything_once(capsys: pytest.CaptureFixture[str]) -> None
     with update_panel() as report:
         report(update(), ["the KL is 3.00 nats a token"])
     line, alarm = capsys.readouterr().err.splitlines()
-    for said in ("3 of 10 done", "reward 0.250", "right 50%", "110 of 128, 170 of 256", "KL 0.0123", "left"):
+    for said in ("3 of 10 done", "reward 0.250", "right 50%", "110 of 128, 170 of 256", "KL 0.0123"):
         assert said in line
+    assert line.endswith(", 2:00 left")  # seven times 17.1 s are 119.7 s
     assert alarm == "  ! the KL is 3.00 nats a token"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from math import exp, fsum, lgamma, log
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from edgereason.evals.compare import compare, compare_folders, sign_test
 from edgereason.evals.samples import Sample
 
 
-def write(folder: Path, samples: list[Sample], *, data: str = "d1", task: str = "gsm8k") -> Path:
+def write(
+    folder: Path, samples: list[Sample], *, data: str | dict[str, str] = "d1", task: str = "gsm8k"
+) -> Path:
     folder.mkdir()
-    summary = {"format": "edgereason-eval", "task": task, "data": {"sha256": data}}
+    entry = data if isinstance(data, dict) else {"sha256": data}
+    summary = {"format": "edgereason-eval", "task": task, "data": entry}
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "samples.jsonl").write_text("".join(json.dumps(row.to_json()) + "\n" for row in samples))
     return folder
@@ -28,6 +32,17 @@ def test_the_sign_test_counts_the_flips_at_least_as_uneven(won: int, lost: int) 
     outcomes = [sum(flips) for flips in product((0, 1), repeat=won + lost)]
     uneven = sum(abs(2 * heads - won - lost) >= abs(won - lost) for heads in outcomes)
     assert sign_test(won, lost) == uneven / len(outcomes)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(520, 510), (700, 650), (5000, 4800), (1100, 100)])
+def test_the_sign_test_holds_for_thousands_of_flips(won: int, lost: int) -> None:
+    # Logarithms of factorials, which no number of flips overflows.
+    def log_ways(heads: int) -> float:
+        return lgamma(won + lost + 1) - lgamma(heads + 1) - lgamma(won + lost - heads + 1)
+
+    log_half = (won + lost) * log(2)
+    tail = fsum(exp(log_ways(heads) - log_half) for heads in range(min(won, lost) + 1))
+    assert sign_test(won, lost) == pytest.approx(min(1.0, 2 * tail), rel=1e-8, abs=0)
 
 
 def test_questions_are_paired_and_only_those_of_both_count() -> None:
@@ -99,7 +114,7 @@ def test_an_unfinished_evaluation_is_refused(tmp_path: Path) -> None:
         compare_folders(base, [tmp_path / "new"])
 
 
-def write_sweep(path: Path, scores: dict[int, dict[str, float]], data: str = "d1") -> Path:
+def write_sweep(path: Path, scores: dict[int, dict[str, float]], data: str | dict[str, str] = "d1") -> Path:
     rows = [
         {"id": id_, "limit_tokens": limit, "score": score}
         for limit, of_question in scores.items()
@@ -108,7 +123,7 @@ def write_sweep(path: Path, scores: dict[int, dict[str, float]], data: str = "d1
     record = {
         "format": "edgereason-sweep",
         "budgets": {"whole": {"budgets": list(scores), "rows": rows}},
-        "runs": {"whole": {"data": {"sha256": data}}},
+        "runs": {"whole": {"data": data if isinstance(data, dict) else {"sha256": data}}},
     }
     path.write_text(json.dumps(record))
     return path
@@ -124,6 +139,18 @@ def test_each_evaluation_meets_the_traces_that_were_cut_at_its_own_budget(tmp_pa
     rows = [sample("q1", 1.0), sample("q2", 0.0)]
     runs = [under(write(tmp_path / name, rows), name) for name in ("64", "128")]
     assert [one.difference for one in compare_folders(cut, runs)] == [0.5, 0.0]
+
+
+def test_a_data_set_of_the_hub_is_known_by_its_revision(tmp_path: Path) -> None:
+    first, second = ({"name": "openai/gsm8k", "revision": revision} for revision in "ab")
+    cut = write_sweep(tmp_path / "cut.json", {64: {"q1": 0.0}}, first)
+    same, other = (
+        under(write(tmp_path / entry["revision"], [sample("q1", 1.0)], data=entry), "64")
+        for entry in (first, second)
+    )
+    assert compare_folders(cut, [same])[0].difference == 1.0
+    with pytest.raises(ConfigError, match="of one task on one data set"):
+        compare_folders(cut, [other])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from edgereason.quant.adapter_file import AdapterGrid, base_of
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.train.adapters import (
     LoraSettings,
+    adapter_sha256,
     export_adapter,
     import_adapter,
     load_adapter,
@@ -50,6 +51,12 @@ def test_a_fresh_adapter_changes_nothing_and_follows_its_seed():
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert one.peft_config["default"].lora_alpha == 8  # 2 r
+
+
+def test_the_same_weights_are_the_same_file(tmp_path):
+    # So that a bundle's adapter, which is unpacked anew every time, begins the same run.
+    hashes = {adapter_sha256(save(lora_model(), tmp_path / str(n))) for n in range(12)}
+    assert len(hashes) == 1
 
 
 def test_peft_loads_it_as_an_activated_lora_that_says_what_ours_says(saved):

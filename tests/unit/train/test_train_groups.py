@@ -161,6 +161,15 @@ def test_groups_without_spread_are_replaced_by_other_problems() -> None:
     assert len(drawn_ids) == len(set(drawn_ids)) == len(groups.kept) + len(groups.dropped)
 
 
+def test_every_other_problem_has_its_turn_before_one_comes_again() -> None:
+    for step in range(20):
+        roller = Says(dict.fromkeys("abc", DULL))
+        dealer("abc", redraws=1).deal(["a", "b"], step, roller)
+        again = [bytes(want.prompt).decode() for want in roller.wants[1]]
+        assert again[0] == "c"
+        assert again[1] in "ab"
+
+
 def test_replacing_is_bounded_and_the_update_keeps_its_size() -> None:
     roller = Says({"a": MIXED, "b": DULL, "c": DULL, "d": DULL})
     groups = dealer("abcd", redraws=1).deal(["a", "b"], 0, roller)
@@ -224,6 +233,7 @@ def update(step: int, **changes: Any) -> UpdateFigures:
     return UpdateFigures(
         step=step,
         steps=20,
+        seconds=1.0,
         loss=0.0,
         learning_rate=1e-4,
         grad_norm=1.0,
@@ -265,7 +275,8 @@ def test_a_collapse_raises_one(changes: dict[str, Any], says: str) -> None:
 
 def test_a_run_that_did_collapse_would_have_set_off_alarms_half_way() -> None:
     metrics = Path(__file__).parents[3] / "results/budget/first/metrics.jsonl"
-    updates = [UpdateFigures.from_json(json.loads(line)) for line in metrics.read_text("utf-8").splitlines()]
+    noted = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    updates = [UpdateFigures.from_json({"seconds": 85.0} | line) for line in noted]  # it had no clock yet
     first: dict[str, int] = {}
     for step in range(1, len(updates) + 1):
         for alarm in alarms(updates[:step]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from edgereason.core.folder_lock import FolderLock
 from edgereason.errors import BundleError, ConfigError, EngineError, TrainingError
 from edgereason.train import groups as groups_module
 from edgereason.train.adapters import save_adapter
+from edgereason.train.checkpoints import forget_lines_behind
 from edgereason.train.groups import Dealer, Problem
 from edgereason.train.grpo import BudgetsConfig, GrpoRecipe, Material, grpo
 from edgereason.train.grpo_config import GrpoConfig
@@ -328,6 +330,7 @@ def test_every_update_leaves_a_line(finished: Path) -> None:
     assert found[-1]["kl"] > 1e-5
     assert all(line["mismatch"] < 1e-4 for line in found)  # torch drew, torch scores
     assert all(line["rollouts"]["tokens_per_s"] > 0 for line in found)
+    assert all(line["seconds"] > 0 for line in found)
 
 
 def test_the_policy_learns_what_is_rewarded(start: Path, tmp_path: Path) -> None:
@@ -357,6 +360,8 @@ def test_more_can_be_drawn_than_are_learned_from(start: Path, tmp_path: Path) ->
     assert counts == [7, 7]
     with pytest.raises(ConfigError, match="draws must be from samples = 4"):
         replace(CONFIG, draws=3)
+    with pytest.raises(ConfigError, match="samples must be at most 64, got 65"):
+        replace(CONFIG, samples=65)
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
@@ -369,7 +374,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_adapter(
     assert [one["text"] for one in responses(tmp_path / "run")] == [
         one["text"] for one in responses(finished)
     ]
-    timed = ("trained_tokens_per_s", "rollouts")
+    timed = ("seconds", "trained_tokens_per_s", "rollouts")
     for found, expected in zip(lines(tmp_path / "run"), lines(finished), strict=True):
         assert {k: v for k, v in found.items() if k not in timed} == pytest.approx(
             {k: v for k, v in expected.items() if k not in timed}, rel=1e-5, abs=1e-7
@@ -432,7 +437,13 @@ def test_every_pass_has_every_problem_once_in_an_order_of_its_own() -> None:
     assert [sorted(one) for one in passes] == [sorted(names)] * 2
     assert passes[0] != passes[1]
     assert turn(names, 7, 3, 0) == turn(names, 7, 3, 0)
-    assert len(turn(names[:2], 0, 5, 0)) == 5
+
+
+def test_no_update_has_a_problem_twice() -> None:
+    # Bucket and seed follow from step and problem: the same twice would be the same responses.
+    names = [f"p{n}" for n in range(6)]
+    assert all(len({*turn(names, step, 4, 0)}) == 4 for step in range(60))
+    assert {name for step in range(60) for name in turn(names, step, 4, 0)} == {*names}
 
 
 def test_a_finished_run_is_not_trained_further(finished: Path, start: Path) -> None:
@@ -440,6 +451,31 @@ def test_a_finished_run_is_not_trained_further(finished: Path, start: Path) -> N
     assert train(finished, start)["steps"] == 4
     assert lines(finished) == before[1]
     assert all(torch.equal(learned(finished)[name], tensor) for name, tensor in before[0].items())
+
+
+def test_a_finished_run_that_kept_its_light_checkpoint_alone_is_left_as_it_is(
+    start: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "a", start, should_stop=after(2))
+    folder = tmp_path / "b"
+    record = train(folder, start, resume=tmp_path / "a" / "light")
+    before = learned(folder)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert train(folder, start) == record  # where the light one was taken up, too
+    assert all(torch.equal(learned(folder)[name], tensor) for name, tensor in before.items())
+    # The light checkpoint would not have done: it is rounded.
+    light = load_file(folder / "light" / "adapter_model.safetensors")
+    assert any(not torch.equal(light[name].float(), tensor) for name, tensor in before.items())
+
+
+def test_a_line_that_a_kill_tore_within_a_character_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "responses.jsonl"
+    whole = [{"step": 1, "text": "2 × 3"}, {"step": 2, "text": "€"}]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole) + '{"step": 3, "text": "×'
+    path.write_bytes(text.encode()[:-1])
+    assert forget_lines_behind(path, 1) == whole[:1]
+    assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == whole[:1]
 
 
 def test_what_is_no_checkpoint_or_beyond_the_end_is_not_resumed(

@@ -75,6 +75,9 @@ def test_the_barrier_has_no_step(bucket, margin):
 def test_nothing_beyond_the_most_is_worth_more_than_the_floor():
     config = RewardConfig(margin=0.25, floor=0.1)
     assert config.most_tokens(250) == 312  # 1.25 · 250 = 312.5
+    # Where floats say 114.99… and 1,359.99….
+    assert RewardConfig(margin=0.15).most_tokens(100) == 115
+    assert RewardConfig(margin=0.36).most_tokens(1000) == 1360
     assert reward(right(312), 250, config) > 0.1
     assert reward(right(313), 250, config) == pytest.approx(0.1)
 

@@ -74,6 +74,14 @@ def test_the_shortest_right_response_is_kept_behind_the_hint_that_it_was_drawn_u
     assert record["tokens"][64]["kept"]["max"] == RESPONSES["a"][1].num_tokens
 
 
+def test_what_is_right_beyond_the_budget_is_not_kept(tmp_path: Path) -> None:
+    long = [drawn(40, "4")] * 4  # of 115 tokens: within 128, and beyond 80, where a floor draws on
+    asked = replace(dealer(), rewards=RewardConfig(floor=0.1))
+    shortest(tmp_path / "out", asked, Says(dict.fromkeys("abc", long)), RUN)
+    examples = read_examples(tmp_path / "out" / "examples.jsonl")
+    assert [one.id for one in examples] == ["a/128", "b/128", "c/128"]
+
+
 def test_a_stopped_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
     stops = iter([False, True])
     whole, first, second = Says(), Says(), Says()
