@@ -7,9 +7,10 @@
                          sentences   I begin with 57 and add 87: 57 + 87 = 144. Then I take away 70: …
                          checked     … and back again: 74 + 70 = 144, and 144 - 87 = 57, as it should be.
 
-The questions are those of reasoning-gym's chain_sum, which `edgereason eval gym:chain_sum` asks with other
-seeds; the three ways differ in length, so that there is something that a budget can decide. The same
-arguments give the same rows.
+The questions are those of reasoning-gym's chain_sum, which `edgereason eval gym:chain_sum` asks, too. It
+counts up from its seed, so that neighbouring seeds have nearly all questions in common: ours lie a million
+apart, and the first million is the evaluation's. The three ways differ in length, so that there is something
+that a budget can decide. The same arguments give the same rows.
 
     python tools/data/worked_sums.py --count 1500 --seed 1 -o sums.jsonl
     edgereason train traces --from sums.jsonl --format worked --model smollm2-135m -o traces
@@ -27,6 +28,7 @@ from typing import Any
 import reasoning_gym
 
 from edgereason.core.bundle import write_atomically
+from edgereason.train.questions import GYM_APART
 
 Step = tuple[int, str, int, int]
 """Before, the sign, the number, and behind."""
@@ -67,14 +69,17 @@ def as_checked(steps: list[Step]) -> str:
     return f"{as_sentences(steps)}\nNow back again: {', and '.join(back)}, as it should be."
 
 
-def rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Questions, each with a solution in one of the three ways."""
+def rows(count: int, seed: int, most_terms: int | None = None) -> Iterator[dict[str, Any]]:
+    """Questions with a solution in one of the three ways; of the first `count`, those that are no longer."""
     random_way = random.Random(seed)
-    for number, entry in enumerate(reasoning_gym.create_dataset("chain_sum", size=count, seed=seed)):
+    first = seed * GYM_APART
+    for number, entry in enumerate(reasoning_gym.create_dataset("chain_sum", size=count, seed=first)):
         steps = steps_of(entry["metadata"]["expression"])
         if str(steps[-1][3]) != entry["answer"]:
             raise ValueError(f"{entry['question']!r}: {steps[-1][3]} here, {entry['answer']} there")
         way = random_way.choice((as_steps, as_sentences, as_checked))
+        if most_terms is not None and len(steps) >= most_terms:
+            continue
         yield {
             "id": f"chain-sum-{seed}-{number:05d}",
             "question": entry["question"],
@@ -88,12 +93,13 @@ def main() -> None:
     """Makes and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="1 or more")
+    parser.add_argument("--most-terms", type=int, help="leave longer sums out")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows(arguments.count, arguments.seed))
-    write_atomically(arguments.output, "".join(lines))
-    print(f"{arguments.output}: {arguments.count} sums")
+    made = list(rows(arguments.count, arguments.seed, arguments.most_terms))
+    write_atomically(arguments.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))
+    print(f"{arguments.output}: {len(made)} sums")
 
 
 if __name__ == "__main__":

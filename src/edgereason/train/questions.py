@@ -35,6 +35,9 @@ LEFT_OUT: Final = ("questions", "without_answer", "contaminated", "duplicate_que
 
 _GYM: Final = "reasoning-gym:"
 _GYM_QUESTIONS: Final = 100
+GYM_APART: Final = 1_000_000
+"""Between training's seeds of a generator. It counts up from its seed, so that neighbours have nearly all
+questions in common; the first million is for evaluations."""
 _OPTIONS: Final = ("choices", "options", "Incorrect Answer 1")
 
 
@@ -70,7 +73,7 @@ def read_questions(source: str, *, limit: int | None = None, seed: int = 0) -> Q
     Args:
         source: a path, or ``reasoning-gym:NAME`` or ``reasoning-gym:NAME:COUNT`` (100 by default).
         limit: only the first so many.
-        seed: of the generator.
+        seed: of the generator; makes other questions than an evaluation's of any seed.
 
     Raises:
         ConfigError: it can't be read or made, or a row has no question, or options.
@@ -168,7 +171,7 @@ def _from_gym(spec: str, limit: int | None, seed: int) -> Questions:
     count = min(int(count_text or _GYM_QUESTIONS), limit or 10**9)
     gym = import_optional("reasoning_gym", f"{_GYM}{spec} makes its questions")
     try:
-        made = gym.create_dataset(name, size=count, seed=seed)
+        made = gym.create_dataset(name, size=count, seed=(seed + 1) * GYM_APART)
         entries = [made[index] for index in range(count)]
     except (AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"{_GYM}{name} can't be made ({' '.join(str(error).split())})") from error

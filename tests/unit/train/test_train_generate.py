@@ -17,6 +17,7 @@ from edgereason.core.types import Message, Stop
 from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
+from edgereason.evals.tasks.catalog import load_task
 from edgereason.reasoning.model import Model, load
 from edgereason.train.decontaminate import Evaluations
 from edgereason.train.generate import GenerateConfig, Progress, generate, sample_seed
@@ -395,8 +396,9 @@ def test_a_broken_question_names_file_line_and_field(tmp_path: Path, row, says) 
 def test_reasoning_gym_makes_questions() -> None:
     gym = pytest.importorskip("reasoning_gym")
     found = read_questions("reasoning-gym:chain_sum:5", seed=3)
+    expected = gym.create_dataset("chain_sum", size=5, seed=4_000_000)
     assert [(one.text, one.reference) for one in found.questions] == [
-        (entry["question"], entry["answer"]) for entry in gym.create_dataset("chain_sum", size=5, seed=3)
+        (entry["question"], entry["answer"]) for entry in expected
     ]
     assert found.entry["name"] == found.questions[0].source == "reasoning-gym chain_sum"
     assert len({one.id for one in found.questions}) == 5
@@ -404,6 +406,24 @@ def test_reasoning_gym_makes_questions() -> None:
     for spec, says in (("chain_sums", "chain_sums"), ("chain_sum:many", "'many' is no count")):
         with pytest.raises(ConfigError, match=says):
             read_questions(f"reasoning-gym:{spec}")
+
+
+def test_what_reasoning_gym_trains_on_is_not_what_it_evaluates() -> None:
+    # Of neighbouring seeds all but one of 200 questions are the same; what chance repeats are short sums.
+    pytest.importorskip("reasoning_gym")
+    trained = {
+        one.text
+        for seed in (0, 1)
+        for one in read_questions("reasoning-gym:chain_sum:200", seed=seed).questions
+    }
+    asked = {
+        item.question.strip()
+        for seed in (0, 1)
+        for item in load_task("gym:chain_sum", limit=200, seed=seed).items
+    }
+    assert len(asked) < 210
+    assert len(trained) > 380
+    assert len(trained & asked) < 10
 
 
 @pytest.mark.model
