@@ -53,7 +53,8 @@ class FakeHub:
     paths: list[str] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
-    bytes_sent: int = 0
+    # Bytes of every answer, noted before they go out: the client may be through before the server is.
+    sizes: list[int] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -95,11 +96,11 @@ def handler(hub: FakeHub) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             sent = body if limit is None else body[:limit]
+            hub.sizes.append(len(sent))
             try:
                 self.wfile.write(sent)
             except ConnectionError:  # the client has what it wanted and left
                 return
-            hub.bytes_sent += len(sent)
             if limit is not None:
                 hub.released.wait(10)
 
