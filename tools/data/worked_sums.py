@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--most-terms", type=int, help="leave longer sums out")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.seed < 1:
+        parser.error(f"--seed must be 1 or more, got {arguments.seed}: those below are the evaluation's")
     made = list(rows(arguments.count, arguments.seed, arguments.most_terms))
     write_atomically(arguments.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))
     print(f"{arguments.output}: {len(made)} sums")

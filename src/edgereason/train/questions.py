@@ -73,7 +73,8 @@ def read_questions(source: str, *, limit: int | None = None, seed: int = 0) -> Q
     Args:
         source: a path, or ``reasoning-gym:NAME`` or ``reasoning-gym:NAME:COUNT`` (100 by default).
         limit: only the first so many.
-        seed: of the generator; makes other questions than an evaluation's of any seed.
+        seed: of the generator; makes other questions than an evaluation's of a seed below a million, but for
+            those that are short enough to come again by chance.
 
     Raises:
         ConfigError: it can't be read or made, or a row has no question, or options.
