@@ -1,19 +1,22 @@
-"""One process at a time writes to the folder of a run.
+"""The folder of a run: one process at a time writes to it, and a new run needs a vacant one.
 
-A run that is told to stop takes a while to leave its checkpoint; begun again in the meantime, two would write
-to the same files. The lock goes with its process, however that ends.
+A run that is told to stop takes a while to leave its checkpoint. If it is started again in the meantime, two
+processes would write to the same files. The lock goes with its process, however that ends.
 
-Knows a folder; does not know what is written there.
+The lock's file stays in the folder for good. A process may have opened it and wait for it; if the holder
+removed it, that process would lock a removed file, and a third one a new file beside it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from filelock import FileLock, Timeout
 
 from edgereason.errors import ConfigError
+
+LOCK: Final = ".lock"
 
 
 class FolderLock:
@@ -27,7 +30,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._lock = FileLock(folder / ".lock")
+        self._lock = FileLock(folder / LOCK)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -35,12 +38,28 @@ class FolderLock:
 
     def release(self) -> None:
         """Gives it back; once more does nothing."""
-        if self._lock.is_locked:
-            self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.release()
+
+
+def is_vacant(folder: Path, record: str) -> bool:
+    """Whether a new run may use a folder.
+
+    Args:
+        folder: may be missing, which counts as vacant.
+        record: name of the file that a run writes first; a kill may have left a temporary file of it.
+
+    Returns:
+        True if the folder holds nothing but a lock's file and such temporary files.
+
+    Raises:
+        OSError: the folder can't be read.
+    """
+    if not folder.is_dir():
+        return True
+    return all(path.name == LOCK or path.name.startswith(f".{record}.") for path in folder.iterdir())

@@ -27,6 +27,7 @@ import tomli_w
 
 from edgereason.config import parse, read_toml, to_table
 from edgereason.core.bundle import Bundle, file_sha256, write_atomically
+from edgereason.core.folder_lock import is_vacant
 from edgereason.engine.base import ModelInfo
 from edgereason.engine.params import usable_cores
 from edgereason.errors import ConfigError
@@ -119,8 +120,7 @@ def open_folder(
         _require_same(folder, found, config, record)
         return dict(found["record"])
     try:
-        # A kill may have left a temporary file of ours.
-        if folder.is_dir() and any(not path.name.startswith(f".{RUN}.") for path in folder.iterdir()):
+        if not is_vacant(folder, RUN):
             raise ConfigError(f"{folder} holds something else: evaluate into a new folder (--output)")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, tomli_w.dumps({"eval": to_table(config), "record": record}))

@@ -35,7 +35,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
-from edgereason.core.folder_lock import FolderLock
+from edgereason.core.folder_lock import FolderLock, is_vacant
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import (
     CONFIG,
@@ -346,7 +346,7 @@ def _open_folder(folder: Path, recipe: GrpoRecipe, problems: Sequence[Problem], 
                 "give a new folder"
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if not is_vacant(folder, RECIPE):
         raise ConfigError(f"{folder} holds something else: give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)

@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 
 from edgereason.config import read_tables, to_table
 from edgereason.core.bundle import write_atomically
-from edgereason.core.folder_lock import FolderLock
+from edgereason.core.folder_lock import FolderLock, is_vacant
 from edgereason.errors import ConfigError
 from edgereason.train.adapters import (
     CONFIG,
@@ -217,7 +217,7 @@ def _open_folder(folder: Path, recipe: SftRecipe, examples: Sequence[Example], s
         if path.read_text("utf-8") != text:
             raise ConfigError(f"{folder} holds a run of another recipe or other examples: give a new folder")
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if not is_vacant(folder, RECIPE):
         raise ConfigError(f"{folder} holds something else: give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)

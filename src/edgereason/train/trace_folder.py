@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.core.folder_lock import is_vacant
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
@@ -97,8 +98,7 @@ def claim_folder(folder: Path, run: Mapping[str, Any], form: str = FORMAT) -> No
                     "or repeat its settings to go on with it"
                 )
             return
-        # A kill may have left a temporary file of ours.
-        if folder.is_dir() and any(not entry.name.startswith(f".{RECORD}.") for entry in folder.iterdir()):
+        if not is_vacant(folder, RECORD):
             raise ConfigError(f"{folder} holds something else: choose a new folder (--output)")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"format": form, "run": run}, indent=2) + "\n")

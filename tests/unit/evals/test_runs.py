@@ -133,6 +133,13 @@ def test_a_folder_that_holds_something_else_is_refused(data: Path, tmp_path: Pat
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_with_nothing_but_an_earlier_lock_takes_a_run(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").touch()
+    run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    assert len(read_samples(tmp_path / "a")) == 8
+
+
 def test_how_many_run_at_a_time_may_change_between_sittings(data: Path, tmp_path: Path) -> None:
     seen: list[object] = []
     stopped = run_task(

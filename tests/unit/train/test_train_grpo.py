@@ -594,6 +594,13 @@ def test_a_folder_with_another_run_is_refused(finished: Path, start: Path) -> No
         train(finished, start, replace(RECIPE, reward=RewardConfig(margin=0.5)))
 
 
+def test_only_an_earlier_lock_does_not_fill_a_folder(start: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    assert train(folder, start, should_stop=after(1)) is None
+
+
 def test_a_folder_to_which_another_process_writes_is_left_alone(start: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert train(folder, start, should_stop=after(1)) is None

@@ -194,6 +194,19 @@ def test_a_folder_with_another_run_is_refused(finished):
         train(finished[0], rows=examples(18))
 
 
+def test_only_an_earlier_lock_does_not_fill_a_folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    assert train(folder, should_stop=after(1)) is None
+    (other := tmp_path / "other").mkdir()
+    (other / ".lock").touch()
+    (other / "diary.txt").touch()
+    with pytest.raises(ConfigError, match="holds something else"):
+        train(other)
+    assert sorted(path.name for path in other.iterdir()) == [".lock", "diary.txt"]
+
+
 def test_a_checkpoint_of_another_base_is_refused(tmp_path):
     train(tmp_path / "run", should_stop=after(1))
     with pytest.raises(BundleError, match="made for the base abab"):

@@ -113,6 +113,12 @@ def test_a_folder_holds_one_run_and_says_what_differs(tmp_path: Path) -> None:
     assert json.loads((folder / RECORD).read_text())["traces"]["rows"] == 1
 
 
+def test_a_folder_with_nothing_but_an_earlier_lock_is_claimed(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    claim_folder(tmp_path, {"seed": 1})
+    assert json.loads((tmp_path / RECORD).read_text())["run"] == {"seed": 1}
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("x")
     with pytest.raises(ConfigError, match="holds something else"):

@@ -31,6 +31,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.core.folder_lock import is_vacant
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.apply import apply, require_blocks
 from edgereason.quant.gguf_file import GgufModel
@@ -243,7 +244,7 @@ def _open_folder(folder: Path, recipe: Recipe) -> None:
             raise ConfigError(f"{folder} holds another recipe's run: quantize into a new folder (-o)")
         return
     try:
-        if folder.is_dir() and any(folder.iterdir()):
+        if not is_vacant(folder, RECIPE):
             raise ConfigError(f"{folder} holds something else: quantize into a new folder (-o)")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
