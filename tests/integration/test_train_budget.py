@@ -54,7 +54,14 @@ def trained(tmp_path_factory, smollm2: Path) -> Path:
     traces_file = write_traces(folder / "traces.jsonl", 16)
     done = run("train", "sft", folder / "sft.toml", "--traces", traces_file, "-o", folder / "sft")
     assert done.returncode == 0, done.stderr
+    # All traces have 21 to 24 tokens, and 24 is 0.75 · 32: none is told 64.
+    assert "no example announces the [hints] buckets [64]" in done.stderr
     return folder
+
+
+def test_a_bundle_announces_only_the_budgets_that_its_traces_did(trained: Path) -> None:
+    assert json.loads((trained / "sft" / "record.json").read_text())["buckets"] == [32]
+    assert Bundle.read(trained / "sft" / "bundle").buckets == (32,)
 
 
 def test_the_adapter_that_is_drawn_from_is_the_one_that_is_trained(trained: Path) -> None:

@@ -74,10 +74,10 @@ def pack_grpo(
 
 def pack(recipe: Path, traces: list[Path], folder: Path) -> None:
     """Everything that the other machine needs, in files small enough to travel."""
-    from edgereason.core.bundle import file_sha256
     from edgereason.engine.llama import LlamaEngine
     from edgereason.hub.pull import resolve
-    from edgereason.train.examples import Encoder, write_examples
+    from edgereason.reasoning.model import describe_base
+    from edgereason.train.examples import Encoder, Origin, write_examples
     from edgereason.train.sft import SftRecipe
     from edgereason.train.traces import read_traces
 
@@ -85,13 +85,14 @@ def pack(recipe: Path, traces: list[Path], folder: Path) -> None:
     base = resolve(plan.base.name)
     folder.mkdir(parents=True, exist_ok=True)
     with LlamaEngine(base) as engine:
-        encoder = Encoder.of(engine)
+        encoder, about_base = Encoder.of(engine), describe_base(engine, base)
         examples = [encoder.encode(row, plan.hints) for file in traces for row in read_traces(file)]
-    write_examples(folder / "examples.jsonl", examples)
+    origin = Origin.of(about_base, encoder.seams.opening, examples)
+    write_examples(folder / "examples.jsonl", origin, examples)
     shutil.copy(recipe, folder / "recipe.toml")
     names = split(base, folder / "parts")
     download(PACKAGES, folder / "wheels")
-    about = {"base": base.name, "sha256": file_sha256(base), "parts": names}
+    about: dict[str, Any] = {"base": base.name, "sha256": about_base.sha256, "parts": names}
     about["opening"] = list(encoder.seams.opening)
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
     print(f"{len(examples)} examples, {len(names)} parts in {folder}")
@@ -168,7 +169,7 @@ def run_sft(folder: Path, output: Path, resume: Path | None, is_over: Callable[[
         SftRecipe.read(folder / "recipe.toml"),
         load_base(folder, about),
         about["sha256"],
-        read_examples(folder / "examples.jsonl"),
+        read_examples(folder / "examples.jsonl").examples,
         about["opening"],
         output,
         resume=resume,

@@ -35,7 +35,7 @@ from edgereason.quant.adapter_file import AdapterGrid, Product, read_adapter, wr
 from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
 from edgereason.quant.gguf_file import GgufModel, Slot, write_model
 from edgereason.reasoning.model import describe_base
-from edgereason.train.examples import Encoder, Example, write_examples
+from edgereason.train.examples import Encoder, Example, Origin, write_examples
 from edgereason.train.sft import SftRecipe
 from edgereason.train.traces import read_traces
 
@@ -43,10 +43,11 @@ from edgereason.train.traces import read_traces
 def examples(traces: Path, recipe: Path, output: Path) -> None:
     """Writes traces as ids in which everything is response, and the prompt's are not learned."""
     settings = SftRecipe.read(recipe)
-    with LlamaEngine(resolve(settings.base.name)) as engine:
-        encoder = Encoder.of(engine)
+    path = resolve(settings.base.name)
+    with LlamaEngine(path) as engine:
+        encoder, base = Encoder.of(engine), describe_base(engine, path)
         rows = [unmasked(encoder.encode(row, settings.hints)) for row in read_traces(traces)]
-    write_examples(output, rows)
+    write_examples(output, Origin.of(base, encoder.seams.opening, rows), rows)
 
 
 def unmasked(example: Example) -> Example:

@@ -125,7 +125,7 @@ def learn(
     from edgereason.quant.gguf_file import GgufModel
     from edgereason.quant.learn.load import load_torch
     from edgereason.reasoning.model import describe_base
-    from edgereason.train.examples import Encoder, read_examples
+    from edgereason.train.examples import Encoder, announced, fitting, read_examples
     from edgereason.train.sft import sft as carry_out
     from edgereason.train.traces import read_traces
 
@@ -134,8 +134,16 @@ def learn(
         encoder, about_base = Encoder.of(engine), describe_base(engine, path)
         examples = [encoder.encode(row, plan.hints) for file in traces for row in read_traces(file)]
         if examples_file is not None:
-            examples = read_examples(examples_file)
+            file = read_examples(examples_file)
+            file.require(encoder, about_base, plan.hints)
+            examples = file.examples
         opening = encoder.seams.opening
+    trained = announced(fitting(examples, plan.training.max_tokens)[0])
+    if is_first_process() and (left := [one for one in plan.hints.buckets if one not in trained]):
+        typer.echo(
+            f"no example announces the [hints] buckets {left}: the bundle will not announce them either",
+            err=True,
+        )
     torch.set_num_threads(threads or usable_cores())
     gguf = GgufModel(path)
     loaded = load_torch(gguf, about_base.sha256, models_folder().parent / "converted")
@@ -157,7 +165,7 @@ def learn(
     read = [*traces, *([] if examples_file is None else [examples_file])]
     record |= {"traces": [{"name": file.name, "sha256": file_sha256(file)} for file in read]}
     return finish(
-        folder, record | started_from(start), path, about_base, opening, plan.hints.buckets, threads
+        folder, record | started_from(start), path, about_base, opening, tuple(record["buckets"]), threads
     )
 
 
@@ -189,6 +197,11 @@ def export(
         name, buckets = base or recipe["base"]["name"], tuple(budgets["buckets"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{folder / RECIPE} is no recipe of `edgereason train sft`: no {error}") from error
+    if (record := folder / "record.json").is_file():  # it knows which of them examples announced
+        try:
+            buckets = tuple(json.loads(record.read_text("utf-8")).get("buckets", buckets))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(f"{record} is no record of a training: {error}") from error
     path = fetch(name)
     with LlamaEngine(path) as engine:
         about_base, opening = describe_base(engine, path), Seams.of(engine.tokenize).opening

@@ -81,8 +81,8 @@ def shortest(
             EngineRoller(
                 engine, temperature=config.temperature, max_running=config.parallel, adapter=adapter
             ),
+            about_base,
             {
-                "base": about_base.sha256,
                 "adapter": part.sha256,
                 "samples": config.samples,
                 "temperature": config.temperature,

@@ -44,7 +44,7 @@ from edgereason.train.adapters import (
     save_adapter,
 )
 from edgereason.train.checkpoints import last_checkpoint, step_of
-from edgereason.train.examples import Example, HintConfig, fitting
+from edgereason.train.examples import Example, HintConfig, announced, fitting
 from edgereason.train.loop import METRICS, MaskedTrainer, StepReport, TrainConfig
 from edgereason.train.masked_lora import MaskedLora
 
@@ -186,6 +186,7 @@ def sft(
         "start": start and adapter_sha256(start),
         "num_examples": len(kept),
         "num_too_long": num_long,
+        "buckets": list(announced(kept)),
         "num_hinted": sum(one.bucket is not None for one in kept),
         "response_tokens_mean": fmean(len(one.response) for one in kept),
         "steps": trainer.state.max_steps,

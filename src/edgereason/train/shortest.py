@@ -23,10 +23,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Self
 
-from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.core.bundle import Base, file_sha256, write_atomically
 from edgereason.core.journal import Journal
 from edgereason.errors import ConfigError
-from edgereason.train.examples import Example, write_examples
+from edgereason.train.examples import Example, Origin, write_examples
 from edgereason.train.groups import Dealer, Group
 from edgereason.train.rollout import Roller
 from edgereason.train.trace_folder import RECORD, claim_folder, length_summary
@@ -94,6 +94,7 @@ def shortest(
     folder: Path,
     dealer: Dealer,
     roller: Roller,
+    base: Base,
     run: Mapping[str, Any],
     *,
     together: int = 2,
@@ -107,7 +108,8 @@ def shortest(
         folder: for rows, examples and record; made if it is not there.
         dealer: with the problems, buckets and samples of each.
         roller: draws from the policy.
-        run: what the rows depend on, in plain values; another run's folder is refused.
+        base: that the roller draws from.
+        run: what else the rows depend on, in plain values; another run's folder is refused.
         together: problems that are drawn at a time, each under every bucket.
         about: what else the record says.
         progress: told how many rows there are, of how many.
@@ -117,6 +119,7 @@ def shortest(
         ConfigError: the folder holds something else.
         TrainingError: a response can't be judged.
     """
+    run = {"base": base.sha256, **run}
     claim_folder(folder, run, FORMAT)
     asked = [(problem_id, bucket) for problem_id in dealer.problems for bucket in sorted(dealer.hints)]
     with Journal(folder, ShortestRow) as journal:
@@ -140,7 +143,7 @@ def shortest(
             progress(len(rows), len(asked))
     found = [rows[key] for key in asked]
     examples = [_example(row, row.kept, dealer) for row in found if row.kept is not None]
-    write_examples(folder / EXAMPLES, examples)
+    write_examples(folder / EXAMPLES, Origin.of(base, dealer.opening, examples), examples)
     record = {
         "format": FORMAT,
         "run": run,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from edgereason.cli import train_end
+from edgereason.engine.scripted import ScriptedEngine
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 REPLIES = ("Two a day, nine days: 9 × 2 = \\boxed{18}.", "Three a day, so \\boxed{27}.")
@@ -181,3 +185,85 @@ def test_bad_input_of_trainings_gets_one_line(cli, monkeypatch, tmp_path, argume
     assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
     assert says in ran.err
     assert not (tmp_path / "out").exists()
+
+
+SFT = '[base]\nname = "smollm2-135m"\n[hints]\nbuckets = {}\n'
+
+
+class ClosingEngine(ScriptedEngine):
+    """What trainings open for the time of reading."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+
+    def __enter__(self) -> ClosingEngine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@pytest.fixture
+def scripted_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr("edgereason.engine.llama.LlamaEngine", ClosingEngine)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "changed", "says"),
+    [
+        ([64, 128], {"base_sha256": "00"}, "e.jsonl was made for the base with SHA-256 00, this one has "),
+        ([64, 128], {"vocab_sha256": "11"}, "e.jsonl was made for the vocabulary with SHA-256 11, this one "),
+        ([64], {}, "e.jsonl was made for the buckets [64, 128], the recipe's [hints] has [64]"),
+        ([64, 128, 256], None, "e.jsonl: no example announces the [hints] buckets [256] of the recipe"),
+        ([64], None, "e.jsonl: example 'b' announces a budget of 128 tokens"),
+        ([64, 128], {"no hint": 1}, "e.jsonl: example 'b' announces a budget of 128 tokens, so that"),
+    ],
+)
+def test_examples_of_other_budgets_or_of_another_base_are_not_trained_on(
+    cli, scripted_base: None, tmp_path: Path, buckets: list[int], changed: dict | None, says: str
+) -> None:
+    from edgereason.reasoning.model import describe_base
+    from edgereason.train.examples import Encoder, Example, Origin, write_examples
+
+    engine = ScriptedEngine()
+    encoder, base = Encoder.of(engine), describe_base(engine, cli.resolve("it"))
+    examples = []
+    for name, bucket in (("a", 64), ("b", 128)):
+        forced = encoder.forced(None if name == "b" and changed == {"no hint": 1} else bucket)
+        examples.append(
+            Example(id=name, prompt=(65,), response=(*forced, 66), num_forced=len(forced), bucket=bucket)
+        )
+    origin = Origin.of(base, encoder.seams.opening, examples)
+    if changed and "no hint" not in changed:
+        origin = replace(origin, **changed)
+    file = tmp_path / "e.jsonl"
+    write_examples(file, origin, examples)
+    if changed is None:  # as files were before they said what they are for
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    (tmp_path / "r.toml").write_text(SFT.format(buckets))
+    out = tmp_path / "out"
+    ran = cli("train", "sft", str(tmp_path / "r.toml"), "--examples", str(file), "-o", str(out))
+    assert (ran.code, ran.out, ran.err.count("\n")) == (FAILED, "", 1)
+    assert says in ran.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"), [({"buckets": [64]}, (64,)), ({}, (64, 128)), (None, (64, 128))]
+)
+def test_an_exported_bundle_announces_the_budgets_that_the_record_says_were_trained(
+    cli, scripted_base: None, monkeypatch, tmp_path: Path, record: dict | None, expected: tuple[int, ...]
+) -> None:
+    (tmp_path / "recipe.toml").write_text(SFT.format([64, 128]))
+    if record is not None:
+        (tmp_path / "record.json").write_text(json.dumps(record))
+    seen = []
+
+    def write_bundle(folder, path, base, opening, buckets):
+        seen.append(buckets)
+        return {"size_bytes": 1}
+
+    monkeypatch.setattr(train_end, "write_bundle", write_bundle)
+    assert cli("train", "export", str(tmp_path)).code == 0
+    assert seen == [expected]

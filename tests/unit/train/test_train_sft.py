@@ -19,7 +19,7 @@ from tiny_lora import OPENING, base_model, lora_model, random_rows
 from edgereason.errors import BundleError, ConfigError, TrainingError
 from edgereason.train import loop
 from edgereason.train.adapters import LoraSettings, adapter_sha256, load_adapter, new_adapter
-from edgereason.train.examples import Example
+from edgereason.train.examples import Example, HintConfig
 from edgereason.train.loop import LengthGrouped, TrainConfig
 from edgereason.train.masked_lora import Batch, MaskedLora
 from edgereason.train.sft import BaseConfig, SftRecipe, sft
@@ -175,6 +175,21 @@ def test_what_is_too_long_is_left_out_and_counted(tmp_path):
     assert num_long == 8
     record = train(tmp_path / "run", recipe, rows)
     assert (record["num_examples"], record["num_too_long"]) == (8, 8)
+
+
+def test_the_record_names_the_budgets_that_were_trained(tmp_path):
+    """Not those of the recipe that no example announces, or only one that is too long."""
+    recipe = replace(
+        RECIPE,
+        hints=HintConfig(buckets=(16, 32, 64), share=1.0),
+        training=replace(CONFIG, max_tokens=20, epochs=1),
+    )
+    rows = [
+        replace(one, bucket=64 if one.num_tokens > 20 else (32 if n else None))
+        for n, one in enumerate(examples())
+    ]
+    record = train(tmp_path / "run", recipe, rows)
+    assert (record["buckets"], record["recipe"]["hints"]["buckets"]) == ([32], [16, 32, 64])
 
 
 def test_bad_input_is_refused_before_anything_is_written(tmp_path):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from edgereason.core.bundle import Base
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.train.examples import read_examples
+from edgereason.train.examples import Encoder, HintConfig, Origin, read_examples
 from edgereason.train.groups import Dealer, Problem
 from edgereason.train.reward import RewardConfig
 from edgereason.train.rollout import Drawn, Vocabulary, Want
@@ -20,6 +21,7 @@ from edgereason.train.shortest import shortest
 OPENING = tuple(b"<think>\n")
 HINTS = {64: tuple(b"Budget: 64 tokens.\n"), 128: tuple(b"Budget: 128 tokens.\n")}
 RUN = {"adapter": "ab"}
+BASE = Base(name="b", sha256="12" * 32, arch="scripted", hidden_size=16, num_layers=2, vocab_sha256="34" * 32)
 
 
 def drawn(steps: int, answer: str, *, is_whole: bool = True) -> Drawn:
@@ -60,8 +62,9 @@ def dealer() -> Dealer:
 
 
 def test_the_shortest_right_response_is_kept_behind_the_hint_that_it_was_drawn_under(tmp_path: Path) -> None:
-    record = shortest(tmp_path / "out", dealer(), Says(), RUN)
-    examples = {one.id: one for one in read_examples(tmp_path / "out" / "examples.jsonl")}
+    record = shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
+    file = read_examples(tmp_path / "out" / "examples.jsonl")
+    examples = {one.id: one for one in file.examples}
     # "b" is never right; "a"'s shortest two are wrong and cut.
     assert [*examples] == ["a/64", "a/128", "c/64", "c/128"]
     for bucket, hint in HINTS.items():
@@ -77,40 +80,58 @@ def test_the_shortest_right_response_is_kept_behind_the_hint_that_it_was_drawn_u
 def test_what_is_right_beyond_the_budget_is_not_kept(tmp_path: Path) -> None:
     long = [drawn(40, "4")] * 4  # of 115 tokens: within 128, and beyond 80, where a floor draws on
     asked = replace(dealer(), rewards=RewardConfig(floor=0.1))
-    shortest(tmp_path / "out", asked, Says(dict.fromkeys("abc", long)), RUN)
-    examples = read_examples(tmp_path / "out" / "examples.jsonl")
+    shortest(tmp_path / "out", asked, Says(dict.fromkeys("abc", long)), BASE, RUN)
+    examples = read_examples(tmp_path / "out" / "examples.jsonl").examples
     assert [one.id for one in examples] == ["a/128", "b/128", "c/128"]
 
 
 def test_a_stopped_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
     stops = iter([False, True])
     whole, first, second = Says(), Says(), Says()
-    expected = shortest(tmp_path / "whole", dealer(), whole, RUN, together=1)
+    expected = shortest(tmp_path / "whole", dealer(), whole, BASE, RUN, together=1)
     assert (
-        shortest(tmp_path / "out", dealer(), first, RUN, together=1, should_stop=lambda: next(stops)) is None
+        shortest(tmp_path / "out", dealer(), first, BASE, RUN, together=1, should_stop=lambda: next(stops))
+        is None
     )
-    found = shortest(tmp_path / "out", dealer(), second, RUN, together=1)
+    found = shortest(tmp_path / "out", dealer(), second, BASE, RUN, together=1)
     assert first.wants + second.wants == whole.wants
     assert found == expected
-    assert json.loads((tmp_path / "out" / "record.json").read_text())["run"] == RUN
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["run"] == {"base": "12" * 32, **RUN}
 
 
 def test_draws_do_not_depend_on_what_is_drawn_together(tmp_path: Path) -> None:
     one, three = Says(), Says()
-    shortest(tmp_path / "one", dealer(), one, RUN, together=1)
-    shortest(tmp_path / "three", dealer(), three, RUN, together=3)
+    shortest(tmp_path / "one", dealer(), one, BASE, RUN, together=1)
+    shortest(tmp_path / "three", dealer(), three, BASE, RUN, together=3)
     assert one.wants == three.wants
 
 
 def test_samples_of_another_question_of_the_same_id_are_refused(tmp_path: Path) -> None:
-    shortest(tmp_path / "out", dealer(), Says(), RUN)
+    shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
     asked = dealer()
     other = replace(asked.problems["a"], reference="5")
     with pytest.raises(ConfigError, match="another problem with the id 'a'"):
-        shortest(tmp_path / "out", replace(asked, problems={**asked.problems, "a": other}), Says(), RUN)
+        shortest(tmp_path / "out", replace(asked, problems={**asked.problems, "a": other}), Says(), BASE, RUN)
 
 
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
-    shortest(tmp_path / "out", dealer(), Says(), RUN)
+    shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
     with pytest.raises(ConfigError, match="adapter"):
-        shortest(tmp_path / "out", dealer(), Says(), {"adapter": "cd"})
+        shortest(tmp_path / "out", dealer(), Says(), BASE, {"adapter": "cd"})
+
+
+def test_another_bases_folder_is_refused(tmp_path: Path) -> None:
+    shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
+    with pytest.raises(ConfigError, match=r"base: '1212.* there, '5656.* now"):
+        shortest(tmp_path / "out", dealer(), Says(), replace(BASE, sha256="56" * 32), RUN)
+
+
+def test_examples_say_what_they_were_made_for_and_the_recipe_of_their_buckets_takes_them(
+    tmp_path: Path,
+) -> None:
+    shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
+    file = read_examples(tmp_path / "out" / "examples.jsonl")
+    assert file.origin == Origin(
+        base_sha256="12" * 32, vocab_sha256="34" * 32, opening=OPENING, buckets=(64, 128)
+    )
+    file.require(Encoder.of(ScriptedEngine()), BASE, HintConfig(buckets=(64, 128), share=1.0))

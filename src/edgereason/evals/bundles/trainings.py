@@ -101,11 +101,15 @@ def made_by(record: RecordFile) -> str | None:
 
 
 def buckets_of(record: RecordFile) -> tuple[int, ...]:
-    """Budgets that hints were trained with, as the recipe of a training has them; empty for all else."""
+    """Budgets that hints were trained with; empty for a record of something else.
+
+    Older records of fine-tuning don't name them; for those they are the recipe's.
+    """
     if record.format not in TRAININGS:
         return ()
     recipe = record.fields.section("recipe")
-    numbers = recipe.section("hints" if record.format == SFT else "budgets").numbers("buckets")
+    settings = recipe.section("hints" if record.format == SFT else "budgets")
+    numbers = (record.fields if "buckets" in record.fields else settings).numbers("buckets")
     return tuple(sorted({int(number) for number in numbers if number is not None}))
 
 

@@ -112,3 +112,9 @@ def test_a_training_that_leads_nowhere_is_refused(tiny, chain, tmp_path):
                 Parts(base=tiny.base, adapter=tiny.adapter, buckets=(16, 48), records=given),
             )
         assert not (tmp_path / "b").exists()
+
+
+def test_a_bundle_announces_what_examples_did_and_not_all_of_the_recipe(tiny, tmp_path):
+    sft = training(tmp_path / "sft", file_sha256(tiny.adapter), buckets=[96], steps=10)
+    built = build(tmp_path / "b", Parts(base=tiny.base, adapter=tiny.adapter, records=(sft,)))
+    assert built.buckets == (96,)
