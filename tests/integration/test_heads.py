@@ -203,14 +203,17 @@ def test_a_verifier_learns_from_real_traces_and_scores_the_same_at_run_time(
     rows = [{"id": f"q{n}", "question": f"What is {n} + 7?", "answer": str(n + 7)} for n in range(20)]
     path = tmp_path / "sums.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = VerifierConfig(traces=TraceConfig(samples=4, budget=48, parallel=8), held_out_share=0.2)
+    traces = TraceConfig(samples=4, budget=48, parallel=8)
+    config = VerifierConfig(traces=traces, held_out_share=0.2, l2=(1.0, 0.1), folds=3)
     questions = read_questions(str(path))
-    record = train_verifier(tmp_path / "run", config, [questions], Evaluations.read([]), model=model)
+    trained = {}
+    for reads_prompt in (False, True):  # the second learns from the traces of the first
+        chosen = replace(config, reads_prompt=reads_prompt)
+        record = train_verifier(tmp_path / "run", chosen, [questions], Evaluations.read([]), model=model)
+        trained[reads_prompt] = read_heads(tmp_path / "run" / "heads.safetensors").verifier
     assert record is not None
     counts = record["splits"]["train"]
     assert 0 < counts["right"] < counts["samples"] == 64
-    verifier = read_heads(tmp_path / "run" / "heads.safetensors").verifier
-    assert verifier is not None
     # What runs beside a trace changes its rounding, so both are asked alone.
     question = questions.questions[3]
     (tmp_path / "one").mkdir()
@@ -218,10 +221,14 @@ def test_a_verifier_learns_from_real_traces_and_scores_the_same_at_run_time(
     with StateJournal(tmp_path / "one", TraceStateRow, 576 * (len(layers) + 1)) as journal:
         assert collect(journal, config.traces, [question], model, layers, lambda *_: None, lambda: False)
         states = journal.states().reshape(len(journal.rows), -1, 576)
+        seeds = [row.seed for row in journal.rows]
+    asked = config.traces.request(question.text, sample_seed(0, question.id, 0), 4)
+    for reads_prompt, verifier in trained.items():
+        assert verifier is not None
         read = verifier.features
+        assert (read.behind_prompt, len(read.layers)) == (reads_prompt, not reads_prompt)
         places = [*map(layers.index, read.layers), *[len(layers)] * read.behind_prompt]
         scores = verifier.score(states[:, places].reshape(len(states), -1))
-        expected = {row.seed: score for row, score in zip(journal.rows, scores, strict=True)}
-    asked = config.traces.request(question.text, sample_seed(0, question.id, 0), 4)
-    response = last_response(model.with_heads(verifier=verifier).run(asked))
-    assert {c.trace.seed: c.score for c in response.candidates} == pytest.approx(expected, abs=1e-4)
+        expected = dict(zip(seeds, scores, strict=True))
+        response = last_response(model.with_heads(verifier=verifier).run(asked))
+        assert {c.trace.seed: c.score for c in response.candidates} == pytest.approx(expected, abs=1e-4)

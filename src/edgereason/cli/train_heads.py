@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -35,6 +36,13 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record.")]
 _DECIDES_NOTHING: Final = ("into", "threads", "as_json")
 Named = Annotated[str | None, typer.Option("--model", help="A name of `edgereason models`, or a GGUF file.")]
+
+
+class Reads(StrEnum):
+    """What a verifier reads of a trace."""
+
+    MEANS = "means"
+    PROMPT = "prompt"
 
 
 @heads_app.callback()
@@ -136,6 +144,12 @@ def verifier(
     samples: Annotated[int | None, typer.Option(help="Traces of each question. [8]")] = None,
     temperature: Annotated[float | None, typer.Option(help="[0.7]")] = None,
     budget: Annotated[int | None, typer.Option(help="Most tokens of a trace. [512]")] = None,
+    reads: Annotated[
+        Reads | None,
+        typer.Option(
+            help="A mean of the trace's states, or the state behind the paper's verification prompt. [means]"
+        ),
+    ] = None,
     int8: Int8 = False,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(min=0, help="Of draws and splits.")] = 0,
@@ -158,7 +172,9 @@ def verifier(
 
     options = {"samples": samples, "temperature": temperature, "budget": budget, "parallel": parallel}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    config = VerifierConfig(traces=TraceConfig(seed=seed, **given), seed=seed)
+    config = VerifierConfig(
+        traces=TraceConfig(seed=seed, **given), reads_prompt=reads is Reads.PROMPT, seed=seed
+    )
     learned = [read_questions(one, limit=limit, seed=seed) for one in questions]
     judged = [read_questions(one, seed=seed) for one in test or []]
     known = Evaluations.read(against or ())

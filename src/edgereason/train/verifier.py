@@ -9,10 +9,10 @@
 All traces of a question stand on one side. A folder goes on where it stands, and is trained again at once
 where all traces are there.
 
-Source: paper section 6. Deviations: folds instead of one validation part, since questions are few here; what
-is read is chosen, and the paper's state behind the verification prompt is one of the candidates.
-
-Knows questions, traces and the record; does not know terminals.
+Source: paper section 6. Deviations: folds instead of one validation part, since questions are few here; by
+default a mean over the trace is read, of a layer that the folds choose. The paper's state behind the
+verification prompt is read where that is asked for. Both are kept of every trace and measured in any case, so
+that one folder of traces serves either.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class VerifierConfig:
 
     Attributes:
         layers: whose means over the trace are candidates; () for four depths of the model.
+        reads_prompt: read the state behind the verification prompt, as the paper does, instead of a mean.
         l2: terms to choose among.
         folds: of the questions that are learned from.
         held_out_share: of the questions.
@@ -80,6 +81,7 @@ class VerifierConfig:
 
     traces: TraceConfig = field(default_factory=TraceConfig)
     layers: tuple[int, ...] = ()
+    reads_prompt: bool = False
     l2: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
     folds: int = 5
     held_out_share: float = 0.15
@@ -280,7 +282,7 @@ def _fit(
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> _Fitted | None:
-    """Folds choose features and the L2 term, and calibrate; the layer then sees all. None if stopped."""
+    """Folds choose a layer and the L2 term, and calibrate; the head then sees all. None if stopped."""
     folds = grouped(train.questions, config.folds, config.seed)
     tried: list[dict[str, Any]] = []
     best: tuple[TraceFeatures, CrossValidated] | None = None
@@ -303,6 +305,8 @@ def _fit(
                 "auroc_within_questions": auroc_within(measured.logits, train.right, train.questions),
             }
         )
+        if candidate.behind_prompt != config.reads_prompt:
+            continue  # measured for the record
         if best is None or measured.losses[measured.l2] < best[1].losses[best[1].l2]:
             best = candidate, measured
     assert best is not None

@@ -117,6 +117,23 @@ def test_a_records_command_makes_the_same_head_again_and_holds_no_path(
         assert again["command"] == made["command"]
 
 
+def test_the_papers_verification_prompt_can_be_read_and_the_file_and_the_command_say_so(
+    verify, tmp_path: Path
+) -> None:
+    assert verify().code == 0
+    read = read_heads(tmp_path / "verifier" / "heads.safetensors").verifier
+    assert read is not None
+    assert not read.features.behind_prompt
+    record = json.loads(verify("--reads", "prompt", "--json").out)
+    read = read_heads(tmp_path / "verifier" / "heads.safetensors").verifier
+    assert read is not None
+    assert read.features == TraceFeatures(behind_prompt=True)
+    assert read.prompt == "Is this solution correct? Answer yes or no."
+    assert record["command"][-2:] == ["--reads", "prompt"]
+    record = json.loads(verify("--reads", "means", "--json").out)
+    assert record["fit"]["features"]["behind_prompt"] is False
+
+
 def test_an_interruption_leaves_what_is_done_and_the_same_command_goes_on(cli, verify, tmp_path) -> None:
     cli.interrupt_at = (200,)
     ran = verify("--parallel", "4")
@@ -179,6 +196,7 @@ def test_a_file_that_can_not_take_the_head_is_refused_before_the_work(
             "'first' is none; expected average",
         ),
         (["verifier", "--questions", "q.jsonl"], FAILED, "q.jsonl is no file"),
+        (["verifier", "--questions", "q.jsonl", "--reads", "both"], USAGE, "'means', 'prompt'"),
         (
             ["verifier", "--questions", "q.jsonl", "--samples", "0"],
             FAILED,

@@ -85,10 +85,14 @@ def test_rows_say_what_was_answered_and_whether_it_is_right(asked: Path, tmp_pat
     assert len({row["seed"] for row in rows}) == len(rows) == 120
 
 
-def test_at_run_time_the_same_trace_gets_the_score_that_training_gave_it(asked: Path, tmp_path: Path) -> None:
-    train(tmp_path / "run", asked)
+@pytest.mark.parametrize("reads_prompt", [False, True])
+def test_at_run_time_the_same_trace_gets_the_score_that_training_gave_it(
+    asked: Path, tmp_path: Path, reads_prompt: bool
+) -> None:
+    train(tmp_path / "run", asked, config=replace(CONFIG, reads_prompt=reads_prompt))
     verifier = read_heads(tmp_path / "run" / "heads.safetensors").verifier
     assert verifier is not None
+    assert (verifier.features.behind_prompt, bool(verifier.layers)) == (reads_prompt, not reads_prompt)
     # kept of each trace: the mean of the scripted engine's one layer, then the state behind the prompt
     kept = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(-1, 2, 16)
     scores = verifier.score(kept[:, int(verifier.features.behind_prompt)])
@@ -96,11 +100,27 @@ def test_at_run_time_the_same_trace_gets_the_score_that_training_gave_it(asked: 
     question = "What is 2+2, the 007th?"
     with Model(ScriptedEngine(REPLIES), verifier=verifier) as model:
         response = model.ask(question, mode="think", budget=120, streams=4, seed=sample_seed(0, "q7", 0))
-        assert verifier.prompt_ids in ((), verification_ids(model.engine))
+        assert verifier.prompt_ids == (verification_ids(model.engine) if reads_prompt else ())
     told = {c.trace.index: c.score for c in response.candidates if c.score is not None}
     assert len(told) >= 2
     for index, score in told.items():
         assert score == pytest.approx(float(scores[places["q7", index]]), abs=1e-5)
+
+
+def test_what_is_read_is_as_asked_whichever_has_the_lower_loss_and_traces_serve_both(
+    asked: Path, tmp_path: Path
+) -> None:
+    means = train(tmp_path / "run", asked)
+    engine = ScriptedEngine(REPLIES)
+    prompt = train(tmp_path / "run", asked, config=replace(CONFIG, reads_prompt=True), engine=engine)
+    assert engine.decoded == []
+    # Both measure all that could be read, and at most one of them got what has the lowest loss.
+    assert means["candidates"] == prompt["candidates"]
+    assert len({one["loss"] for one in means["candidates"]}) == len(means["candidates"]) == 2
+    assert means["fit"]["features"] == {"mean_of_layers": [-2], "behind_prompt": False}
+    assert prompt["fit"]["features"] == {"mean_of_layers": [], "behind_prompt": True}
+    assert (means["config"]["reads_prompt"], prompt["config"]["reads_prompt"]) == (False, True)
+    assert (means["verification_ids"], prompt["verification_ids"]) == ([], [*verification_ids(engine)])
 
 
 def test_the_verification_prompt_stands_behind_a_trace_as_the_template_has_it() -> None:
