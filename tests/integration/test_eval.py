@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edgereason.core.journal import read_rows
+from edgereason.evals.loglik import ChoiceRow
 from edgereason.evals.samples import read_samples
 
 pytestmark = pytest.mark.model
@@ -104,6 +106,27 @@ def test_answers_of_the_same_questions_are_the_same_however_the_run_is_split(
     )
     left, right = read_samples(whole), read_samples(split)
     assert [(row.key, row.traces) for row in left] == [(row.key, row.traces) for row in right]
+
+
+def test_likelihoods_of_letters_end_in_a_sentence_with_the_letters_shares(
+    tmp_path: Path, smollm2: Path
+) -> None:
+    data, folder = tmp_path / "mmlu.jsonl", tmp_path / "run"
+    rows = [{"id": str(n), "question": f"Is it {n}?", "choices": list("123"), "answer": n} for n in range(3)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [sys.executable, "-m", "edgereason", "eval", "mmlu", "--score", "loglik"]
+    asked += ["--model", "smollm2-135m", "--data", str(data), "--shots", "1", "--kv", "q8_0"]
+    done = subprocess.run([*asked, "-o", str(folder)], capture_output=True, text=True, check=True)
+    summary = json.loads((folder / "summary.json").read_text())
+    config = {key: summary["config"][key] for key in ("orders", "shots", "kv")}
+    assert config == {"orders": "cyclic", "shots": 1, "kv": "q8_0"}
+    shares = ", ".join(f"{letter} {share:.0%}" for letter, share in summary["letters"].items())
+    assert done.stdout.endswith(f"2 questions); likeliest letter in the given order: {shares}\n")
+    # The scores are of the cache that is recorded: another cache gives others.
+    subprocess.run([*asked[:-1], "f16", "-o", str(tmp_path / "f16")], capture_output=True, check=True)
+    scores = [[row.logprobs for row in read_rows(one, ChoiceRow)] for one in (folder, tmp_path / "f16")]
+    assert scores[0] != scores[1]
+    assert scores[0] == [pytest.approx(row, abs=0.5) for row in scores[1]]
 
 
 @pytest.mark.slow

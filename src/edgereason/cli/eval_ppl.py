@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from edgereason.cli.options import KV, KvOption
+
 
 def ppl(
     text: Annotated[Path, typer.Argument(metavar="FILE", help="A .raw or .txt file, or rows with a text.")],
@@ -19,6 +21,7 @@ def ppl(
     stride: Annotated[int | None, typer.Option(help="Tokens between windows. [the window]")] = None,
     limit_tokens: Annotated[int | None, typer.Option(help="Only the text's first so many tokens.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [all]")] = None,
+    kv: KvOption = KV.F16,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File of the record.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
@@ -39,6 +42,7 @@ def ppl(
             stride_tokens=stride,
             limit_tokens=limit_tokens,
             threads=threads,
+            kv="q8_0" if kv is KV.Q8_0 else "f16",
             fetch=fetch,
             progress=lambda share: counted(round(100 * share), 100),
             should_stop=should_stop,

@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.options import KV
 from edgereason.core.types import Effort, Mode, Vote
 
 if TYPE_CHECKING:
     from edgereason.evals.record import C
+
+
+class Order(StrEnum):
+    """In which orders options with letters are asked: in all cyclic ones, or in the file's alone."""
+
+    CYCLIC = "cyclic"
+    GIVEN = "given"
 
 
 class Score(StrEnum):
@@ -66,6 +74,15 @@ def task(
     limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
     parallel: Annotated[int | None, typer.Option(help="Streams that run at a time. [16]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [all]")] = None,
+    kv: Annotated[KV | None, typer.Option(help="Type of the KV cache. [f16]")] = None,
+    orders: Annotated[
+        Order | None,
+        typer.Option(help="With --score loglik: orders in which options with letters are asked. [cyclic]"),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(help="With --score loglik: examples before each question, the file's first rows. [0]"),
+    ] = None,
     run_code: Annotated[
         bool | None, typer.Option("--run-code", help="Let the task run what the model wrote.")
     ] = None,
@@ -100,6 +117,9 @@ def task(
         "limit": limit,
         "parallel": parallel,
         "threads": threads,
+        "kv": None if kv is None else kv.value,
+        "orders": None if orders is None else orders.value,
+        "shots": shots,
         "run_code": run_code,
         "label": label,
     }
@@ -154,11 +174,14 @@ def _new_folder(task_name: str, score: Score) -> Path:
 def _sentence(summary: dict[str, Any]) -> str:
     if "acc" in summary:
         low, high = summary["acc_ci95"]
-        norm = "" if summary["acc_norm"] is None else f"; by length {summary['acc_norm']:.1%}"
         ppl = "" if summary["ppl"] is None else f"; perplexity {summary['ppl']:.2f}"
+        shares = ", ".join(f"{letter} {share:.0%}" for letter, share in (summary["letters"] or {}).items())
+        letters = f"; likeliest letter in the given order: {shares}" if shares else ""
+        # Letters are all of one length, so that their lengths decide nothing.
+        norm = "" if shares or summary["acc_norm"] is None else f"; by length {summary['acc_norm']:.1%}"
         return (
             f"{summary['task']}: {summary['acc']:.1%} likeliest (95 % interval {low:.1%} to {high:.1%}, "
-            f"{summary['n']} questions){norm}{ppl}"
+            f"{summary['n']} questions){norm}{ppl}{letters}"
         )
     low, high = summary["ci95"]
     median, p90 = summary["median_tokens"], summary["p90_tokens"]

@@ -28,7 +28,7 @@ from edgereason.core.journal import read_rows
 from edgereason.errors import ConfigError
 from edgereason.evals.loglik import ChoiceRow
 from edgereason.evals.metrics import bootstrap_intervals, scores_by_question
-from edgereason.evals.record import FORMAT, RUN, SUMMARY
+from edgereason.evals.record import BEFORE_NAMED, FORMAT, RUN, SUMMARY
 from edgereason.evals.samples import read_samples
 
 _SAME: Final = "compare evaluations of one task on one data set"
@@ -180,5 +180,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
         "data set": _data_set(summary.get("data") or {}),
     }
     if "acc" in summary:
+        config = {**BEFORE_NAMED, **(summary.get("config") or {})}
+        same |= {"orders": config["orders"], "shots": config["shots"]}
         return same, {row.id: [float(row.is_right)] for row in read_rows(folder, ChoiceRow)}
     return same, scores_by_question(read_samples(folder))

@@ -38,6 +38,7 @@ from edgereason.core.types import (
     Stop,
     Vote,
 )
+from edgereason.engine.params import KvType
 from edgereason.errors import ConfigError
 from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.samples import Sample, TraceRow
@@ -65,6 +66,7 @@ class EvalConfig:
         stop_early: whether streams stop when their vote is certain; off, all of them run to their ends, so
             that votes over fewer can be drawn from the rows.
         parallel: streams that run at a time; no request is started while there are so many.
+        kv: type of the KV cache.
         run_code: allows code tasks to run what the model wrote.
         label: what the run is called in reports.
     """
@@ -90,6 +92,7 @@ class EvalConfig:
     limit: int | None = None
     parallel: int = 16
     threads: int | None = None
+    kv: KvType = "f16"
     run_code: bool = False
     label: str | None = None
 

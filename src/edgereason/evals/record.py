@@ -19,8 +19,10 @@ import re
 import resource
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
 import tomli_w
@@ -38,6 +40,8 @@ SUMMARY: Final = "summary.json"
 FORMAT: Final = "edgereason-eval"
 MAY_DIFFER: Final = frozenset({"threads", "parallel", "label"})
 """Settings that change how long a run takes or what it is called, and not what its rows are drawn from."""
+BEFORE_NAMED: Final[Mapping[str, Any]] = MappingProxyType({"kv": "f16", "orders": "given", "shots": 0})
+"""What settings were before records named them: a record that lacks one was made with this value."""
 _DECISIVE: Final = ("edgereason", "llama-cpp-python", "commit")
 """Versions that an unfinished run must go on with: its rows would not be of one kind."""
 
@@ -59,13 +63,20 @@ C = TypeVar("C", bound=RunConfig)
 def read_config(path: Path, kind: type[C]) -> C:
     """The `[eval]` table of a TOML file; a `[record]` beside it is somebody's record and is not read.
 
+    A record that lacks a setting of `BEFORE_NAMED` gets what the setting was then; a run file without a
+    record gets the default.
+
     Raises:
         ConfigError: the file or a setting in it is not understood.
     """
     tables = read_toml(path)
     if unknown := set(tables) - {"eval", "record"}:
         raise ConfigError(f"{path.name} has an unknown table [{min(unknown)}]: an evaluation has [eval]")
-    return parse(kind, tables.get("eval", {}), f"{path.name} [eval]")
+    table = tables.get("eval", {})
+    if "record" in tables:
+        known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+        table = {name: value for name, value in BEFORE_NAMED.items() if name in known} | table
+    return parse(kind, table, f"{path.name} [eval]")
 
 
 def data_entry(name: str, sha256: str | None, revision: str | None) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def peak_rss_bytes() -> int:
 def _require_same(
     folder: Path, found: Mapping[str, Any], config: RunConfig, record: Mapping[str, Any]
 ) -> None:
-    before, now = found.get("eval", {}), to_table(config)
+    before, now = ({**BEFORE_NAMED, **table} for table in (found.get("eval", {}), to_table(config)))
     settings = sorted({**before, **now}.keys() - MAY_DIFFER)
     different = [
         f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in settings if before.get(k) != now.get(k)

@@ -24,6 +24,7 @@ from edgereason.core.bundle import Bundle
 from edgereason.core.journal import Journal
 from edgereason.core.types import Route
 from edgereason.engine.llama import LlamaEngine
+from edgereason.engine.params import KvType
 from edgereason.errors import ConfigError
 from edgereason.evals.budgets import budget_curve, require_cuttable
 from edgereason.evals.evaluate import EvalConfig, Progress, evaluate
@@ -31,7 +32,7 @@ from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.loglik import ChoiceRow
 from edgereason.evals.loglik import run_loglik as weigh
 from edgereason.evals.loglik import summarise as summarise_choices
-from edgereason.evals.loglik_tasks import load_loglik_task
+from edgereason.evals.loglik_tasks import Orders, load_loglik_task, resolved_orders
 from edgereason.evals.metrics import summarise
 from edgereason.evals.ppl import WINDOW_TOKENS, perplexity, text_tokens
 from edgereason.evals.record import (
@@ -83,6 +84,7 @@ def _loaded(config: EvalConfig, named: str | Path, fetch: Fetch) -> Model:
         fetch(str(named)) if bundle is None else bundle.folder,
         base=None if bundle is None else base_file(bundle, fetch),
         threads=config.threads,
+        kv=config.kv,
         shares_cells=config.shares_cells,
     )
 
@@ -142,17 +144,35 @@ def _allowed_task(config: EvalConfig, data: Path | None, *, run_code: bool) -> T
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoglikConfig:
-    """What to weigh by likelihood: no template, no adapter, nothing drawn."""
+    """What to weigh by likelihood: no template, no adapter, nothing drawn.
+
+    Attributes:
+        orders: in which options with letters are asked, by default in all cyclic ones; None where options
+            have no letters.
+        shots: examples before each question, taken from the file's first rows (of the question's subject
+            where there are subjects).
+        kv: type of the KV cache.
+    """
 
     task: str
     score: Literal["loglik"] = "loglik"
     model: str = DEFAULT_MODEL
     limit: int | None = None
+    orders: Orders | None = None
+    shots: int = 0
     threads: int | None = None
+    kv: KvType = "f16"
     label: str | None = None
 
     def __post_init__(self) -> None:
         require_at_least_one(limit=self.limit, threads=self.threads)
+        if self.shots < 0:
+            raise ConfigError(f"shots must be at least 0, got {self.shots}")
+
+    def resolved(self) -> LoglikConfig:
+        """The configuration with nothing left to defaults, and no local path in it."""
+        orders = resolved_orders(self.task, self.orders, self.shots)
+        return replace(self, model=Path(self.model).name, orders=orders)
 
 
 def run_loglik(
@@ -165,11 +185,13 @@ def run_loglik(
     should_stop: ShouldStop = _never,
 ) -> dict[str, Any] | None:
     """Weighs a task's options, or goes on with an evaluation that `folder` holds; see `run_task`."""
-    task = load_loglik_task(config.task, data=data, limit=config.limit)
+    resolved = config.resolved()
+    task = load_loglik_task(
+        config.task, data=data, limit=config.limit, orders=resolved.orders, shots=config.shots
+    )
     path = fetch(config.model)
-    resolved = replace(config, model=Path(config.model).name)
     start_s = time.perf_counter()
-    with LlamaEngine(path, threads=config.threads) as engine:
+    with LlamaEngine(path, threads=config.threads, kv=config.kv) as engine:
         record = open_folder(
             folder,
             resolved,
@@ -198,7 +220,11 @@ def run_loglik(
                 weigh(engine, pending, task=task.name, on_done=on_done, should_stop=should_stop)
         if len(rows) < len(task.items):
             return None
-        figures = summarise_choices(task.name, [rows[item.id] for item in task.items]).to_json()
+        figures = summarise_choices(
+            task.name,
+            [rows[item.id] for item in task.items],
+            has_letters=task.items[0].has_letters,
+        ).to_json()
         speed = {"timed_samples": len(pending), "wall_s": time.perf_counter() - start_s}
         return write_summary(folder, resolved, record, figures, speed)
 
@@ -211,6 +237,7 @@ def run_ppl(
     stride_tokens: int | None = None,
     limit_tokens: int | None = None,
     threads: int | None = None,
+    kv: KvType = "f16",
     fetch: Fetch = resolve,
     progress: Share = _silent,
     should_stop: ShouldStop = _never,
@@ -221,12 +248,13 @@ def run_ppl(
         text: a .raw or .txt file, or a data set with a `text` field.
         model: a name of the catalogue or a GGUF file.
         limit_tokens: only the text's first so many.
+        kv: type of the KV cache.
     """
     require_at_least_one(limit_tokens=limit_tokens, threads=threads)
     source = read_text(text)
     path = fetch(model)
     start_s = time.perf_counter()
-    with LlamaEngine(path, threads=threads) as engine:
+    with LlamaEngine(path, threads=threads, kv=kv) as engine:
         result = perplexity(
             engine,
             text_tokens(engine, source.text)[:limit_tokens],
@@ -242,6 +270,7 @@ def run_ppl(
             **result.to_json(),
             "wall_s": time.perf_counter() - start_s,
             "limit_tokens": limit_tokens,
+            "kv": kv,
             "data": data_entry(source.name, source.sha256, None),
             "model": model_entry(engine.info),
             **about(threads),

@@ -56,6 +56,11 @@ def test_a_run_file_can_be_run_again_and_options_go_before_it(evaluate, cli, dat
     assert (other["config"]["budget"], other["n"]) == (120, 2)
 
 
+def test_the_caches_type_is_recorded(evaluate, tmp_path: Path) -> None:
+    evaluate("--mode", "think", "--budget", "100", "--kv", "q8_0")
+    assert 'kv = "q8_0"' in (tmp_path / "run" / "run.toml").read_text()
+
+
 def test_a_sweep_prints_its_record_or_writes_it(evaluate, cli, tmp_path: Path) -> None:
     evaluate("--mode", "think", "--budget", "100", "--streams", "3", "--no-stop-early")
     run = str(tmp_path / "run")
@@ -85,6 +90,11 @@ def test_a_comparison_is_a_line_a_folder_or_one_object(evaluate, cli, tmp_path: 
         (["gsm8k", "--data", "missing.jsonl"], FAILED, "missing.jsonl"),
         (["gsm8k", "--repeats", "0"], FAILED, "repeats must be at least 1"),
         (["gsm8k", "--score", "loglik", "--budget", "99"], FAILED, "no setting 'budget'"),
+        (["gsm8k", "--orders", "given"], FAILED, "no setting 'orders'"),
+        (["gsm8k", "--kv", "q4_0"], USAGE, "'f16', 'q8_0'"),
+        (["ppl", "missing.txt", "--kv", "q4_0"], USAGE, "'f16', 'q8_0'"),
+        (["piqa", "--score", "loglik", "--orders", "cyclic"], FAILED, "piqa shows no options"),
+        (["mmlu", "--score", "loglik", "--shots", "-1"], FAILED, "shots must be at least 0"),
         (["--mode", "think"], USAGE, "say which task"),
         (["--config", "missing.toml"], FAILED, "missing.toml"),
         (["gsm8k", "--mode", "quick"], USAGE, "'chat', 'think', 'auto'"),

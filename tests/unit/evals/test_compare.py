@@ -176,3 +176,25 @@ def test_a_file_that_cut_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text('{"budgets": {"whole": {"budgets": [64]}}, "runs": {}}')
     with pytest.raises(ConfigError, match=r"old.json is not of this version: it lacks 'whole'"):
         compare_folders(tmp_path / "old.json", [run])
+
+
+def test_likelihoods_over_cyclic_orders_are_not_compared_with_others(tmp_path: Path) -> None:
+    row = {"id": "q", "gold": 0, "logprobs": [-1.0, -2.0], "num_bytes": [1, 1], "num_tokens": [1, 1]}
+    row |= {"is_greedy": [True, False], "pred": 0, "pred_norm": 0}
+
+    def weighed(name: str, **config: object) -> Path:
+        (folder := tmp_path / name).mkdir()
+        summary = {"format": "edgereason-eval", "task": "mmlu", "acc": 1.0, "config": config}
+        (folder / "summary.json").write_text(json.dumps(summary | {"data": {"sha256": "d1"}}))
+        (folder / "samples.jsonl").write_text(json.dumps(row) + "\n")
+        return folder
+
+    # A record of an older version has one prompt a row, and names no orders.
+    old, given = weighed("old"), weighed("given", orders="given", shots=0)
+    cyclic, five = weighed("cyclic", orders="cyclic", shots=0), weighed("five", orders="cyclic", shots=5)
+    (found,) = compare_folders(old, [given])
+    assert (found.num_questions, found.difference) == (1, 0.0)
+    with pytest.raises(ConfigError, match=r"cyclic differs from .* in its orders, 'cyclic' for 'given'"):
+        compare_folders(old, [cyclic])
+    with pytest.raises(ConfigError, match=r"five differs from .* in its shots, 5 for 0"):
+        compare_folders(cyclic, [five])

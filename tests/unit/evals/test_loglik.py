@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from collections.abc import Sequence as Tokens
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgereason.engine.base import ModelInfo
+from edgereason.engine.base import ModelInfo, Scored, Sequence
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, ContextOverflow
@@ -18,14 +20,18 @@ from edgereason.evals.loglik import ChoiceRow, run_loglik, summarise
 from edgereason.evals.loglik_tasks import (
     LOGLIK_TASKS,
     ChoiceItem,
+    LetteredQuestion,
     Option,
+    Orders,
     load_loglik_task,
+    resolved_orders,
 )
 from edgereason.hub.rows import Row
 
 
 def item(task: str, **values: Any) -> ChoiceItem:
-    return LOGLIK_TASKS[task].item(task, Row("rows.jsonl", 7, values))
+    made = LOGLIK_TASKS[task].read(task, Row("rows.jsonl", 7, values))
+    return made.item("given") if isinstance(made, LetteredQuestion) else made
 
 
 def choices(context: str, *texts: str, gold: int = 0, id_: str = "q") -> ChoiceItem:
@@ -50,6 +56,7 @@ def test_mmlu_asks_for_a_letter_after_the_lettered_options() -> None:
         "What is 2 + 2?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:"
     )
     expected = choices(context, " A", " B", " C", " D", gold=1, id_="mmlu-0007")
+    expected = replace(expected, has_letters=True)
     row = {
         "question": " What is 2 + 2?\n",
         "subject": "abstract_algebra",
@@ -66,6 +73,71 @@ def test_mmlu_asks_for_a_letter_after_the_lettered_options() -> None:
             "The following are multiple choice questions (with answers).\n\nWhat is 2 + 2?\nA. 3\n"
         )
     )
+
+
+def test_in_cyclic_orders_each_option_stands_once_at_each_letter() -> None:
+    question = LetteredQuestion(
+        id="q", subject=None, heading="Choose.\n\n", question="Who?", options=("you", "me", "she"), gold=2
+    )
+    asked = question.item("cyclic")
+    contexts = [f"Choose.\n\nWho?\nA. {a}\nB. {b}\nC. {c}\nAnswer:" for a, b, c in (
+        ("you", "me", "she"), ("she", "you", "me"), ("me", "she", "you"),
+    )]  # fmt: skip
+    letters = (" A", " B", " C"), (" B", " C", " A"), (" C", " A", " B")
+    assert asked.prompts == tuple(
+        tuple(Option(context, letter) for letter in order)
+        for context, order in zip(contexts, letters, strict=True)
+    )
+    assert (asked.gold, asked.has_letters) == (2, True)
+    assert question.item("given").prompts == asked.prompts[:1]
+
+
+def test_arc_with_letters_shows_its_options() -> None:
+    got = item(
+        "arc-challenge-letters", id=7, question="What falls?", choices=["a sky", "a stone"], answer="B"
+    )
+    context = "Question: What falls?\nA. a sky\nB. a stone\nAnswer:"
+    assert got == replace(choices(context, " A", " B", gold=1, id_="7"), has_letters=True)
+
+
+def test_examples_are_the_first_rows_of_the_subject_and_are_not_asked(tmp_path: Path) -> None:
+    path = tmp_path / "mmlu.jsonl"
+    rows = [
+        {"id": id_, "question": f"{id_}?", "subject": id_[0], "choices": ["x", "y"], "answer": answer}
+        for id_, answer in (("a1", "A"), ("b1", "B"), ("a2", "B"), ("a3", "A"), ("b2", "A"), ("b3", "A"))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_loglik_task("mmlu", data=path, shots=1)
+    assert [one.id for one in task.items] == ["a2", "a3", "b2", "b3"]
+    # The examples keep their order; the question's own options are turned.
+    before = (
+        "The following are multiple choice questions (with answers) about b.\n\n"
+        "b1?\nA. x\nB. y\nAnswer: B\n\nb2?\n"
+    )
+    given, turned = before + "A. x\nB. y\nAnswer:", before + "A. y\nB. x\nAnswer:"
+    assert task.items[2].prompts == (
+        (Option(given, " A"), Option(given, " B")),
+        (Option(turned, " B"), Option(turned, " A")),
+    )
+    first = load_loglik_task("mmlu", data=path, shots=1, limit=3).items
+    assert [one.id for one in first] == ["a2", "a3", "b2"]
+    with pytest.raises(ConfigError, match="no row left beside 3 examples"):
+        load_loglik_task("mmlu", data=path, shots=3)
+
+
+def test_orders_and_examples_are_for_options_with_letters() -> None:
+    assert [resolved_orders("mmlu", orders, 0) for orders in (None, "cyclic", "given")] == [
+        "cyclic",
+        "cyclic",
+        "given",
+    ]
+    assert [resolved_orders("piqa", orders, 0) for orders in (None, "given")] == [None, None]
+    with pytest.raises(
+        ConfigError, match=r"arc-challenge shows no options .* orders .*arc-challenge-letters"
+    ):
+        resolved_orders("arc-challenge", "cyclic", 0)
+    with pytest.raises(ConfigError, match="so shots can't be set"):
+        resolved_orders("piqa", None, 5)
 
 
 def test_hellaswag_joins_activity_and_scene_and_cleans_marks() -> None:
@@ -223,6 +295,82 @@ def test_a_summary_counts_items_and_has_wilsons_interval() -> None:
         summarise("t", [])
 
 
+class Prefers(ScriptedEngine):
+    """Knows the option that is "right", and prefers the letter B far more.
+
+    Logits of the letters: 1 for that of the right option, and 2 more for B; all others' probability is 0.
+    """
+
+    def score(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[Scored]:
+        feeds = list(feeds)
+        texts = [bytes(self._tokens[sequence]).decode() for sequence, _ in feeds]
+        unlike = super().score(feeds)  # which counts cells and refuses what is stale
+        return [
+            Scored(np.array([0.0, self._logprob(text, chr(tokens[-1]))]), one.is_top)
+            for text, (_, tokens), one in zip(texts, feeds, unlike, strict=True)
+        ]
+
+    def _logprob(self, text: str, letter: str) -> float:
+        lines = dict(line.split(". ") for line in text.splitlines() if ". " in line)
+        logits = {one: (option == "right") + 2 * (one == "B") for one, option in lines.items()}
+        return logits[letter] - float(np.log(np.exp(list(logits.values())).sum()))
+
+
+def lettered(*options: str, orders: Orders = "cyclic", id_: str = "q") -> ChoiceItem:
+    return LetteredQuestion(
+        id=id_, subject=None, heading="", question="?", options=options, gold=options.index("right")
+    ).item(orders)
+
+
+def test_a_letter_that_is_preferred_decides_in_the_given_order_and_not_over_cyclic_ones() -> None:
+    options = "right", "wrong", "false", "bad"
+    (given,), _ = run_loglik(Prefers(), [lettered(*options, orders="given")], task="t")
+    assert (given.pred, given.is_right) == (1, False)
+    # Logits 1, 2, 0, 0.
+    total = np.log(np.e + np.e**2 + 2)
+    assert given.logprobs == pytest.approx((1 - total, 2 - total, -total, -total))
+    (row,), summary = run_loglik(Prefers(), [lettered(*options)], task="t")
+    # Over the four prompts every option has B's 2 once, and the right one has 1 more in each. Where it stands
+    # at B itself the logits are 3, 0, 0, 0; in the other three prompts 2, 1, 0, 0.
+    mean_total = (np.log(np.e**3 + 3) + 3 * np.log(np.e**2 + np.e + 2)) / 4
+    assert row.logprobs == pytest.approx((1.5 - mean_total, *[0.5 - mean_total] * 3))
+    assert (row.pred, row.is_right) == (0, True)
+    assert summary is not None
+    assert (summary.acc, summary.letters) == (1.0, {"A": 0.0, "B": 1.0, "C": 0.0, "D": 0.0})
+
+
+def test_the_shares_of_letters_are_those_of_the_given_order() -> None:
+    # Three items: the right option is at A, B and C of three, and B is likeliest whatever stands there.
+    items = [
+        lettered("right", "wrong", "bad", id_="1"),
+        lettered("wrong", "right", "bad", id_="2"),
+        lettered("wrong", "bad", "right", id_="3"),
+    ]
+    rows, summary = run_loglik(Prefers(), items, task="t")
+    assert [(row.pred, row.letter) for row in rows] == [(0, 1), (1, 1), (2, 1)]
+    assert summary is not None
+    assert (summary.acc, summary.letters) == (1.0, {"A": 0.0, "B": 1.0, "C": 0.0})
+    assert [ChoiceRow.from_json(json.loads(json.dumps(row.to_json()))) for row in rows] == rows
+    # What older versions wrote: one prompt, whose choice is the letter.
+    old = {k: v for k, v in rows[0].to_json().items() if k != "prompt_logprobs"}
+    assert ChoiceRow.from_json(old).letter == 0
+    assert summarise("t", [ChoiceRow.from_json(old)], has_letters=True).letters == {
+        "A": 1.0,
+        "B": 0.0,
+        "C": 0.0,
+    }
+    assert summarise("t", [ChoiceRow.from_json(old)]).letters is None
+
+
+def test_what_cyclic_prompts_have_in_common_is_encoded_once() -> None:
+    engine = Prefers()
+    run_loglik(engine, [lettered("right", "wrong")], task="t")
+    # "?\nA. " (5 bytes) is in both prompts; "right\nB. wrong\nAnswer:" (22) is what is left of each, and two
+    # letters with their spaces follow.
+    assert engine.decoded == [5, 22, 4, 22, 4]
+    assert (engine.live_sequences, engine.used_cells) == (0, 0)
+
+
 def test_rows_come_one_by_one_and_a_run_can_be_stopped_between_them() -> None:
     items = [choices("c", " a", " b", id_=str(i)) for i in range(3)]
     seen: list[str] = []
@@ -282,3 +430,26 @@ def test_a_real_models_choices_are_the_sums_of_one_token_at_a_time(engine: Llama
             expected.append(total)
     assert rows[0].logprobs == pytest.approx(expected, abs=1e-3)
     assert (rows[0].pred, summary is not None and summary.acc) == (0, 1.0)
+
+
+@pytest.mark.model
+def test_a_real_models_cyclic_scores_are_those_of_its_prompts_one_by_one(engine: LlamaEngine) -> None:
+    question = LetteredQuestion(
+        id="q",
+        subject=None,
+        heading="",
+        question="What is the capital of France?",
+        options=("Rome", "Berlin", "Paris", "London"),
+        gold=2,
+    )
+    rows, _ = run_loglik(engine, [question.item("cyclic")], task="t")
+    normalised = []
+    with engine.reserve(cells=128, sequences=1):
+        for prompt in question.item("cyclic").prompts:
+            engine.encode(sequence := engine.new_sequence(), engine.tokenize(prompt[0].context))
+            logits = engine.logits(sequence).astype(np.float64)
+            engine.release(sequence)
+            letters = np.array([logits[engine.tokenize(option.text)[0]] for option in prompt])
+            normalised.append(letters - np.logaddexp.reduce(letters))
+    # Prompts that share their beginning are encoded in other batches, which round otherwise.
+    assert rows[0].logprobs == pytest.approx(np.mean(normalised, axis=0), abs=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 
 from edgereason.core.journal import SAMPLES
 from edgereason.core.types import Mode
+from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.evals.evaluate import EvalConfig
+from edgereason.evals.ppl import perplexity, text_tokens
 from edgereason.evals.record import read_config
-from edgereason.evals.runs import run_sweep, run_task
+from edgereason.evals.runs import LoglikConfig, run_loglik, run_ppl, run_sweep, run_task
 from edgereason.evals.samples import read_samples
 from edgereason.evals.tasks.base import Preset
 from edgereason.reasoning.model import Model
@@ -106,6 +109,7 @@ def test_code_is_run_only_where_it_is_allowed(tmp_path: Path) -> None:
         ({"seed": 1}, "seed: 0 there, 1 now"),
         ({"mode": Mode.CHAT}, "mode: 'think' there, 'chat' now"),
         ({"limit": 3}, "limit: None there, 3 now"),
+        ({"kv": "q8_0"}, "kv: 'f16' there, 'q8_0' now"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused_and_left_alone(
@@ -292,3 +296,146 @@ def test_a_sweep_over_other_data_or_another_model_is_refused(
     monkeypatch.setattr("edgereason.evals.runs.load", lambda *_, **__: Model(ScriptedEngine(REPLIES)))
     with pytest.raises(ConfigError, match="was evaluated with b"):
         run_sweep([tmp_path / "a"], limits_tokens=(80,), data=data, fetch=Path)
+
+
+# ── the KV cache's type ──────────────────────────────────────────────────────────────────────────
+
+
+def test_the_caches_type_reaches_the_engine_and_the_record(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def load(*_: object, **options: object) -> Model:
+        asked.append(options["kv"])
+        return Model(ScriptedEngine(REPLIES))
+
+    monkeypatch.setattr("edgereason.evals.runs.load", load)
+    summary = run_task(replace(CONFIG, kv="q8_0"), tmp_path / "a", data=data, fetch=Path)
+    assert asked == ["q8_0"]
+    assert summary is not None
+    assert summary["config"]["kv"] == "q8_0"
+    assert read_config(tmp_path / "a" / "run.toml", EvalConfig).kv == "q8_0"
+    # A sweep that cuts the run's traces takes the run's own type.
+    run_sweep([tmp_path / "a"], limits_tokens=(80,), data=data, fetch=Path)
+    assert asked == ["q8_0", "q8_0"]
+
+
+def without(record: Path, *settings: str) -> None:
+    """Makes of a record one of a version that did not name these settings."""
+    lines = record.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.split(" = ")[0] not in settings]
+    assert len(kept) == len(lines) - len(settings)
+    record.write_text("".join(kept))
+
+
+def test_a_folder_that_names_no_type_of_cache_goes_on_with_f16(data: Path, tmp_path: Path) -> None:
+    first = run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    without(tmp_path / "a" / "run.toml", "kv")
+    assert run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted) == first
+    with pytest.raises(ConfigError, match="kv: 'f16' there, 'q8_0' now"):
+        run_task(replace(CONFIG, kv="q8_0"), tmp_path / "a", data=data, load_model=scripted)
+
+
+@pytest.mark.model
+def test_a_perplexity_is_measured_with_the_caches_type_that_it_records(tmp_path: Path, smollm2: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 6)
+    found = {}
+    for kv in ("f16", "q8_0"):
+        with LlamaEngine(smollm2, kv=kv) as engine:  # type: ignore[arg-type]
+            expected = perplexity(engine, text_tokens(engine, text.read_text()), window_tokens=32)
+        record = run_ppl(text, model=str(smollm2), window_tokens=32, kv=kv, fetch=Path)  # type: ignore[arg-type]
+        assert record is not None and expected is not None
+        assert (record["kv"], record["nll_mean"]) == (kv, pytest.approx(expected.nll_mean, abs=1e-6))
+        found[kv] = record["nll_mean"]
+    assert found["f16"] != found["q8_0"]
+    assert found["f16"] == pytest.approx(found["q8_0"], abs=0.05)
+
+
+# ── by likelihood ────────────────────────────────────────────────────────────────────────────────
+
+MMLU = LoglikConfig(task="mmlu", model="scripted")
+
+
+@pytest.fixture
+def choices(tmp_path: Path) -> Path:
+    path = tmp_path / "mmlu.jsonl"
+    rows = [
+        {"id": f"q{n}", "question": f"Which is {n}?", "choices": list("0123"), "answer": n % 4}
+        for n in range(6)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Replaces the engine of likelihoods; holds the types of cache that were asked for."""
+    asked: list[object] = []
+
+    def engine(_: object, *, threads: object, kv: object) -> closing[ScriptedEngine]:
+        asked.append(kv)
+        return closing(ScriptedEngine())
+
+    monkeypatch.setattr("edgereason.evals.runs.LlamaEngine", engine)
+    return asked
+
+
+def test_likelihoods_record_their_orders_examples_and_cache(
+    choices: Path, tmp_path: Path, engines: list[object]
+) -> None:
+    config = replace(MMLU, shots=2, kv="q8_0")
+    summary = run_loglik(config, tmp_path / "a", data=choices, fetch=Path)
+    assert engines == ["q8_0"]
+    assert summary is not None
+    assert (summary["n"], summary["letters"]) == (4, {"A": 1.0, "B": 0.0, "C": 0.0, "D": 0.0})
+    recorded = read_config(tmp_path / "a" / "run.toml", LoglikConfig)
+    assert (recorded.orders, recorded.shots, recorded.kv) == ("cyclic", 2, "q8_0")
+    assert summary["config"]["orders"] == "cyclic"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"orders": "given"}, "orders: 'cyclic' there, 'given' now"),
+        ({"shots": 1}, "shots: 0 there, 1 now"),
+        ({"kv": "q8_0"}, "kv: 'f16' there, 'q8_0' now"),
+    ],
+)
+def test_likelihoods_of_another_kind_are_refused(
+    choices: Path, tmp_path: Path, engines: list[object], change: dict[str, object], named: str
+) -> None:
+    run_loglik(MMLU, tmp_path / "a", data=choices, fetch=Path)
+    with pytest.raises(ConfigError, match=named):
+        run_loglik(replace(MMLU, **change), tmp_path / "a", data=choices, fetch=Path)  # type: ignore[arg-type]
+
+
+def test_likelihoods_that_name_no_orders_are_of_the_given_one(
+    choices: Path, tmp_path: Path, engines: list[object]
+) -> None:
+    given = replace(MMLU, orders="given")
+    first = run_loglik(given, tmp_path / "a", data=choices, fetch=Path)
+    without(tmp_path / "a" / "run.toml", "orders", "shots", "kv")
+    assert run_loglik(given, tmp_path / "a", data=choices, fetch=Path) == first
+    assert read_config(tmp_path / "a" / "run.toml", LoglikConfig).orders == "given"
+    with pytest.raises(ConfigError, match="orders: 'given' there, 'cyclic' now"):
+        run_loglik(MMLU, tmp_path / "a", data=choices, fetch=Path)
+    # A run file that is not a record has the default.
+    (tmp_path / "run.toml").write_text('[eval]\ntask = "mmlu"\nscore = "loglik"\n')
+    assert read_config(tmp_path / "run.toml", LoglikConfig).resolved().orders == "cyclic"
+
+
+def test_texts_without_letters_go_on_where_an_older_version_left_them(
+    choices: Path, tmp_path: Path, engines: list[object]
+) -> None:
+    arc = replace(MMLU, task="arc-easy")
+    first = run_loglik(arc, tmp_path / "a", data=choices, fetch=Path)
+    assert first is not None
+    assert first["letters"] is None
+    without(tmp_path / "a" / "run.toml", "shots", "kv")
+    assert run_loglik(arc, tmp_path / "a", data=choices, fetch=Path) == first
+    again = read_config(tmp_path / "a" / "run.toml", LoglikConfig)
+    assert run_loglik(again, tmp_path / "b", data=choices, fetch=Path) is not None
+    with pytest.raises(ConfigError, match="shows no options"):
+        run_loglik(replace(arc, orders="cyclic"), tmp_path / "c", data=choices, fetch=pytest.fail)

@@ -15,6 +15,8 @@ from dataclasses import fields
 from typing import Any, Final
 
 from edgereason.evals.evaluate import EvalConfig
+from edgereason.evals.loglik_tasks import LOGLIK_TASKS
+from edgereason.evals.record import BEFORE_NAMED
 from edgereason.evals.sweep_votes import NUM_DRAWS
 
 BUNDLE: Final = "BUNDLE"
@@ -30,6 +32,7 @@ BENCH_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Settings of a bench that are options of its command."""
 
+_LOGLIK_DEFAULTS: Final[Mapping[str, Any]] = {"orders": "cyclic", "shots": 0}
 _NO_OPTIONS: Final = frozenset({"task", "score", "model", "bundle", "threads", "label"})
 
 Values = Mapping[str, Any]
@@ -38,7 +41,10 @@ Values = Mapping[str, Any]
 def eval_command(record: Values, model: str) -> str:
     """Of an evaluation of a model, or of a bundle on it; settings that are the defaults are left out."""
     config, data = record.get("config", {}), record.get("data") or {}
-    defaults = {field.name: field.default for field in fields(EvalConfig)}
+    is_weighed = "acc" in record
+    if is_weighed and (known := LOGLIK_TASKS.get(record["task"])) and known.has_letters:
+        config = {"orders": BEFORE_NAMED["orders"]} | config
+    defaults = {field.name: field.default for field in fields(EvalConfig)} | dict(_LOGLIK_DEFAULTS)
     changed = {
         name: value
         for name, value in config.items()
@@ -47,7 +53,7 @@ def eval_command(record: Values, model: str) -> str:
     is_local = data.get("sha256") and not data.get("revision")
     return _join(
         ["edgereason", "eval", record["task"]],
-        ["--score", "loglik"] if "acc" in record else [],
+        ["--score", "loglik"] if is_weighed else [],
         ["--bundle", BUNDLE] if record.get("bundle") else ["--model", model],
         ["--data", data["name"]] if is_local else [],
         _options(changed),
@@ -61,6 +67,7 @@ def ppl_command(record: Values, model: str) -> str:
         "window": record.get("window_tokens"),
         "stride": record.get("stride_tokens"),
         "limit_tokens": record.get("limit_tokens"),
+        "kv": kv if (kv := record.get("kv")) != BEFORE_NAMED["kv"] else None,
     }
     return _join(["edgereason", "eval", "ppl", record["data"]["name"]], _options(options))
 

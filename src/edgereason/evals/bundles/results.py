@@ -30,7 +30,7 @@ from edgereason.evals.bundles.commands import (
 )
 from edgereason.evals.bundles.records import RecordFile
 from edgereason.evals.report.fields import Fields
-from edgereason.evals.report.records import BENCHES, EVAL, PERPLEXITY, SWEEP
+from edgereason.evals.report.records import BENCHES, EVAL, PERPLEXITY, SWEEP, kv_setting, likelihood_setting
 from edgereason.hub.catalog import find_by_sha256
 
 HEAD: Final = "edgereason-head"
@@ -106,13 +106,12 @@ def _listed(numbers: Iterable[float | None]) -> str:
 
 def _asked(record: RecordFile, model: str) -> list[Result]:
     values = record.fields
+    config = values.section("config")
     if "acc" in values:
         figures, task = _figures(values, _WEIGHED), values.text("task")
         intervals = _intervals(values, {"acc": "acc_ci95", "acc_norm": "acc_norm_ci95"})
-        return [
-            _result(record, f"{task} by likelihood", figures, intervals, eval_command(record.values, model))
-        ]
-    config = values.section("config")
+        what = ", ".join((f"{task} by likelihood", *likelihood_setting(config), *kv_setting(config)))
+        return [_result(record, what, figures, intervals, eval_command(record.values, model))]
     figures = _figures(values, _ASKED)
     if figures.get("mean_all_streams_tokens") == figures.get("mean_tokens"):
         figures.pop("mean_all_streams_tokens", None)
@@ -135,11 +134,12 @@ def _described(task: str, config: Fields) -> Iterator[str]:
             yield text.format(value)
     if (vote := config.text("vote")) is not None:
         yield vote
+    yield from kv_setting(config)
 
 
 def _perplexity(record: RecordFile, model: str) -> list[Result]:
     values = record.fields
-    what = f"perplexity of {values.section('data').text('name')}"
+    what = ", ".join((f"perplexity of {values.section('data').text('name')}", *kv_setting(values)))
     intervals = _intervals(values, {"ppl": "ppl_ci95"})
     return [
         _result(record, what, _figures(values, _PERPLEXITY), intervals, ppl_command(record.values, model))

@@ -39,7 +39,7 @@ from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.hub.rows import Rows, prompt_of, read_file
 from edgereason.reasoning.model import Model
 
-_ALIKE: Final = ("task", "seed", "system", "temperature", "top_p", "top_k", "budget", "budget_s")
+_ALIKE: Final = ("task", "seed", "system", "temperature", "top_p", "top_k", "budget", "budget_s", "kv")
 """Settings of a request that both routes depend on; effort, streams and vote are of thinking alone."""
 
 

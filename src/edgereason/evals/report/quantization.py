@@ -16,7 +16,7 @@ from typing import Final
 
 from edgereason.evals.report.markdown import DASH, bytes_text, cell, interval_text, percent, table
 from edgereason.evals.report.overview import accuracy_text
-from edgereason.evals.report.records import ModelFile, Record, Records, Source
+from edgereason.evals.report.records import ModelFile, Record, Records, Source, kv_setting, likelihood_setting
 from edgereason.evals.report.style import Plot
 
 _SETTINGS: Final = {
@@ -75,17 +75,20 @@ def quantization_rows(records: Records) -> tuple[list[str], list[Row]]:
     for record in records.perplexities:
         ppl, column = record.values.need("ppl", record.values.number), _setting(record)
         interval = record.values.pair("ppl_ci95")
+        kv = "".join(f", {one}" for one in kv_setting(record.values))
         text = f"{ppl:.3f}" + ("" if interval is None else f" ({interval[0]:.3f}–{interval[1]:.3f})")
         against = f", ×{ppl / first_ppl[column]:.3f}" if first_ppl.get(column) else ""
         first_ppl.setdefault(column, ppl)
         columns[column] = None
-        row_of(record.model).add(column, text + against, record.source)
+        row_of(record.model).add(column, text + against + kv, record.source)
     for record in records.likelihoods:
         task = record.values.need("task", record.values.text)
-        column = f"{cell(task)}, by likelihood"
+        config = record.values.section("config")
+        column = ", ".join((f"{cell(task)}, by likelihood", *likelihood_setting(config)))
+        kv = "".join(f", {one}" for one in kv_setting(config))
         text = percent(record.values.number("acc"), 1) + interval_text(record.values.pair("acc_ci95"))
         columns[column] = None
-        row_of(record.model).add(column, text, record.source)
+        row_of(record.model).add(column, text + kv, record.source)
     for run in records.runs:
         if run.model.sha256 is not None and run.model.sha256 in rows:
             columns[cell(run.task)] = None

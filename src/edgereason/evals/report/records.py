@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from edgereason.config import read_toml
 from edgereason.errors import ConfigError
-from edgereason.evals.record import FORMAT, MAY_DIFFER, RUN, SUMMARY
+from edgereason.evals.record import BEFORE_NAMED, FORMAT, MAY_DIFFER, RUN, SUMMARY
 from edgereason.evals.report.fields import Fields
 from edgereason.evals.report.markdown import cell
 from edgereason.evals.samples import Sample, read_samples
@@ -256,7 +256,7 @@ def _read_run(folder: Path, source: Source, label: str, values: Fields) -> Run:
 def _setting(folder: Path, values: Fields) -> Setting:
     """From the resolved configuration, and from the summary where there is none."""
     path = folder / RUN
-    others = read_toml(path).get("eval", {}) if path.is_file() else {}
+    others = {**BEFORE_NAMED, **(read_toml(path).get("eval", {}) if path.is_file() else {})}
     budget = others.pop("budget", None)
     for key in MAY_DIFFER:
         others.pop(key, None)
@@ -267,6 +267,20 @@ def _setting(folder: Path, values: Fields) -> Setting:
         json.dumps([others, hashes], sort_keys=True, default=str),
         data_sha256,
     )
+
+
+def likelihood_setting(config: Fields) -> Iterator[str]:
+    """What sets likelihoods of a task apart from those that earlier versions recorded, as words."""
+    if config.text("orders") == "cyclic":
+        yield "cyclic orders"
+    if shots := config.number("shots"):
+        yield f"{shots:.0f} examples"
+
+
+def kv_setting(settings: Fields) -> Iterator[str]:
+    """The type of the KV cache in words, where it is not the default."""
+    if (kv := settings.text("kv")) not in (None, BEFORE_NAMED["kv"]):
+        yield f"{kv} KV"
 
 
 def _read_json(path: Path) -> Any:

@@ -232,6 +232,7 @@ def test_evaluations_that_do_not_go_together_are_refused(bundle, tiny, runs, tmp
         ("temperature", (0.0, 0.7), "differ in temperature: 0.0 in chat, 0.7 in think"),
         ("top_p", (1.0, 0.95), "differ in top_p"),
         ("top_k", (0, 40), "differ in top_k"),
+        ("kv", ("q8_0", "f16"), "differ in kv: 'q8_0' in chat, 'f16' in think"),
         ("budget", (None, 256), "differ in budget: None in chat, 256 in think"),
         ("max_tokens", (64, None), "differ in max_tokens: 64 in chat, 1024 in think"),
         ("streams", (4, 8), "took 4 streams, and auto chats with one"),

@@ -98,6 +98,27 @@ def test_a_hub_data_set_needs_no_file_and_likelihoods_no_mode():
     assert runs_as_typed(command)
 
 
+def test_likelihoods_of_letters_and_caches_say_how_they_were_measured(results):
+    record = {
+        "format": "edgereason-eval", "task": "mmlu", "acc": 0.3, "acc_ci95": [0.2, 0.4], "n": 9,
+        "model": MODEL, "data": {"name": "mmlu.jsonl", "sha256": "ff"}, "config": {"task": "mmlu"},
+    }  # fmt: skip
+    (old,) = results(record)
+    command = "edgereason eval mmlu --score loglik --model tiny.gguf --data mmlu.jsonl"
+    # Older versions asked in the given order, which is not what their command does now.
+    assert (old.what, old.command) == ("mmlu by likelihood", f"{command} --orders given")
+    (new,) = results(record | {"config": {"orders": "cyclic", "shots": 0, "kv": "f16"}})
+    assert (new.what, new.command) == ("mmlu by likelihood, cyclic orders", command)
+    (five,) = results(record | {"config": {"orders": "cyclic", "shots": 5, "kv": "q8_0"}})
+    assert five.what == "mmlu by likelihood, cyclic orders, 5 examples, q8_0 KV"
+    assert five.command == f"{command} --shots 5 --kv q8_0"
+    ppl = {"format": "edgereason-ppl", "ppl": 31.6, "num_tokens": 9, "kv": "q8_0", "model": MODEL}
+    (text,) = results(ppl | {"data": {"name": "wiki.raw", "sha256": "ff"}})
+    assert text.what == "perplexity of wiki.raw, q8_0 KV"
+    assert text.command == "edgereason eval ppl wiki.raw --model tiny.gguf --kv q8_0"
+    assert all(runs_as_typed(one.command) for one in (old, new, five, text))
+
+
 def test_likelihoods_and_perplexities(results):
     weighed = {"format": "edgereason-eval", "task": "arc", "model": MODEL, "config": {"model": "tiny"}}
     (result,) = results(

@@ -265,6 +265,29 @@ def test_perplexities_have_the_accuracies_of_runs_on_the_same_file_beside(tmp_pa
     assert f"| ab.gguf | 500.0 MB | {run} | q4.json, run @ e8bb201 |" in page
 
 
+def test_likelihoods_over_cyclic_orders_have_a_column_of_their_own(tmp_path):
+    def weighed(name, acc, **config):
+        values = {"format": "edgereason-eval", "task": "mmlu", "label": None, "acc": acc, "acc_ci95": None}
+        return write_run_summary(tmp_path / name, {**values, "model": MODEL, "config": config})
+
+    paths = [
+        weighed("old", 0.25, task="mmlu"),
+        weighed("cyclic", 0.5, orders="cyclic", shots=0, kv="f16"),
+        weighed("five", 0.75, orders="cyclic", shots=5, kv="q8_0"),
+        write_json(tmp_path / "ppl.json", perplexity(20.0, kv="q8_0")),
+    ]
+    page = text_of(quantization_blocks(read_records(paths)))
+    given, cyclic = "mmlu, by likelihood", "mmlu, by likelihood, cyclic orders"
+    assert f"| {given} | {cyclic} | {cyclic}, 5 examples | records |" in page
+    assert "| 20.000, q8_0 KV | 25.0 % | 50.0 % | 75.0 %, q8_0 KV |" in page
+
+
+def write_run_summary(folder, summary):
+    folder.mkdir()
+    write_json(folder / "summary.json", summary)
+    return folder
+
+
 def test_perplexities_over_other_windows_have_a_column_of_their_own(tmp_path):
     paths = [
         write_json(tmp_path / "a.json", perplexity(20.0)),
