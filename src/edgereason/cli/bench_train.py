@@ -58,7 +58,7 @@ def train(
     from edgereason.cli.eval_progress import progress_display
     from edgereason.cli.pull import fetch
     from edgereason.core.bundle import file_sha256
-    from edgereason.engine.params import usable_cores
+    from edgereason.core.machine import usable_cores
     from edgereason.errors import ConfigError
     from edgereason.evals.bench.record import Recording, rounded
     from edgereason.evals.machine import read_bandwidth

@@ -38,8 +38,8 @@ def quantize(
     from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
     from edgereason.core.bundle import write_atomically
+    from edgereason.core.machine import usable_cores
     from edgereason.engine.llama import LlamaEngine
-    from edgereason.engine.params import usable_cores
     from edgereason.evals.record import about, peak_rss_bytes
     from edgereason.hub.rows import import_optional
     from edgereason.hub.store import models_folder

@@ -55,8 +55,8 @@ def grpo(
     from edgereason.cli.train_end import finish
     from edgereason.cli.train_panel import update_panel
     from edgereason.cli.train_start import started_from, trainable
+    from edgereason.core.machine import usable_cores
     from edgereason.engine.llama import LlamaEngine
-    from edgereason.engine.params import usable_cores
     from edgereason.hub.rows import import_optional
     from edgereason.hub.store import models_folder
     from edgereason.reasoning.model import describe_base

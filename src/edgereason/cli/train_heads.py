@@ -212,7 +212,7 @@ def _parts(text: str) -> tuple[Part, ...]:
 
 def _require_training(threads: int | None, model: str | None, bundle: Path | None) -> None:
     """Refuses to begin without torch, or with two models."""
-    from edgereason.engine.params import usable_cores
+    from edgereason.core.machine import usable_cores
     from edgereason.hub.rows import import_optional
 
     if model is not None and bundle is not None:

@@ -119,8 +119,8 @@ def learn(
     from edgereason.cli.train_end import finish
     from edgereason.cli.train_start import started_from, trainable
     from edgereason.core.bundle import file_sha256
+    from edgereason.core.machine import usable_cores
     from edgereason.engine.llama import LlamaEngine
-    from edgereason.engine.params import usable_cores
     from edgereason.hub.store import models_folder
     from edgereason.quant.gguf_file import GgufModel
     from edgereason.quant.learn.load import load_torch

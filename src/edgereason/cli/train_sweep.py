@@ -143,7 +143,7 @@ def _of_bundle(settings: EvalConfig, bundle: Path) -> EvalConfig:
 def _tax(base: Path, folder: Path, threads: int | None) -> dict[str, Any]:
     """What a decode step costs with the adapter on, over one with it off."""
     from edgereason.core.bundle import write_atomically
-    from edgereason.engine.params import usable_cores
+    from edgereason.core.machine import usable_cores
     from edgereason.evals.bench.lab import EndlessEngine, Lab
     from edgereason.evals.bench.step_measures import lora
 

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from edgereason.core.machine import usable_cores
 from edgereason.core.types import Sampling
 from edgereason.engine import native
 from edgereason.engine.base import (
@@ -50,7 +51,6 @@ from edgereason.engine.params import (
     context_params,
     describe,
     round_up,
-    usable_cores,
 )
 from edgereason.engine.sampling import NativeSampler, SoftmaxSampler, log_probability, logits_row
 from edgereason.engine.scoring import Sheet, score_batches

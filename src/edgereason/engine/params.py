@@ -5,7 +5,6 @@ Knows llama.cpp's parameters and metadata keys; holds no handle and decides noth
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,11 +22,6 @@ BATCH_TOKENS: Final = 512
 CELL_STEP: Final = 256
 """llama.cpp rounds a context up to this many cells."""
 MIN_SEQUENCES: Final = 4
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: fewer than the machine's under a container's or taskset's limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def context_params(ledger: Ledger, *, threads: int, kv: KvType = "f16") -> Any:

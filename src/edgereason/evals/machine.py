@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
+from edgereason.core.machine import memory_bytes, usable_cores
 from edgereason.engine.native import C
-from edgereason.engine.params import usable_cores
 from edgereason.evals.measure import interleave, timed
 
 _BANDWIDTH_BYTES: Final = 512 * 2**20
@@ -30,7 +30,7 @@ def describe(threads: int) -> dict[str, object]:
         "cpu": _cpu_name(),
         "cores": usable_cores(),
         "threads": threads,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "llama_cpp_features": _features(),
         # How long OpenMP's threads spin at a barrier: set by engine.native, and worth tens of per cent.

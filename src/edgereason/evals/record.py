@@ -30,8 +30,8 @@ import tomli_w
 from edgereason.config import parse, read_toml, to_table
 from edgereason.core.bundle import Bundle, file_sha256, write_atomically
 from edgereason.core.folder_lock import is_vacant
+from edgereason.core.machine import usable_cores
 from edgereason.engine.base import ModelInfo
-from edgereason.engine.params import usable_cores
 from edgereason.errors import ConfigError
 from edgereason.evals.machine import describe, versions
 

@@ -31,6 +31,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edgereason.core.machine import usable_cores
 from edgereason.errors import ConfigError
 from edgereason.quant.dyadic import tree_sum
 
@@ -117,7 +118,7 @@ def quantize(
         repeated = np.broadcast_to(scales, (len(chunk), columns // BLOCK))
         return Quantized(codes, repeated.astype(np.float16))
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         parts = list(pool.map(part, range(0, rows, step)))
     return Quantized(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 

@@ -9,12 +9,13 @@ Knows requests and this machine's memory; does not know what the requests are fo
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Final
 
+from edgereason.core.machine import memory_bytes
 from edgereason.core.types import Request, Response
 from edgereason.errors import ContextOverflow
 from edgereason.reasoning.batch import Batch
@@ -24,7 +25,7 @@ from edgereason.reasoning.plan import Room
 from edgereason.reasoning.runs import Run, drive_many
 
 _MEMORY_SHARE: Final = 0.4
-"""Most of this machine's memory that the context takes; fewer requests run at a time then."""
+"""Most of the usable memory that the context takes; fewer requests run at a time then."""
 
 _AHEAD: Final = 2
 """With several streams a request, so many times the requests that fill the batch have room: the streams of
@@ -87,8 +88,7 @@ def make_room(model: Model, rooms: Sequence[Room], most: int) -> None:
         ContextOverflow: a request does not fit.
     """
     dearest, engine = sorted(rooms, reverse=True), model.engine
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    bearable = int(_MEMORY_SHARE * memory_bytes) // model.info.kv_bytes_per_cell
+    bearable = int(_MEMORY_SHARE * (memory_bytes() or sys.maxsize)) // model.info.kv_bytes_per_cell
     cells = max(dearest[0].cells, min(sum(room.cells for room in dearest[:most]), bearable))
     sequences = sum(room.sequences for room in dearest[:most])
     longest = max(room.longest for room in rooms)

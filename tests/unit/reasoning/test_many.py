@@ -32,11 +32,12 @@ class Asked(ScriptedEngine):
         return super().reserve(cells=cells, sequences=sequences, longest=longest, instead_of=instead_of)
 
 
-def reserved(monkeypatch: pytest.MonkeyPatch, bearable_cells: int, *, most: int, shares_cells: bool):
-    """What `make_room` asks for on a machine whose memory bears so many cells."""
-    memory_bytes = round(bearable_cells * BYTES_PER_CELL / many._MEMORY_SHARE) + 1
-    sizes = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory_bytes}
-    monkeypatch.setattr(many.os, "sysconf", sizes.__getitem__)
+def reserved(monkeypatch: pytest.MonkeyPatch, bearable_cells: int | None, *, most: int, shares_cells: bool):
+    """What `make_room` asks for on a machine whose memory bears so many cells; None if it is unknown."""
+    memory_bytes = None
+    if bearable_cells is not None:
+        memory_bytes = round(bearable_cells * BYTES_PER_CELL / many._MEMORY_SHARE) + 1
+    monkeypatch.setattr(many, "memory_bytes", lambda: memory_bytes)
     engine = Asked(shares_cells=shares_cells)
     with Model(engine) as model:
         make_room(model, ROOMS, most)
@@ -50,6 +51,11 @@ def test_shared_cells_are_those_of_the_dearest_requests_that_run_at_a_time(monke
 
 def test_shared_cells_stay_within_memory(monkeypatch):
     assert reserved(monkeypatch, 150, most=3, shares_cells=True) == (150, 9, 90)
+
+
+def test_memory_that_is_unknown_bounds_nothing(monkeypatch):
+    assert reserved(monkeypatch, None, most=3, shares_cells=True) == (100 + 60 + 60, 9, 90)
+    assert reserved(monkeypatch, None, most=3, shares_cells=False)[1:] == (9, 90)
 
 
 def test_one_request_is_tried_however_little_memory_there_is(monkeypatch):

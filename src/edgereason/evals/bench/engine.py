@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from edgereason.config import nearest
 from edgereason.core.bundle import file_sha256
+from edgereason.core.machine import usable_cores
 from edgereason.engine.handles import check_gguf
-from edgereason.engine.params import usable_cores
 from edgereason.errors import ConfigError
 from edgereason.evals.bench.files import Notice, plain_q4_0, random_adapter, read_per_token_bytes
 from edgereason.evals.bench.lab import EndlessEngine, Lab, Outcome

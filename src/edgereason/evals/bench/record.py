@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.core.bundle import file_sha256
+from edgereason.core.machine import usable_cores
 from edgereason.engine.handles import check_gguf
-from edgereason.engine.params import usable_cores
 from edgereason.errors import ConfigError
 from edgereason.evals.bench.files import Notice, plain_q4_0, read_per_token_bytes
 from edgereason.evals.machine import describe, versions
