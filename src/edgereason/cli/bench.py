@@ -224,7 +224,7 @@ def _compare_table(record: dict[str, Any]) -> Table:
         table.add_row(
             file["model"]["name"],
             _format(file["model_bytes"] / 1e6),
-            _format(file["peak_rss_bytes"] / 1e6),
+            "unknown" if (peak := file["peak_rss_bytes"]) is None else _format(peak / 1e6),
             *(f"{_format(speed)} (× {1 / ratio:.2f})" for speed, ratio in speeds),
         )
     return table

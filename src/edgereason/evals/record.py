@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -183,8 +182,8 @@ def write_summary(
     return summary
 
 
-def peak_rss_bytes() -> int:
-    """Most memory that this process has had resident so far.
+def peak_rss_bytes() -> int | None:
+    """Most memory that this process has had resident so far; None where the system does not tell (Windows).
 
     Linux's getrusage answers with the parent's peak where that was higher: it survives fork and exec.
     """
@@ -192,6 +191,10 @@ def peak_rss_bytes() -> int:
     found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE) if status.is_file() else None
     if found:
         return int(found[1]) * 1024
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -21,6 +21,8 @@ _PROMPT_TOKENS: Final = 512
 def peak_rss_of(path: Path, *, num_streams: int, threads: int) -> dict[str, Any]:
     """`peak_rss_bytes` and `load_s` of a fresh process that runs the file; mapped weights count once read.
 
+    The peak is None where the system does not tell it.
+
     Raises:
         EngineError: the process failed.
     """
