@@ -7,6 +7,7 @@
         X.gguf.part                    a pull that was interrupted; the next one continues it
         X.gguf.part.json               … and which of the mirror's packages it already holds
         X.gguf.lock                    held while one process pulls
+        .X.gguf.json                   its hashes, as far as they are known (`fingerprint.py`)
 
 Does not know where models come from. Errors of the file system become `PullError` here.
 """
@@ -30,15 +31,15 @@ from edgereason.hub.catalog import CatalogModel
 CACHE_VARIABLE: Final = "EDGEREASON_CACHE"
 
 
-def models_folder() -> Path:
-    """The folder of pulled models; it need not exist.
-
-    `$EDGEREASON_CACHE/models` if that variable is set, else `models` in the platform's cache folder
-    for edgereason.
-    """
+def cache_folder() -> Path:
+    """`$EDGEREASON_CACHE`, or else the platform's cache folder for edgereason; it need not exist."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    cache = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("edgereason")
-    return cache / "models"
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("edgereason")
+
+
+def models_folder() -> Path:
+    """The folder of pulled models, `models` in the cache; it need not exist."""
+    return cache_folder() / "models"
 
 
 def model_path(model: CatalogModel) -> Path:

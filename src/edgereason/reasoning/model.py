@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, Unpack
 
-from edgereason.core.bundle import MANIFEST, Base, Bundle, file_sha256
+from edgereason.core.bundle import MANIFEST, Base, Bundle
 from edgereason.core.chat import CLOSING, OPENING
 from edgereason.core.types import Budget, Effort, Message, Mode, Request, Response, Sampling, Vote
 from edgereason.engine.base import Adapter, Engine, ModelInfo
@@ -24,6 +24,7 @@ from edgereason.errors import EdgeReasonError, RequestError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
 from edgereason.hub.bundles import DEFAULT_BUNDLE, bundle_folder
+from edgereason.hub.fingerprint import fingerprint
 from edgereason.hub.locate import base_file
 from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
@@ -193,10 +194,10 @@ class Model:
 
     @cached_property
     def _base_sha256(self) -> str:
-        path = self._engine.info.path
+        path, vocab_sha256 = self._engine.info.path, self._engine.vocab_sha256
         if self._bundle:
             return self._bundle.base.sha256
-        return file_sha256(path) if path else self._engine.vocab_sha256()
+        return fingerprint(path, vocab_sha256).sha256 if path else vocab_sha256()
 
     def close(self) -> None:
         """Frees the model and everything native."""
@@ -223,6 +224,8 @@ def load(
     notice: Callable[[str], None] | None = None,
 ) -> Model:
     """Loads a bundle, or a bare model, ready to answer.
+
+    The base of a bundle is hashed by its first load, and again when path, size or time of change differ.
 
     Args:
         bundle_or_model: a bundle's folder, a GGUF file, or a name from `edgereason models`, which is pulled
@@ -258,7 +261,7 @@ def load(
     )
     try:
         if bundle:
-            bundle.check_base(describe_base(engine, path))
+            bundle.check_base(describe_base(engine, path, reads_all=False))
         heads = heads_of(bundle) if bundle and use_heads else None
         if heads is None:
             return Model(engine, bundle)
@@ -268,16 +271,22 @@ def load(
         raise
 
 
-def describe_base(engine: Engine, path: Path) -> Base:
-    """What a bundle says of the base that `engine` loaded from `path`."""
-    info = engine.info
+def describe_base(engine: Engine, path: Path, *, reads_all: bool = True) -> Base:
+    """What a bundle says of the base that `engine` loaded from `path`.
+
+    Args:
+        engine: has loaded it.
+        path: of its file.
+        reads_all: whether the file is hashed even if its hash is known; see `fingerprint`.
+    """
+    info, hashes = engine.info, fingerprint(path, engine.vocab_sha256, reads_all=reads_all)
     return Base(
         name=path.name,
-        sha256=file_sha256(path),
+        sha256=hashes.sha256,
         arch=info.arch,
         hidden_size=info.hidden_size,
         num_layers=info.num_layers,
-        vocab_sha256=engine.vocab_sha256(),
+        vocab_sha256=hashes.vocab_sha256,
     )
 
 
