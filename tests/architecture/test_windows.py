@@ -63,9 +63,9 @@ assert all(sys.modules[name] is not module for name, module in first.items())
 
 DESCRIBE = """
 from edgereason.core.machine import memory_bytes, usable_cores
-from edgereason.evals.machine import describe
-from edgereason.evals.measure import CpuWatch
-from edgereason.evals.record import about, peak_rss_bytes
+from edgereason.records.machine import describe
+from edgereason.records.measure import CpuWatch
+from edgereason.records.folder import about, peak_rss_bytes
 
 about(None)
 print(json.dumps([describe(3), os.cpu_count(), peak_rss_bytes(), CpuWatch().shares()]))

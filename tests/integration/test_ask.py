@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import edgereason
+from edgereason.bench.random_adapter import write_random_adapter
 from edgereason.core.bundle import Bundle, Part, file_sha256
 from edgereason.core.chat import CLOSING
 from edgereason.core.types import Response, Stop
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError, ContextOverflow, RequestError
-from edgereason.evals.bench.random_adapter import write_random_adapter
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Ended
 from edgereason.reasoning.model import Model, describe_base, last_response, make_request

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from edgereason.core.journal import read_rows
-from edgereason.evals.loglik import ChoiceRow
+from edgereason.evals.likelihood.loglik import ChoiceRow
 from edgereason.evals.samples import read_samples
+from edgereason.records.journal import read_rows
 
 pytestmark = pytest.mark.model
 

@@ -22,15 +22,15 @@ from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model, describe_base, last_response
-from edgereason.train.decontaminate import Evaluations
-from edgereason.train.generate import sample_seed
-from edgereason.train.head_mlp import MlpConfig
-from edgereason.train.head_states import StateJournal
-from edgereason.train.prompt_states import read_prompts
-from edgereason.train.questions import read_questions
-from edgereason.train.switcher import SwitcherConfig, train_switcher
-from edgereason.train.trace_states import TraceConfig, TraceStateRow, collect, verification_ids
-from edgereason.train.verifier import VerifierConfig, train_verifier
+from edgereason.train.data.decontaminate import Evaluations
+from edgereason.train.data.generate import sample_seed
+from edgereason.train.data.questions import read_questions
+from edgereason.train.heads.mlp import MlpConfig
+from edgereason.train.heads.prompt_states import read_prompts
+from edgereason.train.heads.states import StateJournal
+from edgereason.train.heads.switcher import SwitcherConfig, train_switcher
+from edgereason.train.heads.trace_states import TraceConfig, TraceStateRow, collect, verification_ids
+from edgereason.train.heads.verifier import VerifierConfig, train_verifier
 
 pytestmark = pytest.mark.model
 QUESTION = "Tom has 3 apples and buys 5 more. How many apples does Tom have?"

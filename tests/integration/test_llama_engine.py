@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
+from edgereason.bench.random_adapter import write_random_adapter
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Feed, Sequence
 from edgereason.engine.llama import LlamaEngine
@@ -26,7 +27,6 @@ from edgereason.errors import (
     ModelFileError,
     NoRoomNow,
 )
-from edgereason.evals.bench.random_adapter import write_random_adapter
 
 pytestmark = pytest.mark.model
 GREEDY = Sampling(temperature=0)

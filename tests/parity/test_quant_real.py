@@ -19,11 +19,11 @@ from edgereason.engine.llama import LlamaEngine
 from edgereason.quant.apply import apply
 from edgereason.quant.blocks import quantize
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learn.load import from_gguf_order, hf_names, load_torch
-from edgereason.quant.learn.student import CorrectionConfig, Student
-from edgereason.quant.learn.transforms import TransformConfig
 from edgereason.quant.learned import Learned, Storage
 from edgereason.quant.merge import Merge, output_names
+from edgereason.train.quant.load import from_gguf_order, hf_names, load_torch
+from edgereason.train.quant.student import CorrectionConfig, Student
+from edgereason.train.quant.transforms import TransformConfig
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 

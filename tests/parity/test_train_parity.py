@@ -17,11 +17,11 @@ from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import C
 from edgereason.quant.adapter_file import AdapterGrid, read_adapter
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learn.load import load_torch
-from edgereason.train.adapters import LoraSettings, export_adapter, new_adapter, save_adapter
-from edgereason.train.examples import Encoder, HintConfig
-from edgereason.train.masked_lora import Batch, MaskedLora
-from edgereason.train.traces import TraceRow
+from edgereason.train.data.traces import TraceRow
+from edgereason.train.lora.adapters import LoraSettings, export_adapter, new_adapter, save_adapter
+from edgereason.train.lora.examples import Encoder, HintConfig
+from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.quant.load import load_torch
 from tool_scripts import load_tool
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]

@@ -15,11 +15,11 @@ from edgereason.engine.llama import LlamaEngine
 from edgereason.hub.pull import resolve
 from edgereason.quant.adapter_file import AdapterGrid
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learn.load import load_torch
-from edgereason.train.adapters import export_adapter
-from edgereason.train.examples import Encoder, HintConfig
-from edgereason.train.masked_lora import Batch, MaskedLora
-from edgereason.train.traces import read_traces
+from edgereason.train.data.traces import read_traces
+from edgereason.train.lora.adapters import export_adapter
+from edgereason.train.lora.examples import Encoder, HintConfig
+from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.quant.load import load_torch
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 

@@ -38,10 +38,10 @@ from typing import Any
 
 from edgereason.core.bundle import write_atomically
 from edgereason.core.types import Stop
+from edgereason.data.rows import read_file
 from edgereason.evals.samples import read_samples
 from edgereason.evals.tasks.catalog import load_task
 from edgereason.evals.tasks.code import extract_program
-from edgereason.hub.rows import read_file
 
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign)
 

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from edgereason.core.bundle import write_atomically
-from edgereason.hub.rows import read_file
+from edgereason.data.rows import read_file
 
 
 def num_steps(solution: str) -> int:

@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.hub.rows import read_file
+from edgereason.data.rows import read_file
 
 Row = tuple[int, str, str]
 """Label, source, prompt."""

@@ -28,7 +28,7 @@ from typing import Any
 import reasoning_gym
 
 from edgereason.core.bundle import write_atomically
-from edgereason.train.questions import GYM_APART
+from edgereason.train.data.questions import GYM_APART
 
 Step = tuple[int, str, int, int]
 """Before, the sign, the number, and behind."""

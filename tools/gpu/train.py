@@ -51,10 +51,10 @@ def pack_grpo(
     from edgereason.core.bundle import file_sha256
     from edgereason.engine.llama import LlamaEngine
     from edgereason.hub.pull import resolve
-    from edgereason.train.decontaminate import Evaluations
-    from edgereason.train.grpo import GrpoRecipe
-    from edgereason.train.grpo_material import material_of, write_material
-    from edgereason.train.questions import read_questions, usable
+    from edgereason.train.data.decontaminate import Evaluations
+    from edgereason.train.data.questions import read_questions, usable
+    from edgereason.train.grpo.material import material_of, write_material
+    from edgereason.train.grpo.recipe import GrpoRecipe
 
     plan = GrpoRecipe.read(recipe)
     base = resolve(plan.base.name)
@@ -77,9 +77,9 @@ def pack(recipe: Path, traces: list[Path], folder: Path) -> None:
     from edgereason.engine.llama import LlamaEngine
     from edgereason.hub.pull import resolve
     from edgereason.reasoning.model import describe_base
-    from edgereason.train.examples import Encoder, Origin, write_examples
-    from edgereason.train.sft import SftRecipe
-    from edgereason.train.traces import read_traces
+    from edgereason.train.data.traces import read_traces
+    from edgereason.train.lora.examples import Encoder, Origin, write_examples
+    from edgereason.train.lora.sft import SftRecipe
 
     plan = SftRecipe.read(recipe)
     base = resolve(plan.base.name)
@@ -161,8 +161,8 @@ def run(folder: Path, output: Path, limit_s: float) -> None:
 
 def run_sft(folder: Path, output: Path, resume: Path | None, is_over: Callable[[], bool]) -> Record:
     """SFT on the examples that came along."""
-    from edgereason.train.examples import read_examples
-    from edgereason.train.sft import SftRecipe, sft
+    from edgereason.train.lora.examples import read_examples
+    from edgereason.train.lora.sft import SftRecipe, sft
 
     about = json.loads((folder / "about.json").read_text())
     return sft(
@@ -180,8 +180,8 @@ def run_sft(folder: Path, output: Path, resume: Path | None, is_over: Callable[[
 
 def run_grpo(folder: Path, output: Path, resume: Path | None, is_over: Callable[[], bool]) -> Record:
     """GRPO on the problems that came along, drawn in torch."""
-    from edgereason.train.grpo import GrpoRecipe, grpo
-    from edgereason.train.grpo_material import read_material, torch_swap
+    from edgereason.train.grpo.material import read_material, torch_swap
+    from edgereason.train.grpo.recipe import GrpoRecipe, grpo
 
     about = json.loads((folder / "about.json").read_text())
     recipe, material = GrpoRecipe.read(folder / "recipe.toml"), read_material(folder / "material.json")
@@ -209,7 +209,7 @@ def load_base(folder: Path, about: dict[str, Any]) -> Any:
     import torch
 
     from edgereason.quant.gguf_file import GgufModel
-    from edgereason.quant.learn.load import load_torch
+    from edgereason.train.quant.load import load_torch
 
     base = load_torch(GgufModel(join(folder)), about["sha256"], folder / "converted")
     return base.to("cuda" if torch.cuda.is_available() else "cpu")

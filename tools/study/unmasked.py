@@ -35,9 +35,9 @@ from edgereason.quant.adapter_file import AdapterGrid, Product, read_adapter, wr
 from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
 from edgereason.quant.gguf_file import GgufModel, Slot, write_model
 from edgereason.reasoning.model import describe_base
-from edgereason.train.examples import Encoder, Example, Origin, write_examples
-from edgereason.train.sft import SftRecipe
-from edgereason.train.traces import read_traces
+from edgereason.train.data.traces import read_traces
+from edgereason.train.lora.examples import Encoder, Example, Origin, write_examples
+from edgereason.train.lora.sft import SftRecipe
 
 
 def examples(traces: Path, recipe: Path, output: Path) -> None:

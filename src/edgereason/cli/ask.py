@@ -65,9 +65,9 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask a model a question; it thinks first, within a budget, if need be in several streams that vote."""
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.question import checked, read_question
     from edgereason.cli.source import find, require_one
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
     from edgereason.reasoning.model import make_request
 
     require_one(bundle, model, base)
@@ -100,12 +100,12 @@ def _show(events: Iterator[Event], model: str, *, as_json: bool) -> Response:
     if sys.stdout.isatty() and not as_json:
         from rich.console import Console
 
-        from edgereason.cli.live import watch
+        from edgereason.cli.terminal.live import watch
 
         return watch(events, Console(highlight=False, markup=False, emoji=False), model=model)
 
-    from edgereason.cli.plain import follow, print_answer
-    from edgereason.cli.wire import to_json
+    from edgereason.cli.terminal.plain import follow, print_answer
+    from edgereason.core.json_output import to_json
 
     response, limit_tokens = follow(events)
     if as_json:

@@ -7,7 +7,6 @@ progress does. Does not know how anything is measured.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgereason.cli.bench_train import train
-from edgereason.cli.eval_progress import minutes
+from edgereason.cli.terminal.progress import minutes
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from edgereason.evals.bench.progress import BenchProgress
+    from edgereason.bench.progress import BenchProgress
 
 bench_app = typer.Typer(name="bench", no_args_is_help=True, help="Measure what this machine reaches.")
 bench_app.command()(train)
@@ -54,15 +53,15 @@ def engine(
     as_json: _Json = False,
 ) -> None:
     """Measure the engine against bare llama.cpp: steps, prefill, switch, streams, cells, adapter."""
-    from edgereason.evals.bench.engine import EngineBenchConfig, bench_engine
+    from edgereason.bench.engine import EngineBenchConfig, bench_engine
     from edgereason.hub.catalog import DEFAULT_MODEL
 
     config = EngineBenchConfig(
         model=model or DEFAULT_MODEL, rounds=rounds, threads=threads, only=tuple(only or ())
     )
-    with _display() as (report, notice):
+    with display() as (report, notice):
         record = bench_engine(config, report, notice)
-    _print_record(record, _engine_table, as_json)
+    print_record(record, _engine_table, as_json)
 
 
 @bench_app.command()
@@ -76,7 +75,7 @@ def parallel(
     as_json: _Json = False,
 ) -> None:
     """Measure N streams over one prompt at several depths: tokens a second, step time over N = 1, KV."""
-    from edgereason.evals.bench.parallel import ParallelBenchConfig, bench_parallel
+    from edgereason.bench.parallel import ParallelBenchConfig, bench_parallel
     from edgereason.hub.catalog import DEFAULT_MODEL
 
     config = ParallelBenchConfig(
@@ -87,9 +86,9 @@ def parallel(
         depths=_numbers(depths, "--depths"),
         as_is=as_is,
     )
-    with _display() as (report, notice):
+    with display() as (report, notice):
         record = bench_parallel(config, report, notice)
-    _print_record(record, _parallel_table, as_json)
+    print_record(record, _parallel_table, as_json)
 
 
 @bench_app.command()
@@ -103,14 +102,14 @@ def compare(
     as_json: _Json = False,
 ) -> None:
     """Measure model files beside each other, as they are: tokens a second, bytes, memory."""
-    from edgereason.evals.bench.compare import CompareBenchConfig, bench_compare
+    from edgereason.bench.compare import CompareBenchConfig, bench_compare
 
     config = CompareBenchConfig(
         models=tuple(models), rounds=rounds, threads=threads, streams=_numbers(streams, "--streams")
     )
-    with _display() as (report, notice):
+    with display() as (report, notice):
         record = bench_compare(config, report, notice)
-    _print_record(record, _compare_table, as_json)
+    print_record(record, _compare_table, as_json)
 
 
 @bench_app.command()
@@ -123,7 +122,7 @@ def switch(
     as_json: _Json = False,
 ) -> None:
     """Measure the time to the first token: chat, think on the prompt's cells, think encoding it again."""
-    from edgereason.evals.bench.switch import SwitchBenchConfig, bench_switch
+    from edgereason.bench.switch import SwitchBenchConfig, bench_switch
     from edgereason.hub.catalog import DEFAULT_MODEL
 
     config = SwitchBenchConfig(
@@ -133,46 +132,9 @@ def switch(
         lengths=_numbers(lengths, "--lengths"),
         as_is=as_is,
     )
-    with _display() as (report, notice):
+    with display() as (report, notice):
         record = bench_switch(config, report, notice)
-    _print_record(record, _switch_table, as_json)
-
-
-@bench_app.command()
-def peers(
-    model: _Model = None,
-    rounds: _Rounds = 7,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="llama-cpp-python, xllamacpp, openvino-genai or transformers; may be given several times."
-        ),
-    ] = None,
-    peer_python: Annotated[
-        str | None,
-        typer.Option(
-            help="The interpreter for which peers (and edgereason) are installed; by default this one."
-        ),
-    ] = None,
-    threads: _Threads = None,
-    as_is: _AsIs = False,
-    as_json: _Json = False,
-) -> None:
-    """Measure ours beside other runtimes on the same file: first token, decoding, time to a voted answer."""
-    from edgereason.evals.bench.peers.bench import PeersBenchConfig, bench_peers
-    from edgereason.hub.catalog import DEFAULT_MODEL
-
-    config = PeersBenchConfig(
-        model=model or DEFAULT_MODEL,
-        rounds=rounds,
-        threads=threads,
-        only=tuple(only or ()),
-        peer_python=peer_python or sys.executable,
-        as_is=as_is,
-    )
-    with _display() as (report, notice):
-        record = bench_peers(config, report, notice)
-    _print_record(record, _peers_table, as_json)
+    print_record(record, _switch_table, as_json)
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -183,7 +145,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"{option} takes numbers such as 1,2,4, got {text!r}") from error
 
 
-def _print_record(record: dict[str, Any], table: Callable[[dict[str, Any]], Table], as_json: bool) -> None:
+def print_record(record: dict[str, Any], table: Callable[[dict[str, Any]], Table], as_json: bool) -> None:
     """The table and what was measured on, for people; then the record, alone on stdout with `as_json`."""
     from rich.console import Console
 
@@ -194,38 +156,40 @@ def _print_record(record: dict[str, Any], table: Callable[[dict[str, Any]], Tabl
 
 
 def _engine_table(record: dict[str, Any]) -> Table:
-    from edgereason.evals.bench.engine import TARGETS
+    from edgereason.bench.engine import TARGETS
 
     default = record["default_file"]
-    table = _table(record, "figure", "Q4_0", "target", "", "default file")
+    table = new_table(record, "figure", "Q4_0", "target", "", "default file")
     for name in (key for key in record if key != "rounds" and _is_figure(default.get(key, ""))):
         target = TARGETS.get(name)
         verdict = "" if target is None else "✓" if target.is_met(record[name]) else "✗"
         wanted = "" if target is None else str(target)
-        table.add_row(name, _format(record[name]), wanted, verdict, _format(default[name]))
+        table.add_row(name, figure(record[name]), wanted, verdict, figure(default[name]))
     return table
 
 
 def _parallel_table(record: dict[str, Any]) -> Table:
-    table = _table(record, "tokens deep", "streams", "tok/s", "median tok/s", "step ÷ one stream's", "KV MB")
+    table = new_table(
+        record, "tokens deep", "streams", "tok/s", "median tok/s", "step ÷ one stream's", "KV MB"
+    )
     for case in record["cases"]:
         figures = (case["tokens_per_s"], case["median_tokens_per_s"], case["latency_ratio"])
         megabytes = case["kv_bytes"] / 1e6
-        table.add_row(str(case["depth"]), str(case["streams"]), *map(_format, figures), _format(megabytes))
+        table.add_row(str(case["depth"]), str(case["streams"]), *map(figure, figures), figure(megabytes))
     return table
 
 
 def _compare_table(record: dict[str, Any]) -> Table:
     streams = record["config"]["streams"]
-    table = _table(record, "file", "MB", "peak MB", "prefill tok/s", *(f"N = {n} tok/s" for n in streams))
+    table = new_table(record, "file", "MB", "peak MB", "prefill tok/s", *(f"N = {n} tok/s" for n in streams))
     for file in record["files"]:
         speeds = [(file["prefill_tokens_per_s"], file["prefill_over_first"])]
         speeds += [(file[f"decode_tokens_per_s_n{n}"], file[f"decode_n{n}_over_first"]) for n in streams]
         table.add_row(
             file["model"]["name"],
-            _format(file["model_bytes"] / 1e6),
-            "unknown" if (peak := file["peak_rss_bytes"]) is None else _format(peak / 1e6),
-            *(f"{_format(speed)} (× {1 / ratio:.2f})" for speed, ratio in speeds),
+            figure(file["model_bytes"] / 1e6),
+            "unknown" if (peak := file["peak_rss_bytes"]) is None else figure(peak / 1e6),
+            *(f"{figure(speed)} (× {1 / ratio:.2f})" for speed, ratio in speeds),
         )
     return table
 
@@ -242,29 +206,14 @@ def _switch_table(record: dict[str, Any]) -> Table:
         "shared_over_chat": "think ÷ chat",
         "features_over_chat": "features ÷ chat",
     }
-    table = _table(record, "prompt", *cases.values(), *ratios.values())
+    table = new_table(record, "prompt", *cases.values(), *ratios.values())
     for row in record["lengths"]:
         figures = [row["ttft"][case]["min_s"] for case in cases] + [row[ratio] for ratio in ratios]
-        table.add_row(str(row["prompt_tokens"]), *map(_format, figures))
+        table.add_row(str(row["prompt_tokens"]), *map(figure, figures))
     return table
 
 
-def _peers_table(record: dict[str, Any]) -> Table:
-    table = _table(record, "case", "contender", "seconds", "÷ ours", "tok/s", "answers", left=2)
-    for name, case in record["cases"].items():
-        for contender, figures in case["contenders"].items():
-            answers = figures.get("num_answers")
-            table.add_row(
-                name if contender == next(iter(case["contenders"])) else "",
-                contender,
-                *(_format(figures[key]) for key in ("min_s", "over_ours", "tokens_per_s")),
-                "" if answers is None else f"{answers} of {case['completions']}",
-            )
-        table.add_section()
-    return table
-
-
-def _table(record: dict[str, Any], *headings: str, left: int = 1) -> Table:
+def new_table(record: dict[str, Any], *headings: str, left: int = 1) -> Table:
     from rich.table import Table
 
     table = Table(*headings, title=record["source"]["name"])
@@ -290,7 +239,7 @@ def _is_figure(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _format(value: float | None) -> str:
+def figure(value: float | None) -> str:
     if value is None:
         return "failed"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if value < 10 else f"{value:,.1f}"
@@ -301,7 +250,7 @@ def _percent(share: float | None) -> str:
 
 
 @contextmanager
-def _display() -> Iterator[tuple[Callable[[BenchProgress], None], Callable[[str], None]]]:
+def display() -> Iterator[tuple[Callable[[BenchProgress], None], Callable[[str], None]]]:
     """Something to report progress to, and something to give notices to; both on stderr."""
     from rich.console import Console
 

@@ -17,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edgereason.train.cost import StepShape
+    from edgereason.train.lora.cost import StepShape
 
 FORMAT: Final = "edgereason-bench-train"
 
@@ -54,17 +54,17 @@ def train(
 
     The one against full sequences, the other against transformers in float32.
     """
-    from edgereason.cli.bench_rollouts import measure_rollouts
-    from edgereason.cli.eval_progress import progress_display
+    from edgereason.bench.record import Recording, rounded
+    from edgereason.bench.rollouts import measure_rollouts
     from edgereason.cli.pull import fetch
+    from edgereason.cli.terminal.progress import progress_display
     from edgereason.core.bundle import file_sha256
     from edgereason.core.machine import usable_cores
+    from edgereason.data.rows import import_optional
     from edgereason.errors import ConfigError
-    from edgereason.evals.bench.record import Recording, rounded
-    from edgereason.evals.machine import read_bandwidth
     from edgereason.hub.catalog import DEFAULT_MODEL
-    from edgereason.hub.rows import import_optional
     from edgereason.hub.store import models_folder
+    from edgereason.records.machine import read_bandwidth
 
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"--dtype must be float32 or bfloat16, got {dtype}")
@@ -73,9 +73,9 @@ def train(
     import torch
 
     from edgereason.quant.gguf_file import GgufModel
-    from edgereason.quant.learn.load import load_torch
-    from edgereason.train.cost import StepShape
-    from edgereason.train.rollout_cost import RolloutShape
+    from edgereason.train.grpo.rollout_cost import RolloutShape
+    from edgereason.train.lora.cost import StepShape
+    from edgereason.train.quant.load import load_torch
 
     parts = list(only or Part)
     shape = StepShape(prompt_tokens=prompt_tokens, responses=responses, response_tokens=response_tokens)
@@ -125,9 +125,9 @@ def _measure_step(
 ) -> dict[str, Any]:
     import torch
 
-    from edgereason.evals.measure import interleave, timed
-    from edgereason.train.adapters import LoraSettings
-    from edgereason.train.cost import steps
+    from edgereason.records.measure import interleave, timed
+    from edgereason.train.lora.adapters import LoraSettings
+    from edgereason.train.lora.cost import steps
 
     base.to(getattr(torch, dtype))
     ways = steps(base, shape, LoraSettings())

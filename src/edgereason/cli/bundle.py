@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from edgereason.bundles.calibrate import Found
+    from edgereason.bundles.threshold import Point
     from edgereason.core.bundle import Bundle
-    from edgereason.evals.bundles.calibrate import Found
-    from edgereason.evals.bundles.threshold import Point
 
 bundle_app = typer.Typer(name="bundle", no_args_is_help=True)
 
@@ -60,12 +60,12 @@ def build(
     name: Annotated[str | None, typer.Option(help="What it is called. [the folder's name]")] = None,
 ) -> None:
     """Put parts together that fit one another, with where they are from and what was measured."""
+    from edgereason.bundles.build import Parts
+    from edgereason.bundles.build import build as put_together
     from edgereason.cli.pull import fetch
     from edgereason.core.bundle import Bundle
-    from edgereason.evals.bundles.build import Parts
-    from edgereason.evals.bundles.build import build as put_together
-    from edgereason.evals.report.markdown import bytes_text
     from edgereason.hub.locate import base_file
+    from edgereason.report.markdown import bytes_text
 
     begin = None if start is None else Bundle.read(start)
     if base is not None:
@@ -96,8 +96,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what is in a bundle; its base need not be here."""
+    from edgereason.bundles.show import describe, lines
     from edgereason.core.bundle import Bundle
-    from edgereason.evals.bundles.show import describe, lines
     from edgereason.hub.bundles import bundle_folder
 
     described = describe(Bundle.read(bundle_folder(folder)))
@@ -114,9 +114,9 @@ def verify(
     ] = None,
 ) -> None:
     """Check a bundle's files, whether they fit one another, and whether this version writes their seams."""
+    from edgereason.bundles.verify import Outcome
+    from edgereason.bundles.verify import verify as checks
     from edgereason.cli.pull import fetch
-    from edgereason.evals.bundles.verify import Outcome
-    from edgereason.evals.bundles.verify import verify as checks
     from edgereason.hub.bundles import bundle_folder
 
     wrong = 0
@@ -155,12 +155,12 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print what went into the manifest.")] = False,
 ) -> None:
     """Set the switcher's threshold, by the share of prompts that think or by the accuracy it must keep."""
-    from edgereason.cli.eval_progress import progress_display, timed
-    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.bundles.calibrate import require_switcher, set_threshold
+    from edgereason.bundles.threshold_sources import ByAccuracy, ByShare
     from edgereason.cli.pull import display, fetch
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display, timed
     from edgereason.core.bundle import Bundle
-    from edgereason.evals.bundles.calibrate import require_switcher, set_threshold
-    from edgereason.evals.bundles.threshold_sources import ByAccuracy, ByShare
     from edgereason.reasoning.model import load
 
     _require_one_way(

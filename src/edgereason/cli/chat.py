@@ -37,7 +37,7 @@ from edgereason.cli.options import (
 from edgereason.errors import EdgeReasonError, RequestError
 
 if TYPE_CHECKING:
-    from edgereason.cli.talk import Talk
+    from edgereason.cli.chat_commands import Talk
     from edgereason.core.types import Response
     from edgereason.reasoning.events import Event
     from edgereason.reasoning.model import AskOptions, Model
@@ -65,9 +65,9 @@ def chat(
     no_mirror: NoMirrorOption = False,
 ) -> None:
     """Talk with a model, which can think harder about what it was asked; /help lists what else it can do."""
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.question import checked
     from edgereason.cli.source import find, require_one
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
     from edgereason.reasoning.model import make_request
 
     if sys.stdin is None:
@@ -102,10 +102,10 @@ def _converse(model: Model, options: AskOptions, name: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from edgereason.cli.interrupt import stop_on_interrupt
-    from edgereason.cli.live import watch
-    from edgereason.cli.prose import printable
-    from edgereason.cli.talk import Talk
+    from edgereason.cli.chat_commands import Talk
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.live import watch
+    from edgereason.cli.terminal.text import printable
 
     with suppress(ImportError):
         import readline  # noqa: F401  # gives `input` its editing and history
@@ -138,9 +138,9 @@ def _converse(model: Model, options: AskOptions, name: str) -> None:
 
 def _recite(model: Model, options: AskOptions) -> None:
     """With lines from a file or another program: answers alone on stdout, the rest on stderr."""
-    from edgereason.cli.interrupt import stop_on_interrupt
-    from edgereason.cli.plain import follow, print_answer
-    from edgereason.cli.talk import Talk
+    from edgereason.cli.chat_commands import Talk
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.plain import follow, print_answer
 
     def show(events: Iterator[Event]) -> Response:
         response, _ = follow(events)

@@ -26,9 +26,9 @@ def ppl(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Measure the perplexity of a text by sliding windows."""
-    from edgereason.cli.eval_progress import progress_display, timed
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display, timed
     from edgereason.core.bundle import write_atomically
     from edgereason.evals.runs import run_ppl
     from edgereason.hub.catalog import DEFAULT_MODEL

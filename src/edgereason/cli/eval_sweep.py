@@ -33,9 +33,9 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Draw curves from evaluations: votes over streams, the switcher's threshold, hard budgets."""
-    from edgereason.cli.eval_progress import progress_display, timed
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display, timed
     from edgereason.core.bundle import write_atomically
     from edgereason.evals.runs import run_sweep
 

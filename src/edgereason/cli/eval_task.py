@@ -18,7 +18,7 @@ from edgereason.cli.options import KV
 from edgereason.core.types import Effort, Mode, Vote
 
 if TYPE_CHECKING:
-    from edgereason.evals.record import C
+    from edgereason.records.folder import C
 
 
 class Order(StrEnum):
@@ -90,9 +90,9 @@ def task(
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json's content.")] = False,
 ) -> None:
     """Ask a task's questions and score the answers; a folder that is there goes on where it stopped."""
-    from edgereason.cli.eval_progress import figures, progress_display
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import figures, progress_display
     from edgereason.evals.evaluate import EvalConfig
     from edgereason.evals.runs import LoglikConfig, run_loglik, run_task
 
@@ -155,7 +155,7 @@ def _score_of(path: Path | None) -> Score:
 def _settings(kind: type[C], given: dict[str, Any], path: Path | None) -> C:
     """The run file's settings, with the options before them."""
     from edgereason.config import parse
-    from edgereason.evals.record import read_config
+    from edgereason.records.folder import read_config
 
     if path is not None:
         base = read_config(path, kind)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edgereason.cli.eval_progress import Show
-    from edgereason.quant.learn.run import Progress
+    from edgereason.cli.terminal.progress import Show
+    from edgereason.train.quant.run import Progress
 
 
 def quantize(
@@ -34,21 +34,21 @@ def quantize(
 
     Stopped or killed, the same command goes on.
     """
-    from edgereason.cli.eval_progress import progress_display
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display
     from edgereason.core.bundle import write_atomically
     from edgereason.core.machine import usable_cores
+    from edgereason.data.rows import import_optional
     from edgereason.engine.llama import LlamaEngine
-    from edgereason.evals.record import about, peak_rss_bytes
-    from edgereason.hub.rows import import_optional
     from edgereason.hub.store import models_folder
-    from edgereason.train.calibration import read_calibration
+    from edgereason.records.folder import about, peak_rss_bytes
+    from edgereason.train.data.calibration import read_calibration
 
     for package in ("torch", "transformers", "safetensors"):
         import_optional(package, "models are quantized", extra="quant")
-    from edgereason.quant.learn.recipe import Recipe
-    from edgereason.quant.learn.run import quantize as carry_out
+    from edgereason.train.quant.recipe import Recipe
+    from edgereason.train.quant.run import quantize as carry_out
 
     plan = Recipe.read(recipe)
     teacher = fetch(model)
@@ -83,7 +83,7 @@ def quantize(
 
 def _by_stage(show: Show) -> Callable[[Progress], None]:
     """Shows each stage by itself, with its own time left."""
-    from edgereason.cli.eval_progress import timed
+    from edgereason.cli.terminal.progress import timed
 
     stage, note = "", ""
     counted = timed(lambda *_: None)

@@ -23,7 +23,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.md and its figures.")],
 ) -> None:
     """Draw figures and one Markdown page from records."""
-    from edgereason.evals.report.page import write_report
+    from edgereason.report.page import write_report
 
     page, *figures = write_report(records, output)
     typer.echo(f"{len(figures)} figures", err=True)

@@ -33,8 +33,8 @@ from edgereason.cli.train_shortest import shortest
 from edgereason.cli.train_sweep import sweep
 
 if TYPE_CHECKING:
-    from edgereason.cli.eval_progress import Show
-    from edgereason.train.generate import Progress
+    from edgereason.cli.terminal.progress import Show
+    from edgereason.train.data.generate import Progress
 
 train_app = typer.Typer(name="train", no_args_is_help=True)
 train_app.command()(answers)
@@ -104,13 +104,13 @@ def traces(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Make reasoning traces from questions, or read those of others; stopped or killed, making goes on."""
-    from edgereason.cli.eval_progress import progress_display
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
-    from edgereason.evals.record import about
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display
     from edgereason.hub.catalog import DEFAULT_MODEL
     from edgereason.reasoning.model import load
-    from edgereason.train.decontaminate import Evaluations
+    from edgereason.records.folder import about
+    from edgereason.train.data.decontaminate import Evaluations
 
     making: dict[str, Any] = {
         "samples": samples,
@@ -126,14 +126,14 @@ def traces(
     with stop_on_interrupt() as should_stop, progress_display() as show:
         work: Callable[..., dict[str, Any] | None]
         if source is not None and format_ is not None:
-            from edgereason.train.readers import find_rows, read_into
+            from edgereason.train.data.readers import find_rows, read_into
 
             rows, known = find_rows(source, limit), Evaluations.read(against or ())
             work = partial(read_into, output, rows, format_.value, against=known, max_tokens=max_tokens)
             work = partial(work, progress=_counted(show))
         else:
-            from edgereason.train.generate import GenerateConfig, generate
-            from edgereason.train.questions import read_questions
+            from edgereason.train.data.generate import GenerateConfig, generate
+            from edgereason.train.data.questions import read_questions
 
             config = GenerateConfig(**given)
             asked = [read_questions(one, limit=limit, seed=config.seed) for one in questions or ()]
@@ -161,14 +161,14 @@ def _require_one_way(
 
 
 def _counted(show: Show) -> Callable[[int, int], None]:
-    from edgereason.cli.eval_progress import timed
+    from edgereason.cli.terminal.progress import timed
 
     return timed(lambda done, total, left: show(done, total, f"rows, {left}"))
 
 
 def _sampled(show: Show) -> Callable[[Progress], None]:
     """Shows samples with their speed and the time left."""
-    from edgereason.cli.eval_progress import timed
+    from edgereason.cli.terminal.progress import timed
 
     speed = ""
     counted = timed(lambda done, total, left: show(done, total, f"samples, {speed}{left}"))
@@ -183,7 +183,7 @@ def _sampled(show: Show) -> Callable[[Progress], None]:
 
 def _sentence(record: dict[str, Any], output: Path) -> str:
     """How many traces there are, and what became of the rest."""
-    from edgereason.train.trace_folder import TRACES
+    from edgereason.train.data.trace_folder import TRACES
 
     parts = []
     for name, found in record["yield"].items():

@@ -35,14 +35,14 @@ def answers(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Let a model answer questions in chat mode, for `quantize --text`; stopped or killed, it goes on."""
-    from edgereason.cli.eval_progress import progress_display, timed
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
-    from edgereason.evals.record import about
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display, timed
+    from edgereason.data.rows import read_file
     from edgereason.hub.catalog import DEFAULT_MODEL
-    from edgereason.hub.rows import read_file
     from edgereason.reasoning.model import load
-    from edgereason.train.own_answers import OwnAnswersConfig, answer
+    from edgereason.records.folder import about
+    from edgereason.train.data.own_answers import OwnAnswersConfig, answer
 
     config = OwnAnswersConfig(
         system=system, temperature=temperature, max_tokens=max_tokens, seed=seed, parallel=parallel

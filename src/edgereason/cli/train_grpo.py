@@ -15,7 +15,7 @@ import typer
 from edgereason.cli.train_sft import is_first_process, process_number, require_training
 
 if TYPE_CHECKING:
-    from edgereason.train.questions import Question
+    from edgereason.train.data.questions import Question
 Questions = Annotated[
     list[str],
     typer.Option(metavar="FILE|reasoning-gym:NAME[:COUNT]", help="Questions with their answers; repeatable."),
@@ -50,26 +50,26 @@ def grpo(
 
     Responses are drawn on the engine and the base that ship. Stopped or killed, the same command goes on.
     """
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
-    from edgereason.cli.train_end import finish
-    from edgereason.cli.train_panel import update_panel
-    from edgereason.cli.train_start import started_from, trainable
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.training import update_panel
     from edgereason.core.machine import usable_cores
+    from edgereason.data.rows import import_optional
     from edgereason.engine.llama import LlamaEngine
-    from edgereason.hub.rows import import_optional
     from edgereason.hub.store import models_folder
     from edgereason.reasoning.model import describe_base
+    from edgereason.train.lora.finish import finish
+    from edgereason.train.lora.start import started_from, trainable
 
     require_training()
     import_optional("trl", "budgets are trained", extra="train")
     import torch
 
     from edgereason.quant.gguf_file import GgufModel
-    from edgereason.quant.learn.load import load_torch
-    from edgereason.train.grpo import GrpoRecipe
-    from edgereason.train.grpo import grpo as carry_out
-    from edgereason.train.grpo_material import engine_swap, material_of, torch_swap
+    from edgereason.train.grpo.material import engine_swap, material_of, torch_swap
+    from edgereason.train.grpo.recipe import GrpoRecipe
+    from edgereason.train.grpo.recipe import grpo as carry_out
+    from edgereason.train.quant.load import load_torch
 
     plan = GrpoRecipe.read(recipe)
     chosen, about_questions = usable_questions(questions, against, limit, plan.training.seed)
@@ -116,8 +116,8 @@ def usable_questions(
     sources: list[str], against: list[Path] | None, limit: int | None, seed: int
 ) -> tuple[list[Question], dict[str, Any]]:
     """Questions that no evaluation asks, and what the record says of where they are from."""
-    from edgereason.train.decontaminate import Evaluations
-    from edgereason.train.questions import read_questions, require_unique_ids, usable
+    from edgereason.train.data.decontaminate import Evaluations
+    from edgereason.train.data.questions import read_questions, require_unique_ids, usable
 
     read = [read_questions(source, limit=limit, seed=seed) for source in sources]
     require_unique_ids(question for source in read for question in source.questions)

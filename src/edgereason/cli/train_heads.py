@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
-    from edgereason.cli.eval_progress import Show
+    from edgereason.cli.terminal.progress import Show
     from edgereason.heads.features import Part
     from edgereason.reasoning.model import Model
 
@@ -84,16 +84,16 @@ def switcher(
     as_json: AsJson = False,
 ) -> None:
     """Train the switcher, which decides between chat and think; stopped or killed, it goes on."""
-    from edgereason.cli.again import command_again
-    from edgereason.cli.eval_progress import progress_display
-    from edgereason.cli.interrupt import stop_on_interrupt
-    from edgereason.evals.record import about
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display
+    from edgereason.records.command import command_again
+    from edgereason.records.folder import about
 
     _require_training(threads, model, bundle)
     from edgereason.heads.weights import Storage
-    from edgereason.train.head_mlp import MlpConfig
-    from edgereason.train.prompt_states import read_prompts
-    from edgereason.train.switcher import SwitcherConfig, train_switcher
+    from edgereason.train.heads.mlp import MlpConfig
+    from edgereason.train.heads.prompt_states import read_prompts
+    from edgereason.train.heads.switcher import SwitcherConfig, train_switcher
 
     given: dict[str, Any] = {"parts": tuple(map(_parts, parts))} if parts else {}
     config = SwitcherConfig(mlp=MlpConfig(seed=seed), seed=seed, layers=tuple(layer or ()), **given)
@@ -158,17 +158,17 @@ def verifier(
     as_json: AsJson = False,
 ) -> None:
     """Train the verifier, which scores finished traces; stopped or killed, it goes on."""
-    from edgereason.cli.again import command_again
-    from edgereason.cli.eval_progress import progress_display
-    from edgereason.cli.interrupt import stop_on_interrupt
-    from edgereason.evals.record import about
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display
+    from edgereason.records.command import command_again
+    from edgereason.records.folder import about
 
     _require_training(threads, model, bundle)
     from edgereason.heads.weights import Storage
-    from edgereason.train.decontaminate import Evaluations
-    from edgereason.train.questions import read_questions
-    from edgereason.train.trace_states import TraceConfig
-    from edgereason.train.verifier import VerifierConfig, train_verifier
+    from edgereason.train.data.decontaminate import Evaluations
+    from edgereason.train.data.questions import read_questions
+    from edgereason.train.heads.trace_states import TraceConfig
+    from edgereason.train.heads.verifier import VerifierConfig, train_verifier
 
     options = {"samples": samples, "temperature": temperature, "budget": budget, "parallel": parallel}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -213,7 +213,7 @@ def _parts(text: str) -> tuple[Part, ...]:
 def _require_training(threads: int | None, model: str | None, bundle: Path | None) -> None:
     """Refuses to begin without torch, or with two models."""
     from edgereason.core.machine import usable_cores
-    from edgereason.hub.rows import import_optional
+    from edgereason.data.rows import import_optional
 
     if model is not None and bundle is not None:
         raise typer.BadParameter("a bundle brings its model: give one of the two", param_hint="'--model'")
@@ -231,7 +231,7 @@ def _loaded(
     from edgereason.heads.file import require_base
     from edgereason.hub.catalog import DEFAULT_MODEL
     from edgereason.reasoning.model import load
-    from edgereason.train.head_states import base_sha256
+    from edgereason.train.heads.states import base_sha256
 
     if bundle is None:
         opened = load(fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False)
@@ -254,7 +254,7 @@ def _loaded(
 
 def _by_stage(show: Show) -> Callable[[str, int, int], None]:
     """Shows every stage with its own time left."""
-    from edgereason.cli.eval_progress import timed
+    from edgereason.cli.terminal.progress import timed
 
     stages: dict[str, Callable[[int, int], None]] = {}
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edgereason.cli.eval_progress import Show
-    from edgereason.train.loop import StepReport
-    from edgereason.train.sft import SftRecipe
+    from edgereason.cli.terminal.progress import Show
+    from edgereason.train.lora.loop import StepReport
+    from edgereason.train.lora.sft import SftRecipe
 
 
 def sft(
@@ -46,13 +46,13 @@ def sft(
 
     Stopped or killed, the same command goes on. Runs in several processes under `accelerate launch`.
     """
-    from edgereason.cli.eval_progress import progress_display
-    from edgereason.cli.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display
 
     if (traces is None) == (examples is None):
         raise typer.BadParameter("say which: --traces, or --examples in ids")
     require_training()
-    from edgereason.train.sft import SftRecipe
+    from edgereason.train.lora.sft import SftRecipe
 
     plan = SftRecipe.read(recipe)
     with stop_on_interrupt() as should_stop, progress_display() as show:
@@ -83,7 +83,7 @@ def sft(
 
 def require_training() -> None:
     """Refuses to begin where what training needs is not installed."""
-    from edgereason.hub.rows import import_optional
+    from edgereason.data.rows import import_optional
 
     for package in ("torch", "transformers", "safetensors", "peft", "accelerate"):
         import_optional(package, "adapters are trained", extra="train")
@@ -116,18 +116,18 @@ def learn(
     import torch
 
     from edgereason.cli.pull import fetch
-    from edgereason.cli.train_end import finish
-    from edgereason.cli.train_start import started_from, trainable
     from edgereason.core.bundle import file_sha256
     from edgereason.core.machine import usable_cores
     from edgereason.engine.llama import LlamaEngine
     from edgereason.hub.store import models_folder
     from edgereason.quant.gguf_file import GgufModel
-    from edgereason.quant.learn.load import load_torch
     from edgereason.reasoning.model import describe_base
-    from edgereason.train.examples import Encoder, announced, fitting, read_examples
-    from edgereason.train.sft import sft as carry_out
-    from edgereason.train.traces import read_traces
+    from edgereason.train.data.traces import read_traces
+    from edgereason.train.lora.examples import Encoder, announced, fitting, read_examples
+    from edgereason.train.lora.finish import finish
+    from edgereason.train.lora.sft import sft as carry_out
+    from edgereason.train.lora.start import started_from, trainable
+    from edgereason.train.quant.load import load_torch
 
     path = fetch(base or plan.base.name)
     with LlamaEngine(path) as engine:
@@ -179,17 +179,17 @@ def export(
 ) -> None:
     """Make a bundle of a trained adapter: what `train sft` does at its end, for runs of other machines."""
     from edgereason.cli.pull import fetch
-    from edgereason.cli.train_end import write_bundle
     from edgereason.config import read_toml
     from edgereason.core.chat import Seams
+    from edgereason.data.rows import import_optional
     from edgereason.engine.llama import LlamaEngine
     from edgereason.errors import ConfigError
-    from edgereason.hub.rows import import_optional
     from edgereason.reasoning.model import describe_base
+    from edgereason.train.lora.finish import write_bundle
 
     for package in ("torch", "transformers", "safetensors", "peft"):
         import_optional(package, "adapters are exported", extra="train")
-    from edgereason.train.sft import RECIPE
+    from edgereason.train.lora.sft import RECIPE
 
     recipe = read_toml(folder / RECIPE)
     try:
@@ -211,7 +211,7 @@ def export(
 
 def _reporter(show: Show) -> Callable[[StepReport], None]:
     """Shows steps with the loss and the time left."""
-    from edgereason.cli.eval_progress import timed
+    from edgereason.cli.terminal.progress import timed
 
     loss = 0.0
     counted = timed(lambda done, total, left: show(done, total, f"loss {loss:.4f}, {left}"))

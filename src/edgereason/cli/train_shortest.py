@@ -36,20 +36,20 @@ def shortest(
 
     Stopped or killed, the same command goes on. `train sft --examples` learns from what is kept.
     """
-    from edgereason.cli.eval_progress import progress_display, timed
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
-    from edgereason.cli.train_start import shipped
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display, timed
     from edgereason.engine.llama import LlamaEngine
-    from edgereason.evals.record import about
     from edgereason.reasoning.model import describe_base
+    from edgereason.records.folder import about
+    from edgereason.train.lora.start import shipped
 
     require_training()
-    from edgereason.train.groups import Dealer
-    from edgereason.train.grpo import GrpoRecipe
-    from edgereason.train.grpo_material import material_of
-    from edgereason.train.rollout import EngineRoller
-    from edgereason.train.shortest import shortest as carry_out
+    from edgereason.train.grpo.groups import Dealer
+    from edgereason.train.grpo.material import material_of
+    from edgereason.train.grpo.recipe import GrpoRecipe
+    from edgereason.train.grpo.rollout import EngineRoller
+    from edgereason.train.grpo.shortest import shortest as carry_out
 
     plan = GrpoRecipe.read(recipe)
     config = plan.training

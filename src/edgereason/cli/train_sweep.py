@@ -20,9 +20,9 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgereason.cli.eval_progress import Show
+    from edgereason.cli.terminal.progress import Show
     from edgereason.evals.evaluate import EvalConfig, Progress
-    from edgereason.train.grid import Point
+    from edgereason.train.lora.grid import Point
 
 FORMAT: Final = "edgereason-train-sweep"
 _TAX_ROUNDS: Final = 5
@@ -47,16 +47,16 @@ def sweep(
 
     Stopped or killed, the same command goes on.
     """
-    from edgereason.cli.eval_progress import progress_display
-    from edgereason.cli.interrupt import stop_on_interrupt
     from edgereason.cli.pull import fetch
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display
     from edgereason.cli.train_sft import learn, require_training
     from edgereason.config import parse, read_toml
     from edgereason.core.bundle import write_atomically
     from edgereason.errors import ConfigError
     from edgereason.evals.evaluate import EvalConfig
-    from edgereason.evals.record import about
     from edgereason.evals.runs import run_task
+    from edgereason.records.folder import about
 
     require_training()
     if (num_processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
@@ -64,7 +64,7 @@ def sweep(
             f"train sweep is one process, and {num_processes} were started: start it without "
             "`accelerate launch`; `train sft` can be spread over processes"
         )
-    from edgereason.train.grid import points, read_study
+    from edgereason.train.lora.grid import points, read_study
 
     tables = read_toml(study)
     recipe, axes = read_study(study, tables)
@@ -106,7 +106,7 @@ def _titled(show: Show, title: str) -> Show:
 
 
 def _figures_on(show: Show) -> Callable[[Progress], None]:
-    from edgereason.cli.eval_progress import figures
+    from edgereason.cli.terminal.progress import figures
 
     return lambda state: show(state.done, state.total, figures(state))
 
@@ -142,10 +142,10 @@ def _of_bundle(settings: EvalConfig, bundle: Path) -> EvalConfig:
 
 def _tax(base: Path, folder: Path, threads: int | None) -> dict[str, Any]:
     """What a decode step costs with the adapter on, over one with it off."""
+    from edgereason.bench.lab import EndlessEngine, Lab
+    from edgereason.bench.step_measures import lora
     from edgereason.core.bundle import write_atomically
     from edgereason.core.machine import usable_cores
-    from edgereason.evals.bench.lab import EndlessEngine, Lab
-    from edgereason.evals.bench.step_measures import lora
 
     num_threads = threads or usable_cores()
     with EndlessEngine(base, threads=num_threads) as engine:

@@ -7,7 +7,7 @@
       reasoning.gguf      LoRA adapter          (optional)
       heads.safetensors   switcher, verifier    (optional)
       base.gguf           the base itself       (optional: else it is named, and found by hash)
-      README.md           the manifest for people (`evals/bundles/card.py`)
+      README.md           the manifest for people (`bundles/card.py`)
 
 A bundle is consistent whenever its manifest is: parts are written under names of their own before the
 manifest takes the place of the old one.

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from edgereason.core.answers import Kind, read_trace
-from edgereason.core.journal import Journal
 from edgereason.core.types import (
     DEFAULT_CHAT_TOKENS,
     MAX_STREAMS,
@@ -47,6 +46,7 @@ from edgereason.evals.tasks.base import Item, Output, Preset
 from edgereason.hub.bundles import DEFAULT_BUNDLE
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
+from edgereason.records.journal import Journal
 
 _FEW_STREAMS: Final = 8
 """Up to here, sharing cells costs little time, and it takes less memory."""

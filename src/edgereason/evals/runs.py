@@ -21,21 +21,31 @@ from typing import Any, Final, Literal, Self
 
 from edgereason.config import read_toml
 from edgereason.core.bundle import Bundle
-from edgereason.core.journal import Journal
 from edgereason.core.types import Route
+from edgereason.data.texts import read_text
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.params import KvType
 from edgereason.errors import ConfigError
-from edgereason.evals.budgets import budget_curve, require_cuttable
+from edgereason.evals.curves.budgets import budget_curve, require_cuttable
+from edgereason.evals.curves.sweep import require_names, sweep
+from edgereason.evals.curves.votes import NUM_DRAWS
 from edgereason.evals.evaluate import EvalConfig, Progress, evaluate
+from edgereason.evals.likelihood.loglik import ChoiceRow
+from edgereason.evals.likelihood.loglik import run_loglik as weigh
+from edgereason.evals.likelihood.loglik import summarise as summarise_choices
+from edgereason.evals.likelihood.ppl import WINDOW_TOKENS, perplexity, text_tokens
+from edgereason.evals.likelihood.tasks import Orders, load_loglik_task, resolved_orders
 from edgereason.evals.limits import require_at_least_one
-from edgereason.evals.loglik import ChoiceRow
-from edgereason.evals.loglik import run_loglik as weigh
-from edgereason.evals.loglik import summarise as summarise_choices
-from edgereason.evals.loglik_tasks import Orders, load_loglik_task, resolved_orders
 from edgereason.evals.metrics import summarise
-from edgereason.evals.ppl import WINDOW_TOKENS, perplexity, text_tokens
-from edgereason.evals.record import (
+from edgereason.evals.samples import Sample, read_samples
+from edgereason.evals.tasks.base import Item
+from edgereason.evals.tasks.catalog import Task, load_task
+from edgereason.hub.bundles import bundle_folder
+from edgereason.hub.catalog import DEFAULT_MODEL
+from edgereason.hub.locate import base_file
+from edgereason.hub.pull import resolve
+from edgereason.reasoning.model import Model, load
+from edgereason.records.folder import (
     RUN,
     about,
     bundle_entry,
@@ -45,17 +55,7 @@ from edgereason.evals.record import (
     read_config,
     write_summary,
 )
-from edgereason.evals.samples import Sample, read_samples
-from edgereason.evals.sweep import require_names, sweep
-from edgereason.evals.sweep_votes import NUM_DRAWS
-from edgereason.evals.tasks.base import Item
-from edgereason.evals.tasks.catalog import Task, load_task
-from edgereason.hub.bundles import bundle_folder
-from edgereason.hub.catalog import DEFAULT_MODEL
-from edgereason.hub.locate import base_file
-from edgereason.hub.pull import resolve
-from edgereason.hub.texts import read_text
-from edgereason.reasoning.model import Model, load
+from edgereason.records.journal import Journal
 
 PPL_FORMAT: Final = "edgereason-ppl"
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from edgereason.core.journal import read_rows
 from edgereason.core.types import Route, Stop
+from edgereason.records.journal import read_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

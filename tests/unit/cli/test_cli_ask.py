@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from edgereason.cli.interrupt import stop_on_interrupt
+from edgereason.cli.terminal.interrupt import stop_on_interrupt
 from edgereason.reasoning.model import Model
 
 ANSWER = "The final answer is 391."
@@ -106,7 +106,7 @@ def test_interrupted_it_prints_what_there_is(cli):
 def test_interrupted_or_killed_twice_the_process_ends_at_once(first, second):
     code = (
         "import signal, time\n"
-        "from edgereason.cli.interrupt import stop_on_interrupt\n"
+        "from edgereason.cli.terminal.interrupt import stop_on_interrupt\n"
         "with stop_on_interrupt() as should_stop:\n"
         f"    signal.raise_signal({int(first)})\n"
         "    print(should_stop(), flush=True)\n"

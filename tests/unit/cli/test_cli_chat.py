@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgereason.cli.talk import COMMANDS, Talk
+from edgereason.cli.chat_commands import COMMANDS, Talk
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.events import Routed
 from edgereason.reasoning.model import Model, last_response

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgereason.cli import train_end
 from edgereason.engine.scripted import ScriptedEngine
+from edgereason.train.lora import finish as train_end
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 REPLIES = ("Two a day, nine days: 9 × 2 = \\boxed{18}.", "Three a day, so \\boxed{27}.")
@@ -224,7 +224,7 @@ def test_examples_of_other_budgets_or_of_another_base_are_not_trained_on(
     cli, scripted_base: None, tmp_path: Path, buckets: list[int], changed: dict | None, says: str
 ) -> None:
     from edgereason.reasoning.model import describe_base
-    from edgereason.train.examples import Encoder, Example, Origin, write_examples
+    from edgereason.train.lora.examples import Encoder, Example, Origin, write_examples
 
     engine = ScriptedEngine()
     encoder, base = Encoder.of(engine), describe_base(engine, cli.resolve("it"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgereason.cli import train_end
-from edgereason.cli.train_end import finish
 from edgereason.core.bundle import Base
+from edgereason.train.lora import finish as train_end
+from edgereason.train.lora.finish import finish
 
 BASE = Base(
     name="tiny.gguf", sha256="ab" * 32, arch="qwen2", hidden_size=64, num_layers=2, vocab_sha256="cd" * 32

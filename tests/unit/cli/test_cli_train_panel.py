@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from edgereason.cli.train_panel import panel, rows, update_panel
-from edgereason.train.grpo_metrics import RolloutFigures, UpdateFigures
+from edgereason.cli.terminal.training import panel, rows, update_panel
+from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures
 
 
 def update(step: int = 3, **changes: float | None) -> UpdateFigures:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edgereason.cli.train_start import started_from
 from edgereason.core.bundle import Base, Bundle, Part, file_sha256
 from edgereason.errors import BundleError
+from edgereason.train.lora.start import started_from
 
 
 def bundle(folder: Path, *, has_adapter: bool = True) -> Bundle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgereason.cli.wire import to_json
+from edgereason.core.json_output import to_json
 from edgereason.core.types import Candidate, Response, Route, Stop, Timing, Trace, Usage
 
 

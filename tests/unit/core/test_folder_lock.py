@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from edgereason.core.folder_lock import FolderLock, is_vacant
 from edgereason.errors import ConfigError
+from edgereason.records.lock import FolderLock, is_vacant
 
 HOLDS = """
 import sys
 from pathlib import Path
-from edgereason.core.folder_lock import FolderLock
+from edgereason.records.lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -24,7 +24,7 @@ sys.stdin.read()
 COMPETES = """
 import os, random, sys, time
 from pathlib import Path
-from edgereason.core.folder_lock import FolderLock
+from edgereason.records.lock import FolderLock
 from edgereason.errors import ConfigError
 folder, marker, chance = Path(sys.argv[1]), sys.argv[2], random.Random(int(sys.argv[3]))
 sys.stdin.readline()

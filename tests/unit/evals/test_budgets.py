@@ -11,7 +11,7 @@ from edgereason.core.answers import canonical, grade
 from edgereason.core.types import Mode, Stop
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
-from edgereason.evals.budgets import budget_curve
+from edgereason.evals.curves.budgets import budget_curve
 from edgereason.evals.evaluate import EvalConfig, evaluate
 from edgereason.evals.samples import Sample
 from edgereason.evals.tasks.base import Item, Output

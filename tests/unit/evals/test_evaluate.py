@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.answers import canonical, grade
-from edgereason.core.journal import SAMPLES
 from edgereason.core.types import Mode, Route, Stop
 from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
@@ -18,6 +17,7 @@ from edgereason.evals.evaluate import EvalConfig, Progress, evaluate, question_s
 from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.reasoning.model import Model
+from edgereason.records.journal import SAMPLES
 
 REPLIES = [f"I count {n}.\n</think>\n\nThe final answer is {n}." + " So it is." * (n % 4) for n in range(7)]
 

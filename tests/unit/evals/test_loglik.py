@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgereason.data.rows import Row
 from edgereason.engine.base import ModelInfo, Scored, Sequence
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, ContextOverflow
-from edgereason.evals.loglik import ChoiceRow, run_loglik, summarise
-from edgereason.evals.loglik_tasks import (
+from edgereason.evals.likelihood.loglik import ChoiceRow, run_loglik, summarise
+from edgereason.evals.likelihood.tasks import (
     LOGLIK_TASKS,
     ChoiceItem,
     LetteredQuestion,
@@ -26,7 +27,6 @@ from edgereason.evals.loglik_tasks import (
     load_loglik_task,
     resolved_orders,
 )
-from edgereason.hub.rows import Row
 
 
 def item(task: str, **values: Any) -> ChoiceItem:

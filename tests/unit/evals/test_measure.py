@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from edgereason.evals.measure import CpuWatch, Samples, interleave, timed
+from edgereason.records.measure import CpuWatch, Samples, interleave, timed
 
 
 def test_cases_take_turns_and_after_round_comes_after_each_round():
@@ -46,7 +46,7 @@ def test_cpu_shares_come_from_the_counters(tmp_path, monkeypatch):
     # GIVEN counters of user nice system idle iowait irq softirq steal, 100 ticks a second
     monkeypatch.setattr(os, "sysconf", lambda _: 100)
     own = iter([0.0, 2.0])
-    monkeypatch.setattr("edgereason.evals.measure._own_s", lambda: next(own))
+    monkeypatch.setattr("edgereason.records.measure._own_s", lambda: next(own))
     stat = tmp_path / "stat"
     stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\n")
     watch = CpuWatch(stat)

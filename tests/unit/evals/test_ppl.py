@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgereason.data.texts import read_text
 from edgereason.engine.base import ModelInfo
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, ContextOverflow
-from edgereason.evals.ppl import Window, perplexity, text_tokens, windows
-from edgereason.hub.texts import read_text
+from edgereason.evals.likelihood.ppl import Window, perplexity, text_tokens, windows
 
 TEXT = "Robert Boulter is an English film, television and theatre actor. He had a guest starring role on the"
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from edgereason.core.journal import SAMPLES
 from edgereason.core.types import Mode
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.evals.evaluate import EvalConfig
-from edgereason.evals.ppl import perplexity, text_tokens
-from edgereason.evals.record import read_config
+from edgereason.evals.likelihood.ppl import perplexity, text_tokens
 from edgereason.evals.runs import LoglikConfig, run_loglik, run_ppl, run_sweep, run_task
 from edgereason.evals.samples import read_samples
 from edgereason.evals.tasks.base import Preset
 from edgereason.reasoning.model import Model
+from edgereason.records.folder import read_config
+from edgereason.records.journal import SAMPLES
 
 REPLIES = [f"I count {n}.\n</think>\n\nThe final answer is {n}." for n in range(5)]
 CONFIG = EvalConfig(task="gsm8k", model="scripted", mode=Mode.THINK, budget=100, streams=3, stop_early=False)

@@ -12,9 +12,9 @@ from eval_rows import pool, sample, trace
 
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
+from edgereason.evals.curves.sweep import sweep
+from edgereason.evals.curves.threshold import NEVER_THINK, p_think_of, threshold_curve
 from edgereason.evals.metrics import bootstrap_intervals
-from edgereason.evals.sweep import sweep
-from edgereason.evals.sweep_threshold import NEVER_THINK, p_think_of, threshold_curve
 
 P_THINK = {"a": 0.1, "b": 0.4, "c": 0.4, "d": 0.9}
 CHAT = [

@@ -13,7 +13,7 @@ from eval_rows import pool, sample, trace
 from edgereason.core.answers import Kind, canonical, extract
 from edgereason.core.types import Stop, Vote
 from edgereason.errors import ConfigError
-from edgereason.evals.sweep_votes import vote_curve
+from edgereason.evals.curves.votes import vote_curve
 from edgereason.reasoning.vote import Ballot, winner
 
 RIGHT, WRONG, OTHER = trace("18", 1.0), trace("7", 0.0), trace("5", 0.0)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edgereason.bundles.build import Parts, build
+from edgereason.bundles.verify import Outcome, verify
 from edgereason.core import bundle as bundle_module
 from edgereason.core.bundle import Bundle
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError
-from edgereason.evals.bundles.build import Parts, build
-from edgereason.evals.bundles.verify import Outcome, verify
 from edgereason.reasoning.model import load
 
 

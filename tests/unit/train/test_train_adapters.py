@@ -15,7 +15,7 @@ from tiny_lora import OPENING, base_model, lora_model, random_rows
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, base_of
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.train.adapters import (
+from edgereason.train.lora.adapters import (
     LoraSettings,
     adapter_sha256,
     export_adapter,
@@ -25,7 +25,7 @@ from edgereason.train.adapters import (
     save_adapter,
     settings_of,
 )
-from edgereason.train.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import Batch, MaskedLora
 
 SHA256, OTHER = "ab" * 32, "cd" * 32
 SETTINGS = LoraSettings(rank=4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from tiny_lora import base_model
 
-from edgereason.train.adapters import LoraSettings
-from edgereason.train.cost import StepShape, steps
+from edgereason.train.lora.adapters import LoraSettings
+from edgereason.train.lora.cost import StepShape, steps
 
 
 def gradients(base, seen):

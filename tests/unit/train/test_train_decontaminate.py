@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgereason.errors import ConfigError
-from edgereason.train.decontaminate import Evaluations, normalised
+from edgereason.train.data.decontaminate import Evaluations, normalised
 
 ALPHABET = [letter * 3 for letter in "abcdefghijklmn"]
 

@@ -14,7 +14,8 @@ from edgereason.core.bundle import Base
 from edgereason.core.types import Message
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.train.examples import (
+from edgereason.train.data.traces import TraceRow
+from edgereason.train.lora.examples import (
     Encoder,
     Example,
     ExamplesFile,
@@ -24,7 +25,6 @@ from edgereason.train.examples import (
     read_examples,
     write_examples,
 )
-from edgereason.train.traces import TraceRow
 
 ALWAYS = HintConfig(buckets=(64, 128), share=1.0)
 BASE = Base(name="b", sha256="ab" * 32, arch="scripted", hidden_size=16, num_layers=2, vocab_sha256="cd" * 32)

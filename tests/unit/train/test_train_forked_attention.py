@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgereason.train.forked_attention import Shared, forked_attention
+from edgereason.train.lora.forked_attention import Shared, forked_attention
 
 ROWS, HEADS, KV_HEADS, TOKENS, DIM, SCALE = 5, 6, 2, 9, 16, 0.3
 OWNER = torch.tensor([0, 2, 0, 1, 2])

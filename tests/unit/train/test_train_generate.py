@@ -12,25 +12,25 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.answers import extract, grade
-from edgereason.core.journal import SAMPLES
 from edgereason.core.types import Message, Stop
 from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.evals.tasks.catalog import load_task
 from edgereason.reasoning.model import Model, load
-from edgereason.train.decontaminate import Evaluations
-from edgereason.train.generate import GenerateConfig, Progress, generate, sample_seed
-from edgereason.train.questions import Question, Questions, read_questions
-from edgereason.train.solutions import (
+from edgereason.records.journal import SAMPLES
+from edgereason.train.data.decontaminate import Evaluations
+from edgereason.train.data.generate import GenerateConfig, Progress, generate, sample_seed
+from edgereason.train.data.questions import Question, Questions, read_questions
+from edgereason.train.data.solutions import (
     choose,
     nearest_the_median,
     solution_trace,
     without_bare_end,
     without_boxes,
 )
-from edgereason.train.trace_folder import RECORD, TRACES, SampleRow
-from edgereason.train.traces import Drop, Lengths, TraceRow, read_traces
+from edgereason.train.data.trace_folder import RECORD, TRACES, SampleRow
+from edgereason.train.data.traces import Drop, Lengths, TraceRow, read_traces
 
 NOTHING = Evaluations.of([])
 

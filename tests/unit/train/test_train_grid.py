@@ -8,10 +8,10 @@ import pytest
 
 from edgereason.config import read_toml
 from edgereason.errors import ConfigError
-from edgereason.train.adapters import LoraSettings
-from edgereason.train.grid import points, read_study
-from edgereason.train.loop import TrainConfig
-from edgereason.train.sft import BaseConfig, SftRecipe
+from edgereason.train.lora.adapters import LoraSettings
+from edgereason.train.lora.grid import points, read_study
+from edgereason.train.lora.loop import TrainConfig
+from edgereason.train.lora.sft import BaseConfig, SftRecipe
 
 RECIPE = SftRecipe(
     base=BaseConfig(name="tiny"),

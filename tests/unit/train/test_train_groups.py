@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import TrainingError
-from edgereason.train.groups import Dealer, Group, Problem, Response, is_right, most_unlike
-from edgereason.train.grpo_metrics import RolloutFigures, UpdateFigures, alarms
-from edgereason.train.reward import Outcome, RewardConfig
-from edgereason.train.rollout import Drawn, Vocabulary, Want
+from edgereason.train.grpo.groups import Dealer, Group, Problem, Response, is_right, most_unlike
+from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures, alarms
+from edgereason.train.grpo.reward import Outcome, RewardConfig
+from edgereason.train.grpo.rollout import Drawn, Vocabulary, Want
 
 VOCABULARY = Vocabulary.of(ScriptedEngine())
 OPENING = tuple(b"<think>\n")

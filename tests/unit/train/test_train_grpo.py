@@ -18,20 +18,20 @@ from safetensors.torch import load_file
 from tiny_lora import OPENING, base_model, lora_model
 from trl import GRPOTrainer
 
-from edgereason.core.folder_lock import FolderLock
 from edgereason.errors import BundleError, ConfigError, EngineError, TrainingError
-from edgereason.train import groups as groups_module
-from edgereason.train.adapters import save_adapter
-from edgereason.train.checkpoints import forget_lines_behind
-from edgereason.train.groups import Dealer, Problem
-from edgereason.train.grpo import BudgetsConfig, GrpoRecipe, Material, grpo
-from edgereason.train.grpo_config import GrpoConfig
-from edgereason.train.grpo_loop import BudgetTrainer, by_length, turn
-from edgereason.train.masked_lora import Batch, MaskedLora
-from edgereason.train.reward import RewardConfig
-from edgereason.train.rollout import Vocabulary
-from edgereason.train.sft import BaseConfig
-from edgereason.train.torch_rollout import TorchRoller
+from edgereason.records.lock import FolderLock
+from edgereason.train.grpo import groups as groups_module
+from edgereason.train.grpo.config import GrpoConfig
+from edgereason.train.grpo.groups import Dealer, Problem
+from edgereason.train.grpo.recipe import BudgetsConfig, GrpoRecipe, Material, grpo
+from edgereason.train.grpo.reward import RewardConfig
+from edgereason.train.grpo.rollout import Vocabulary
+from edgereason.train.grpo.torch_rollout import TorchRoller
+from edgereason.train.grpo.trainer import BudgetTrainer, by_length, turn
+from edgereason.train.lora.adapters import save_adapter
+from edgereason.train.lora.checkpoints import forget_lines_behind
+from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.sft import BaseConfig
 
 SHA256 = "ab" * 32
 ENDS = frozenset({55, 56, 57, 58, 59, 62, 63})

@@ -8,8 +8,8 @@ import pytest
 
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.train.grpo_material import material_of, read_material, write_material
-from edgereason.train.questions import Question
+from edgereason.train.data.questions import Question
+from edgereason.train.grpo.material import material_of, read_material, write_material
 
 QUESTIONS = [
     Question(id="q1", text="What is 2+2?", reference="4", source="sums", place="here"),

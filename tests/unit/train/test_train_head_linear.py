@@ -9,7 +9,7 @@ import pytest
 
 from edgereason.heads.base import sigmoid
 from edgereason.heads.reliability import ece
-from edgereason.train.head_linear import (
+from edgereason.train.heads.linear import (
     Calibration,
     Linear,
     Scale,

@@ -10,8 +10,8 @@ import pytest
 from edgereason.heads.features import Features, Part
 from edgereason.heads.reliability import auroc
 from edgereason.heads.switcher import MlpSwitcher
-from edgereason.train.head_linear import Calibration
-from edgereason.train.head_mlp import MlpConfig, by_epoch, calibrated_mlp, train_mlp
+from edgereason.train.heads.linear import Calibration
+from edgereason.train.heads.mlp import MlpConfig, by_epoch, calibrated_mlp, train_mlp
 
 CONFIG = MlpConfig(max_epochs=40, restarts=2, learning_rate=1e-2, seed=1)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from edgereason.errors import ConfigError
-from edgereason.train.head_splits import grouped, passages, stratified
-from edgereason.train.head_states import STATES, StateJournal
-from edgereason.train.prompt_states import PromptRow
-from edgereason.train.trace_states import Recorder
+from edgereason.train.heads.prompt_states import PromptRow
+from edgereason.train.heads.splits import grouped, passages, stratified
+from edgereason.train.heads.states import STATES, StateJournal
+from edgereason.train.heads.trace_states import Recorder
 
 
 def row(number: int) -> PromptRow:

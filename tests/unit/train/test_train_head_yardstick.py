@@ -7,8 +7,8 @@ import pytest
 
 from edgereason.errors import ConfigError
 from edgereason.heads.reliability import auroc
-from edgereason.train.head_mlp import MlpConfig, train_mlp
-from edgereason.train.head_yardstick import folds_of, measure
+from edgereason.train.heads.cross_validation import folds_of, measure
+from edgereason.train.heads.mlp import MlpConfig, train_mlp
 
 CONFIG = MlpConfig(max_epochs=12, restarts=2, learning_rate=1e-2, noise_std=0.1)
 EASY, HARD = ("squad", "trivia", "mmlu"), ("gsm8k", "math")

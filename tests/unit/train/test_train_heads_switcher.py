@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from edgereason.core.bundle import file_sha256
-from edgereason.core.journal import SAMPLES
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
 from edgereason.heads.features import Part
 from edgereason.heads.file import read_heads
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
-from edgereason.train.head_mlp import MlpConfig
-from edgereason.train.prompt_states import read_prompts
-from edgereason.train.switcher import SwitcherConfig, train_switcher
+from edgereason.records.journal import SAMPLES
+from edgereason.train.heads.mlp import MlpConfig
+from edgereason.train.heads.prompt_states import read_prompts
+from edgereason.train.heads.switcher import SwitcherConfig, train_switcher
 
 CONFIG = SwitcherConfig(
     mlp=MlpConfig(max_epochs=30, restarts=2, learning_rate=1e-2), weight_decays=(0.1,), held_out_share=0.2

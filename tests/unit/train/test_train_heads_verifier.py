@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgereason.core.journal import SAMPLES
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.heads.file import read_heads
 from edgereason.reasoning.model import Model
-from edgereason.train.decontaminate import Evaluations
-from edgereason.train.generate import sample_seed
-from edgereason.train.questions import read_questions
-from edgereason.train.trace_states import TraceConfig, verification_ids
-from edgereason.train.verifier import VerifierConfig, train_verifier
+from edgereason.records.journal import SAMPLES
+from edgereason.train.data.decontaminate import Evaluations
+from edgereason.train.data.generate import sample_seed
+from edgereason.train.data.questions import read_questions
+from edgereason.train.heads.trace_states import TraceConfig, verification_ids
+from edgereason.train.heads.verifier import VerifierConfig, train_verifier
 
 RIGHT = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 WRONG = "2+2 is 5, I think.\n</think>\n\nThe final answer is 5."

@@ -7,7 +7,7 @@ import torch
 from tiny_lora import OPENING, gradients, lora_model, random_rows
 
 from edgereason.errors import TrainingError
-from edgereason.train.masked_lora import Batch, MaskedLora, adapter_off
+from edgereason.train.lora.masked_lora import Batch, MaskedLora, adapter_off
 
 
 def plain_logprobs(model, row):

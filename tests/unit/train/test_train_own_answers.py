@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.chat import ChatTemplate
-from edgereason.core.journal import SAMPLES
 from edgereason.core.types import Message
+from edgereason.data.rows import read_file
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
-from edgereason.hub.rows import read_file
 from edgereason.reasoning.model import Model
-from edgereason.train.calibration import read_calibration
-from edgereason.train.own_answers import OwnAnswersConfig, answer
+from edgereason.records.journal import SAMPLES
+from edgereason.train.data.calibration import read_calibration
+from edgereason.train.data.own_answers import OwnAnswersConfig, answer
 
 CONFIG = OwnAnswersConfig(max_tokens=40, parallel=2)
 REPLIES = ["Two.", "Nobody knows how many there are, and nobody ever counted them."]

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.types import Message
+from edgereason.data.rows import Row, Rows
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.hub.rows import Row, Rows
 from edgereason.reasoning.model import Model
-from edgereason.train.decontaminate import Evaluations
-from edgereason.train.readers import READERS, find_rows, read_into, read_source
-from edgereason.train.trace_folder import TRACES
-from edgereason.train.traces import Drop, Lengths, TraceRow, read_traces
+from edgereason.train.data.decontaminate import Evaluations
+from edgereason.train.data.readers import READERS, find_rows, read_into, read_source
+from edgereason.train.data.trace_folder import TRACES
+from edgereason.train.data.traces import Drop, Lengths, TraceRow, read_traces
 
 NOTHING = Evaluations.of([])
 LENGTHS = Lengths.of(ScriptedEngine())

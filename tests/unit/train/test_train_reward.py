@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereason.errors import ConfigError
-from edgereason.train.reward import Outcome, RewardConfig, RewardKind, reward, soft_barrier
+from edgereason.train.grpo.reward import Outcome, RewardConfig, RewardKind, reward, soft_barrier
 
 MARGINS = st.floats(0, 1)
 FLOORS = st.floats(-1, 0.9)

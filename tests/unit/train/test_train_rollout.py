@@ -10,9 +10,9 @@ from tiny_lora import OPENING, lora_model
 
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import ContextOverflow, EngineError
-from edgereason.train.masked_lora import Batch, MaskedLora
-from edgereason.train.rollout import Drawn, EngineRoller, Vocabulary, Want
-from edgereason.train.torch_rollout import TorchRoller
+from edgereason.train.grpo.rollout import Drawn, EngineRoller, Vocabulary, Want
+from edgereason.train.grpo.torch_rollout import TorchRoller
+from edgereason.train.lora.masked_lora import Batch, MaskedLora
 
 THINKS = "2+2=4\n</think>\n\nThe final answer is 4."
 FORCED = tuple(b"<think>\n")

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from tiny_lora import OPENING, base_model, lora_model, random_rows
 
 from edgereason.errors import BundleError, ConfigError, TrainingError
-from edgereason.train import loop
-from edgereason.train.adapters import LoraSettings, adapter_sha256, load_adapter, new_adapter
-from edgereason.train.examples import Example, HintConfig
-from edgereason.train.loop import LengthGrouped, TrainConfig
-from edgereason.train.masked_lora import Batch, MaskedLora
-from edgereason.train.sft import BaseConfig, SftRecipe, sft
+from edgereason.train.lora import loop
+from edgereason.train.lora.adapters import LoraSettings, adapter_sha256, load_adapter, new_adapter
+from edgereason.train.lora.examples import Example, HintConfig
+from edgereason.train.lora.loop import LengthGrouped, TrainConfig
+from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.sft import BaseConfig, SftRecipe, sft
 
 SHA256 = "ab" * 32
 CONFIG = TrainConfig(epochs=3, batch_rows=4, micro_rows=2, learning_rate=2e-2, seed=1)

@@ -12,11 +12,11 @@ import pytest
 from edgereason.core.bundle import Base
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.train.examples import Encoder, HintConfig, Origin, read_examples
-from edgereason.train.groups import Dealer, Problem
-from edgereason.train.reward import RewardConfig
-from edgereason.train.rollout import Drawn, Vocabulary, Want
-from edgereason.train.shortest import shortest
+from edgereason.train.grpo.groups import Dealer, Problem
+from edgereason.train.grpo.reward import RewardConfig
+from edgereason.train.grpo.rollout import Drawn, Vocabulary, Want
+from edgereason.train.grpo.shortest import shortest
+from edgereason.train.lora.examples import Encoder, HintConfig, Origin, read_examples
 
 OPENING = tuple(b"<think>\n")
 HINTS = {64: tuple(b"Budget: 64 tokens.\n"), 128: tuple(b"Budget: 128 tokens.\n")}

@@ -13,8 +13,8 @@ from edgereason.core.chat import Seams
 from edgereason.core.types import Message
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.train.trace_folder import RECORD, claim_folder, finish_folder, length_summary
-from edgereason.train.traces import Lengths, TraceRow, read_traces, write_traces
+from edgereason.train.data.trace_folder import RECORD, claim_folder, finish_folder, length_summary
+from edgereason.train.data.traces import Lengths, TraceRow, read_traces, write_traces
 
 TRACE = TraceRow(
     id="q/0",

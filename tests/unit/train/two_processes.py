@@ -8,7 +8,7 @@ from pathlib import Path
 
 from test_train_sft import CONFIG, RECIPE, train
 
-from edgereason.train.adapters import LoraSettings
+from edgereason.train.lora.adapters import LoraSettings
 
 if __name__ == "__main__":
     recipe = replace(RECIPE, lora=LoraSettings(rank=4), training=replace(CONFIG, micro_rows=int(sys.argv[2])))

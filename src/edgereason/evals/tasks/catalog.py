@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgereason.config import nearest
+from edgereason.data.rows import Row, Rows, read_file, read_hub
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Item, Preset
 from edgereason.evals.tasks.gym import NUM_ITEMS, generate
 from edgereason.evals.tasks.known import TASKS, KnownTask
 from edgereason.evals.tasks.questions import id_field
-from edgereason.hub.rows import Row, Rows, read_file, read_hub
 
 __all__ = ["TASKS", "KnownTask", "Task", "load_task"]
 

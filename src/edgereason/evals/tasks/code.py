@@ -26,10 +26,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from edgereason.data.rows import Row
 from edgereason.evals.sandbox import run_program
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.evals.tasks.questions import item_id
-from edgereason.hub.rows import Row
 
 # A fence with a word behind it opens a block, and so ends one that was left open; the end of the text, too.
 _BLOCK: Final = re.compile(r"```[ \t]*([\w.+#-]*)[^\n]*\n(.*?)(?:```(?!\w)|(?=```\w)|\Z)", re.DOTALL)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgereason.core.answers import Kind, canonical, grade
+from edgereason.data.rows import import_optional
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Item, Output
-from edgereason.hub.rows import import_optional
 
 NUM_ITEMS: Final = 100
 """How many questions are made where nobody says how many."""

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from edgereason.data.rows import Row
 from edgereason.evals.tasks.base import Item, Preset
 from edgereason.evals.tasks.code import humaneval_item, mbpp_item
 from edgereason.evals.tasks.questions import choice_item, numeric_item, open_item
-from edgereason.hub.rows import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

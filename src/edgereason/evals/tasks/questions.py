@@ -23,8 +23,8 @@ from typing import Final
 
 from edgereason.core.answer_forms import trim
 from edgereason.core.answers import Kind, canonical, extract, grade
+from edgereason.data.rows import Row
 from edgereason.evals.tasks.base import Item, Output
-from edgereason.hub.rows import Row
 
 _IDS: Final = ("id", "unique_id", "task_id", "ID", "Record ID")
 # As many as answers are read as: see `Kind.CHOICE`.

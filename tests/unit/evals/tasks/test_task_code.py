@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from edgereason.data.rows import Row
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Output
 from edgereason.evals.tasks.code import extract_program, humaneval_item, mbpp_item
-from edgereason.hub.rows import Row
 
 PROMPT = '''from typing import List
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from edgereason.data.rows import Row
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Output
 from edgereason.evals.tasks.questions import choice_item, item_id, numeric_item, open_item
-from edgereason.hub.rows import Row
 
 
 def row(**values) -> Row:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from edgereason.errors import ConfigError
-from edgereason.quant.learn import checkpoint as module
-from edgereason.quant.learn.checkpoint import Checkpoint
+from edgereason.train.quant import checkpoint as module
+from edgereason.train.quant.checkpoint import Checkpoint
 
 
 def trained(steps: int, *, frozen: bool = False):

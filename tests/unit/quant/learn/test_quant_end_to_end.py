@@ -14,9 +14,9 @@ from tiny_gguf import QWEN2, random_weights, write_gguf
 from tiny_torch import NO_CORRECTIONS, NO_TRANSFORMS, load, make_student, random_ids, stir
 
 from edgereason.errors import ConfigError
-from edgereason.quant.learn import end_to_end
-from edgereason.quant.learn.checkpoint import Checkpoint
-from edgereason.quant.learn.end_to_end import (
+from edgereason.train.quant import end_to_end
+from edgereason.train.quant.checkpoint import Checkpoint
+from edgereason.train.quant.end_to_end import (
     EndToEndConfig,
     backward,
     divergence,
@@ -26,8 +26,8 @@ from edgereason.quant.learn.end_to_end import (
     require_text,
     train,
 )
-from edgereason.quant.learn.student import CorrectionConfig
-from edgereason.quant.learn.transforms import TransformConfig
+from edgereason.train.quant.student import CorrectionConfig
+from edgereason.train.quant.transforms import TransformConfig
 
 LN2 = math.log(2)
 IDENTITY = "a recipe, a teacher, a text"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgereason.quant.blocks import Grid, Ranges, quantize
-from edgereason.quant.learn.fake_quant import fake_quantize, scale_ratios, scales_of
+from edgereason.train.quant.fake_quant import fake_quantize, scale_ratios, scales_of
 
 matrices = hnp.arrays(
     np.float32,

@@ -13,8 +13,8 @@ from tiny_torch import hf_model, hf_name, hf_rows, logits, random_ids
 
 from edgereason.errors import ModelFileError
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learn import load
-from edgereason.quant.learn.load import convert, from_gguf_order, hf_names, load_torch, to_gguf_order
+from edgereason.train.quant import load
+from edgereason.train.quant.load import convert, from_gguf_order, hf_names, load_torch, to_gguf_order
 
 SHA256 = hashlib.sha256(b"tiny").hexdigest()
 

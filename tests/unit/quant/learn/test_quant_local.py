@@ -8,9 +8,9 @@ from tiny_gguf import QWEN2, learned_for, random_weights, write_gguf
 from tiny_torch import distance, hf_model, load, logits, make_student, random_ids
 
 from edgereason.errors import ConfigError
-from edgereason.quant.learn.local import LocalConfig, pre_optimise, unevenness
-from edgereason.quant.learn.transforms import TransformConfig
 from edgereason.quant.merge import Merge
+from edgereason.train.quant.local import LocalConfig, pre_optimise, unevenness
+from edgereason.train.quant.transforms import TransformConfig
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -28,12 +28,12 @@ from edgereason.errors import ConfigError
 from edgereason.quant.apply import apply
 from edgereason.quant.blocks import Grid, Ranges
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learn.end_to_end import backward
-from edgereason.quant.learn.load import load_torch
-from edgereason.quant.learn.student import CorrectionConfig
-from edgereason.quant.learn.transforms import TransformConfig
 from edgereason.quant.learned import Storage
 from edgereason.quant.merge import Merge
+from edgereason.train.quant.end_to_end import backward
+from edgereason.train.quant.load import load_torch
+from edgereason.train.quant.student import CorrectionConfig
+from edgereason.train.quant.transforms import TransformConfig
 
 EIGHT = Storage(linears=Grid.Q8_0, head=Grid.Q8_0)
 ALL = TransformConfig()

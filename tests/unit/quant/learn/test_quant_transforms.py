@@ -12,9 +12,9 @@ from tiny_torch import hf_name, hf_rows, stir
 
 from edgereason.errors import ConfigError
 from edgereason.quant.dyadic import exact_product, on_grid
-from edgereason.quant.learn.hadamard import hadamard
-from edgereason.quant.learn.transforms import Rotation, TransformConfig, Transforms
 from edgereason.quant.merge import Merge
+from edgereason.train.quant.hadamard import hadamard
+from edgereason.train.quant.transforms import Rotation, TransformConfig, Transforms
 
 ALL = ("residual", "keys", "values", "up")
 

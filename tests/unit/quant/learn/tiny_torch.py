@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from edgereason.quant.gguf_file import Dims, GgufModel
-from edgereason.quant.learn.load import load_torch
-from edgereason.quant.learn.student import CorrectionConfig, Student
-from edgereason.quant.learn.transforms import TransformConfig
 from edgereason.quant.learned import Storage
+from edgereason.train.quant.load import load_torch
+from edgereason.train.quant.student import CorrectionConfig, Student
+from edgereason.train.quant.transforms import TransformConfig
 
 PARTS = {
     "attn_q": "self_attn.q_proj",

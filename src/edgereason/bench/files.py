@@ -1,0 +1,122 @@
+"""The files that a bench makes for itself, in the cache beside the models.
+
+::
+
+    <cache>/bench/
+      <sha256 of the source, 16 digits>-q4_0.gguf                     a plain Q4_0
+      <sha256 of the source, 16 digits>-random-r32-q8_0-seed0.gguf    a random adapter
+
+Named after what they were made from, so a changed source never meets an old file. Knows how they are made;
+does not know what is measured on them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from edgereason.bench.random_adapter import RANK, write_random_adapter
+from edgereason.engine.handles import check_gguf
+from edgereason.engine.native import C, complaints, forget_complaints, ggml
+from edgereason.errors import ModelFileError
+from edgereason.hub.store import file_errors, models_folder, require_space
+
+Notice = Callable[[str], None]
+
+_FTYPE_MOSTLY_Q4_0: Final = 2
+
+
+def plain_q4_0(source: Path, sha256: str, notice: Notice) -> Path:
+    """A Q4_0 of `source`, embedding and head included, made by llama.cpp's own quantizer.
+
+    Args:
+        source: any GGUF; what is quantized already is quantized again.
+        sha256: of the source.
+        notice: told in a line that this takes a while.
+
+    Raises:
+        ModelFileError: the source can't be quantized.
+        PullError: the cache can't be written, or has no room.
+    """
+    check_gguf(source, "model")
+    target = _folder() / f"{sha256[:16]}-q4_0.gguf"
+    if target.is_file():
+        return target
+    require_space(target.parent, source.stat().st_size)
+    notice(f"making a plain Q4_0 of {source.name} with llama.cpp's quantizer; once, about a minute")
+    params = C.llama_model_quantize_default_params()
+    params.ftype = _FTYPE_MOSTLY_Q4_0
+    params.allow_requantize = True
+    params.pure = True
+    with file_errors(target):
+        partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            forget_complaints()
+            code = C.llama_model_quantize(str(source).encode(), str(partial).encode(), ctypes.byref(params))
+            if code != 0:
+                raise ModelFileError(f"{source} can't be quantized to Q4_0: {complaints()}")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return target
+
+
+def random_adapter(source: Path, sha256: str, notice: Notice, *, seed: int = 0) -> Path:
+    """A random adapter for `source` and for everything quantized from it."""
+    target = _folder() / f"{sha256[:16]}-random-r{RANK}-q8_0-seed{seed}.gguf"
+    if not target.is_file():
+        notice(f"writing a random r={RANK} Q8_0 adapter for {source.name}; once, some seconds")
+        with file_errors(target):
+            write_random_adapter(source, target, seed=seed)
+    return target
+
+
+def read_per_token_bytes(path: Path) -> int:
+    """Bytes of weights that decoding one token must read: all, but of a separate embedding only a row."""
+    with _gguf(path) as file:
+        sizes = {
+            bytes(ggml.gguf_get_tensor_name(file, i)): int(ggml.gguf_get_tensor_size(file, i))
+            for i in range(ggml.gguf_get_n_tensors(file))
+        }
+    embedding = sizes.get(b"token_embd.weight", 0) if b"output.weight" in sizes else 0
+    return sum(sizes.values()) - embedding
+
+
+def _folder() -> Path:
+    folder = models_folder().parent / "bench"
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class _InitParams(ctypes.Structure):
+    """`gguf_init_params`: headers only, and no tensors made of them."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+# gguf-py reads a file of 151k vocabulary entries in ten seconds, the C library in a tenth of one.
+ggml.gguf_init_from_file.argtypes, ggml.gguf_init_from_file.restype = (
+    [ctypes.c_char_p, _InitParams],
+    ctypes.c_void_p,
+)
+ggml.gguf_free.argtypes, ggml.gguf_free.restype = [ctypes.c_void_p], None
+ggml.gguf_get_n_tensors.argtypes, ggml.gguf_get_n_tensors.restype = [ctypes.c_void_p], ctypes.c_int64
+for _name, _type in (("name", ctypes.c_char_p), ("size", ctypes.c_size_t)):
+    _getter = getattr(ggml, f"gguf_get_tensor_{_name}")
+    _getter.argtypes, _getter.restype = [ctypes.c_void_p, ctypes.c_int64], _type
+
+
+@contextmanager
+def _gguf(path: Path) -> Iterator[Any]:
+    file = ggml.gguf_init_from_file(str(path).encode(), _InitParams(True, None))
+    if not file:
+        raise ModelFileError(f"{path} can't be read as a GGUF file")
+    try:
+        yield file
+    finally:
+        ggml.gguf_free(file)

@@ -1,0 +1,330 @@
+"""Traces made here: a teacher solves questions on our own engine, and what comes out right is kept.
+
+::
+
+    questions ─ in no evaluation ─→ K samples each, samples.jsonl ─ right, whole, fitting, no duplicate ─┐
+                                          traces.jsonl ←─ of each question the N nearest to the median ──┘
+
+The teacher is any GGUF in chat mode, asked by a system message to think aloud, to check, and to box its
+answer. A trace's own messages hold the plain question, and not that one: nothing that differs between chat
+and thinking may stand in a prompt.
+
+Which samples become traces is the rule of `solutions.choose`, which the record names.
+
+Sample k of a question draws with a seed that comes from (seed, question, k) alone. A question's samples are
+written when the last of them ends: a kill loses what was running, and the same call goes on behind it. What
+runs beside a sample changes the rounding of a native batch, so only `parallel` 1 with one sample a question
+gives the same tokens again; otherwise they are other draws from the same distribution.
+
+Knows questions, samples and the record; does not know training or terminals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Response, Sampling
+from edgereason.errors import ConfigError, ContextOverflow
+from edgereason.reasoning.many import answer_many
+from edgereason.reasoning.model import Model
+from edgereason.records.journal import Journal
+from edgereason.train.data.decontaminate import Evaluations
+from edgereason.train.data.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
+from edgereason.train.data.solutions import RULE, choose
+from edgereason.train.data.trace_folder import (
+    SampleRow,
+    claim_folder,
+    finish_folder,
+    length_summary,
+    model_entry,
+)
+from edgereason.train.data.traces import Drop, Lengths, TraceRow
+
+INSTRUCTION: Final = (
+    "You solve problems by thinking aloud, in plain sentences, as a careful person does with pencil and "
+    "paper. Never write a program: nothing can run it. No headings and no lists either. Take one small step "
+    "at a time, say why you take it, and calculate it in full, by hand. Once you have a result, do not trust "
+    "it yet: check it against the problem, by working backwards or by calculating it in another way, and "
+    "where something does not fit, say so and correct it. End with one sentence that gives the final answer "
+    "inside \\boxed{}."
+)
+"""What the teacher is told; the student never sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateConfig:
+    """How traces are made.
+
+    Attributes:
+        samples: of each question.
+        keep: most traces of each question.
+        max_tokens: longest sample and longest trace.
+        parallel: samples that run at a time.
+        instruction: the teacher's system message.
+    """
+
+    samples: int = 4
+    keep: int = 2
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 40
+    max_tokens: int = 512
+    seed: int = 0
+    parallel: int = 16
+    instruction: str = INSTRUCTION
+
+    def __post_init__(self) -> None:
+        for name, most in (("samples", MAX_STREAMS), ("parallel", MAX_STREAMS), ("keep", None)):
+            value = getattr(self, name)
+            if value < 1 or (most is not None and value > most):
+                limits = "at least 1" if most is None else f"between 1 and {most}"
+                raise ConfigError(f"{name} must be {limits}, got {value}")
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed must be between 0 and 2147483647, got {self.seed}")
+        self.request("?", 0, self.samples)  # its ranges are refused now, not in the middle
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What a sample depends on, beside its question and the model."""
+        names = ("temperature", "top_p", "top_k", "max_tokens", "seed", "instruction")
+        return {name: getattr(self, name) for name in names}
+
+    def request(self, question: str, seed: int, streams: int) -> Request:
+        """What the teacher is asked; stream i draws with seed + i."""
+        return Request(
+            messages=(Message("system", self.instruction), Message("user", question)),
+            mode=Mode.CHAT,
+            streams=streams,
+            stop_early=False,
+            sampling=Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p),
+            seed=seed,
+            max_tokens=self.max_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the teacher is: samples that are there, of how many; tokens a second of this sitting."""
+
+    done: int
+    total: int
+    tokens_per_s: float | None
+
+
+_COUNTS: Final = (
+    *(*LEFT_OUT, "question_too_long", "asked"),
+    *(
+        "samples",
+        Drop.CUT,
+        Drop.NO_ANSWER,
+        Drop.NO_CLOSING,
+        Drop.WRONG,
+        Drop.NO_THINKING,
+        Drop.TAGS,
+        Drop.CODE,
+    ),
+    *(Drop.UNSTATED, "right", Drop.TOO_LONG, Drop.DUPLICATE, "not_chosen", "traces", "questions_with_traces"),
+)
+"""What records count, in the order in which things are left out; "right" are those that made a trace."""
+
+
+@dataclass(slots=True)
+class Yield:
+    """What a source came to: counts by name, and the lengths of its traces."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    lengths: list[int] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        counts = self.counts
+        shares = {
+            "share_contaminated": _share(counts["contaminated"], counts["questions"]),
+            "share_right": _share(counts["right"], counts["samples"]),
+            "share_of_questions_with_traces": _share(counts["questions_with_traces"], counts["asked"]),
+        }
+        named = {str(name): counts[name] for name in _COUNTS}
+        return named | shares | {"tokens": length_summary(self.lengths)}
+
+
+def generate(
+    folder: Path,
+    config: GenerateConfig,
+    sources: Sequence[Questions],
+    against: Evaluations,
+    *,
+    model: Model,
+    about: Mapping[str, Any] | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Makes traces, or goes on with those of `folder`.
+
+    More questions, more samples a question, another `keep` or other evaluations go on with the samples that
+    are there; another model or other sampling is refused.
+
+    Args:
+        folder: of samples, traces and record; made if it is not there.
+        config: how.
+        sources: questions.
+        against: evaluations; what they ask is not asked here.
+        model: the teacher; nobody else may use it meanwhile.
+        about: what else the record says, such as date and machine.
+        progress: told after every question.
+        should_stop: asked between steps; once true, what runs is dropped and what is written stays.
+
+    Returns:
+        The record; None if it was stopped.
+
+    Raises:
+        ConfigError: the folder holds something else, or two questions have one id.
+        RequestError: a setting is out of range.
+    """
+    require_unique_ids(question for source in sources for question in source.questions)
+    questions, counts = usable(sources, against)
+    yields = {name: Yield(of_source) for name, of_source in counts.items()}
+    teacher = model_entry(model.engine)
+    run = {"teacher": teacher["sha256"] or teacher["name"], **config.run}
+    claim_folder(folder, run)
+    with Journal(folder, SampleRow) as journal:
+        samples = _sample(config, questions, model, journal, yields, progress, should_stop)
+    if samples is None:
+        return None
+    lengths = Lengths.of(model.engine)
+    traces: list[TraceRow] = []
+    for question in questions:
+        of_source = yields[question.source]
+        kept = choose(
+            question,
+            samples.get(question.id, ()),
+            lengths,
+            max_tokens=config.max_tokens,
+            keep=config.keep,
+            counts=of_source.counts,
+        )
+        of_source.lengths += [trace.num_tokens or 0 for trace in kept]
+        traces += kept
+    everything = Yield(
+        sum((one.counts for one in yields.values()), Counter()),
+        [length for one in yields.values() for length in one.lengths],
+    )
+    record = {
+        "way": "generated",
+        "model": teacher,
+        "config": asdict(config),
+        "rule": RULE,
+        "questions": [dict(source.entry) for source in sources],
+        "against": list(against.files),
+        "yield": {name: one.to_json() for name, one in yields.items()},
+        "yield_of_all": everything.to_json(),
+        "sampled_tokens": sum(row.num_tokens for rows in samples.values() for row in rows),
+        **(about or {}),
+    }
+    return finish_folder(folder, run, traces, record)
+
+
+def sample_seed(seed: int, question_id: str, number: int) -> int:
+    """The seed of a question's sample: its own for every question, and the next one for the next sample."""
+    digest = hashlib.sha256(f"{seed}/{question_id}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % (2**31 - MAX_STREAMS) + number
+
+
+def _sample(
+    config: GenerateConfig,
+    questions: Sequence[Question],
+    model: Model,
+    journal: Journal[SampleRow],
+    yields: Mapping[str, Yield],
+    progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> dict[str, list[SampleRow]] | None:
+    """Every question's samples, by its id, in order; those that are missing are drawn. None if stopped."""
+    start_s = time.perf_counter()
+    samples = _found(config, questions, journal)
+    pending: list[tuple[Question, int]] = []
+    requests: list[Request] = []
+    num_asked = 0
+    for question in questions:
+        first = len(samples.get(question.id, ()))
+        seed = sample_seed(config.seed, question.id, first)
+        request = config.request(question.text, seed, max(1, config.samples - first))
+        try:
+            model.pipeline.room(request)
+        except ContextOverflow:  # the question alone fills the context
+            yields[question.source].counts["question_too_long"] += 1
+            continue
+        num_asked += 1
+        yields[question.source].counts["asked"] += 1
+        if first < config.samples:
+            pending.append((question, first))
+            requests.append(request)
+    total, fresh_tokens = num_asked * config.samples, 0
+
+    def report() -> None:
+        spent_s = time.perf_counter() - start_s
+        speed = fresh_tokens / spent_s if fresh_tokens and spent_s else None
+        progress(Progress(sum(map(len, samples.values())), total, speed))
+
+    report()
+    answered = answer_many(model, requests, max_running=config.parallel, should_stop=should_stop)
+    num_missing = len(requests)
+    with closing(answered):
+        for index, response in answered:
+            question, first = pending[index]
+            rows = _rows(question, first, response)
+            journal.append(*rows)
+            samples.setdefault(question.id, []).extend(rows)
+            num_missing -= 1
+            fresh_tokens += sum(row.num_tokens for row in rows)
+            report()
+    return None if num_missing else samples
+
+
+def _found(
+    config: GenerateConfig, questions: Sequence[Question], journal: Journal[SampleRow]
+) -> dict[str, list[SampleRow]]:
+    """Samples that are there, of the questions asked now: those that follow one another from 0."""
+    by_key = {row.key: row for row in journal.found}
+    samples = {}
+    for question in questions:
+        rows: list[SampleRow] = []
+        while len(rows) < config.samples and (row := by_key.get((question.id, len(rows)))):
+            if row.question_sha256 != _sha256(question):
+                raise ConfigError(
+                    f"{question.place}: the folder has samples of another question with the id "
+                    f"{question.id!r}: choose a new folder (--output)"
+                )
+            rows.append(row)
+        if rows:
+            samples[question.id] = rows
+    return samples
+
+
+def _rows(question: Question, first: int, response: Response) -> list[SampleRow]:
+    return [
+        SampleRow(
+            id=question.id,
+            number=first + candidate.trace.index,
+            question_sha256=_sha256(question),
+            seed=candidate.trace.seed,
+            text=candidate.trace.text,
+            num_tokens=candidate.trace.num_tokens,
+            stop=candidate.trace.stop,
+        )
+        for candidate in response.candidates
+    ]
+
+
+def _sha256(question: Question) -> str:
+    return hashlib.sha256(f"{question.text}\n{question.reference}".encode()).hexdigest()
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,116 @@
+"""What GRPO needs of an engine: questions, hints and vocabulary in ids, and a roller on the current adapter.
+
+::
+
+    policy ─ saved for PEFT ─ exported as it will ship ─→ GGUF ─ loaded in place of the one before ─→ roller
+
+Knows engines, questions and adapters' files; does not know rewards, groups or trainers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from edgereason.core.bundle import write_atomically
+from edgereason.core.chat import Seams
+from edgereason.core.types import Message
+from edgereason.engine.base import Engine
+from edgereason.errors import ConfigError
+from edgereason.quant.gguf_file import GgufModel
+from edgereason.train.data.questions import Question
+from edgereason.train.grpo.config import GrpoConfig
+from edgereason.train.grpo.groups import Problem
+from edgereason.train.grpo.recipe import Material, Swap
+from edgereason.train.grpo.rollout import EngineRoller, Roller, Vocabulary
+from edgereason.train.grpo.torch_rollout import TorchRoller
+from edgereason.train.lora.adapters import export_adapter, grid_for, settings_of
+from edgereason.train.lora.masked_lora import MaskedLora
+
+
+def material_of(engine: Engine, questions: Sequence[Question], buckets: Sequence[int]) -> Material:
+    """Questions as the engine's model is asked them."""
+    template, seams = engine.info.template, Seams.of(engine.tokenize)
+    return Material(
+        problems=[
+            Problem(
+                id=question.id,
+                text=question.text,
+                reference=question.reference,
+                prompt=template.encode((Message("user", question.text),), engine.tokenize),
+            )
+            for question in questions
+        ],
+        opening=seams.opening,
+        hints={bucket: seams.hint(bucket) for bucket in buckets},
+        vocabulary=Vocabulary.of(engine),
+        context_tokens=engine.info.train_context_tokens,
+    )
+
+
+def write_material(path: Path, material: Material) -> None:
+    """Writes it as JSON, for a machine that has no engine."""
+    vocabulary = material.vocabulary
+    content = {
+        "problems": [asdict(problem) for problem in material.problems],
+        "opening": material.opening,
+        "hints": {str(bucket): ids for bucket, ids in material.hints.items()},
+        "pieces": [piece.decode("latin-1") for piece in vocabulary.pieces],
+        "ends": sorted(vocabulary.ends),
+        "context_tokens": material.context_tokens,
+    }
+    write_atomically(path, json.dumps(content))
+
+
+def read_material(path: Path) -> Material:
+    """Reads what `write_material` wrote.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return Material(
+            problems=[Problem(**one | {"prompt": tuple(one["prompt"])}) for one in content["problems"]],
+            opening=tuple(content["opening"]),
+            hints={int(bucket): tuple(ids) for bucket, ids in content["hints"].items()},
+            vocabulary=Vocabulary(
+                tuple(piece.encode("latin-1") for piece in content["pieces"]), frozenset(content["ends"])
+            ),
+            context_tokens=content["context_tokens"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} holds no material of `write_material`: {error}") from error
+
+
+def engine_swap(engine: Engine, base: GgufModel, base_sha256: str, config: GrpoConfig, folder: Path) -> Swap:
+    """Rollouts on the engine, each update's on the adapter as it would ship then.
+
+    Args:
+        engine: of the base; used by nobody else.
+        base: the same file.
+        folder: for the current adapter; one of every process.
+    """
+    roller = EngineRoller(engine, temperature=config.temperature, max_running=config.parallel)
+
+    def swap(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
+        def write(target: Path) -> None:
+            save(folder)
+            grid = grid_for(settings_of(folder).rank)
+            export_adapter(folder, base, target, base_sha256=base_sha256, grid=grid)
+
+        roller.swap(write, folder / "reasoning.gguf")
+        return roller
+
+    return swap
+
+
+def torch_swap(vocabulary: Vocabulary, config: GrpoConfig) -> Swap:
+    """Rollouts in torch, on the policy itself."""
+
+    def swap(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
+        return TorchRoller(policy, vocabulary.ends, temperature=config.temperature, most_rows=config.parallel)
+
+    return swap

@@ -1,0 +1,352 @@
+"""Budget forcing: a reasoning adapter learns to keep the budgets that its hints name.
+
+::
+
+    FOLDER/
+      recipe.toml      the resolved recipe
+      adapter/         what was learned, for PEFT
+      record.json      what went in and what came out
+      metrics.jsonl    a line for every update
+      responses.jsonl  two of every update, those that were worth the most and the least
+      rollout/         the adapter as it was drawn from last
+      checkpoint-…, light/       see `checkpoints.py`
+
+A run that was stopped or killed goes on where its last checkpoint is: the same problems, buckets and seeds
+follow from seed and step, and the reference is the adapter that it began with.
+
+Source: paper section 3. Deviation: masked, in-engine rollouts, replaced groups; see `groups.py`.
+
+Knows recipes, models and problems; does not know text, tokenizers or terminals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+import torch
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+
+from edgereason.config import read_tables, to_table
+from edgereason.core.bundle import write_atomically
+from edgereason.errors import ConfigError
+from edgereason.records.lock import FolderLock, is_vacant
+from edgereason.train.grpo.config import GrpoConfig
+from edgereason.train.grpo.groups import Dealer, Groups, Problem
+from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures, alarms
+from edgereason.train.grpo.reward import RewardConfig
+from edgereason.train.grpo.rollout import Roller, Vocabulary
+from edgereason.train.grpo.trainer import BudgetTrainer, Drawing
+from edgereason.train.lora.adapters import (
+    CONFIG,
+    adapter_sha256,
+    load_adapter,
+    new_adapter,
+    save_adapter,
+    settings_of,
+)
+from edgereason.train.lora.checkpoints import forget_lines_behind, step_of
+from edgereason.train.lora.loop import METRICS
+from edgereason.train.lora.masked_lora import MaskedLora
+from edgereason.train.lora.sft import ADAPTER, RECIPE, BaseConfig
+
+FORMAT: Final = "edgereason-grpo"
+RESPONSES: Final = "responses.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetsConfig:
+    """Which budgets are learned; every group's hint names one.
+
+    Attributes:
+        buckets: in tokens, rising.
+    """
+
+    buckets: tuple[int, ...] = (128, 256, 512, 1024)
+
+    def __post_init__(self) -> None:
+        if not self.buckets or list(self.buckets) != sorted({*self.buckets}) or self.buckets[0] < 1:
+            raise ConfigError(f"[budgets] buckets must be positive and rise, got {list(self.buckets)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoRecipe:
+    """Everything that decides what is learned, but problems, the adapter to begin with, and the base."""
+
+    base: BaseConfig
+    budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    training: GrpoConfig = field(default_factory=GrpoConfig)
+
+    @classmethod
+    def read(cls, path: Path) -> GrpoRecipe:
+        """Reads a TOML file.
+
+        Raises:
+            ConfigError: a table or setting that is not understood, or out of range.
+        """
+        kinds = {"base": BaseConfig, "budgets": BudgetsConfig, "reward": RewardConfig, "training": GrpoConfig}
+        return cls(**read_tables(path, kinds))
+
+    def to_tables(self) -> dict[str, dict[str, Any]]:
+        """The resolved recipe, as TOML spells it."""
+        return {one.name: to_table(getattr(self, one.name)) for one in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What is learned from, in ids.
+
+    Attributes:
+        problems: with unique ids.
+        opening: ids that turn the adapter on.
+        hints: ids of every bucket's hint.
+        vocabulary: of the base.
+        context_tokens: longest sequence of the base.
+    """
+
+    problems: Sequence[Problem]
+    opening: tuple[int, ...]
+    hints: Mapping[int, tuple[int, ...]]
+    vocabulary: Vocabulary
+    context_tokens: int
+
+    def require_room(self, bucket: int, cap_tokens: int) -> None:
+        """Refuses a budget whose longest response does not fit behind the longest prompt.
+
+        Raises:
+            ConfigError: it names the budget.
+        """
+        if not self.problems:
+            raise ConfigError("no problems are left: give questions with answers that no evaluation asks")
+        longest = max(self.problems, key=lambda problem: len(problem.prompt))
+        needed = len(longest.prompt) + len(self.opening) + len(self.hints[bucket]) + cap_tokens + 1
+        if needed > self.context_tokens:
+            raise ConfigError(
+                f"[budgets] {bucket} needs {needed} tokens with its margin and the prompt of {longest.id}, "
+                f"and the context holds {self.context_tokens}: take it out, or leave out long problems"
+            )
+
+
+Report = Callable[[UpdateFigures, list[str]], None]
+Swap = Callable[[MaskedLora, Callable[[Path], None]], Roller]
+"""A roller on the current adapter; the callable saves it for PEFT into a folder."""
+
+
+def grpo(
+    recipe: GrpoRecipe,
+    base: PreTrainedModel,
+    base_sha256: str,
+    start: Path,
+    material: Material,
+    swap: Swap,
+    folder: Path,
+    *,
+    resume: Path | None = None,
+    report: Report = lambda update, alarms: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Trains an adapter further, or goes on with what `folder` holds.
+
+    Args:
+        recipe: what to do.
+        base: frozen, in float32; is given the adapter, and a second one as the reference.
+        base_sha256: of the GGUF that it was read from.
+        start: saved adapter to begin with.
+        material: to learn from.
+        swap: gives a roller on the current adapter.
+        folder: for everything that comes out; made if it is not there.
+        resume: a (light) checkpoint of elsewhere to go on from, where `folder` has none.
+        report: told of every update, and of what looks wrong in the latest ones.
+        should_stop: once true, a checkpoint is left and None returned.
+
+    Returns:
+        What was done, in plain values, empty in all processes but the first; None if it was stopped.
+
+    Raises:
+        BundleError: another base than the recipe's or the adapter's, or a checkpoint that doesn't fit.
+        ConfigError: too few problems, a folder with another run or to which another process writes, or
+            settings that don't go together.
+        TrainingError: a reward that can't be found, or a loss that is no number.
+        EngineError: the engine failed in a rollout. The last checkpoint is whole, as after the former.
+    """
+    if recipe.base.sha256 not in (None, base_sha256):
+        raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base_sha256}")
+    config = recipe.training
+    if len(material.problems) < config.prompts:
+        raise ConfigError(
+            f"there are {len(material.problems)} problems, and an update takes {config.prompts}: give more, "
+            "or lower [training] prompts"
+        )
+    if resume is not None and (step := step_of(resume)) >= config.steps:
+        raise ConfigError(
+            f"{resume} has {step} updates behind it, and the recipe makes {config.steps}: raise [training] "
+            "steps, or begin with that run's adapter"
+        )
+    for bucket in recipe.budgets.buckets:
+        material.require_room(bucket, recipe.reward.cap_tokens(bucket))
+    if config.dtype == "bfloat16":
+        base.to(torch.bfloat16)
+    model = new_adapter(base, settings_of(start), config.seed)
+    load_adapter(model, start, base_sha256=base_sha256)
+    if config.checkpoint_activations:
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    policy = MaskedLora(model, cached_bytes=config.cached_prompt_bytes)
+    dealer = Dealer(
+        problems={problem.id: problem for problem in material.problems},
+        opening=material.opening,
+        hints={bucket: material.hints[bucket] for bucket in recipe.budgets.buckets},
+        vocabulary=material.vocabulary,
+        rewards=recipe.reward,
+        count=config.draws or config.samples,
+        learned=config.samples,
+        redraws=config.redraws,
+        seed=config.seed,
+    )
+
+    def save(target: Path, weights: dict[str, Any] | None = None) -> None:
+        save_adapter(
+            model,
+            target,
+            base_name=recipe.base.name,
+            base_sha256=base_sha256,
+            opening=material.opening,
+            weights=weights or None,
+        )
+
+    def draw(ids: Sequence[str], step: int) -> Groups:
+        return dealer.deal(ids, step, swap(policy, save))
+
+    log = _Log(folder, material.vocabulary, report)
+    trainer = BudgetTrainer(
+        policy,
+        list(dealer.problems),
+        draw,
+        material.vocabulary,
+        folder,
+        config,
+        save=save,
+        load=lambda source: load_adapter(model, source, base_sha256=base_sha256),
+        drawn=log.note,
+        callbacks=[log],
+        should_stop=should_stop,
+    )
+    with trainer.args.main_process_first():
+        _open_folder(folder, recipe, material.problems, start)
+    is_first = trainer.args.should_save  # another process speaks for all of them
+    with FolderLock(folder) if is_first else nullcontext():
+        trainer.go_on(folder, resume)
+        if trainer.state.global_step < trainer.state.max_steps:
+            return None
+        if not is_first:
+            return {}
+        if not (folder / ADAPTER / CONFIG).is_file():  # else it was finished before, and is left so
+            save(folder / ADAPTER)
+    return {
+        "format": FORMAT,
+        "recipe": recipe.to_tables(),
+        "base": {"name": recipe.base.name, "sha256": base_sha256},
+        "start": adapter_sha256(start),
+        "num_problems": len(material.problems),
+        "steps": trainer.state.max_steps,
+        "rewarmed_at": trainer.rewarmed_at,
+        "torch": torch.__version__,
+        "processes": trainer.args.world_size,
+    }
+
+
+class _Log(TrainerCallback):  # type: ignore[misc]
+    """A line of metrics for every update: TRL's figures, and those of the drawing."""
+
+    def __init__(self, folder: Path, vocabulary: Vocabulary, report: Report) -> None:
+        self._metrics, self._responses = folder / METRICS, folder / RESPONSES
+        self._vocabulary, self._report = vocabulary, report
+        self._drawing: Drawing | None = None
+        self._updates: list[UpdateFigures] = []
+
+    def note(self, drawing: Drawing) -> None:
+        """What the coming update is made of."""
+        self._drawing = drawing
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            found = forget_lines_behind(self._metrics, state.global_step)
+            self._updates = [UpdateFigures.from_json(line) for line in found]
+            forget_lines_behind(self._responses, state.global_step)
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        if not state.is_world_process_zero or "loss" not in logs or self._drawing is None:
+            return
+        groups, seconds = self._drawing.groups, self._drawing.seconds
+        trained = sum(len(r.drawn.ids) for g in groups.kept if g.has_spread for r in g.learned)
+        figures = UpdateFigures(
+            step=state.global_step,
+            steps=state.max_steps,
+            seconds=logs["step_time"],
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            grad_norm=logs["grad_norm"],
+            kl=logs.get("kl"),
+            entropy=logs.get("entropy"),
+            mismatch=logs.get("mismatch"),
+            clipped=logs.get("clip_ratio/region_mean"),
+            trained_tokens_per_s=trained / max(1e-9, logs["step_time"] - seconds),
+            rollouts=RolloutFigures.of(groups, seconds),
+        )
+        self._updates.append(figures)
+        _append(self._metrics, [figures.to_json()])
+        _append(self._responses, self._two_of(groups, figures.step))
+        self._report(figures, alarms(self._updates))
+
+    def _two_of(self, groups: Groups, step: int) -> list[dict[str, Any]]:
+        """The response that was worth the most, and the one that was worth the least."""
+        found = [(one.reward, group, one) for group in groups.drawn for one in group.responses]
+        ends = (pick(found, key=lambda entry: entry[0]) for pick in (max, min))
+        return [
+            {
+                "step": step,
+                "id": group.problem.id,
+                "bucket": group.bucket,
+                "reward": worth,
+                "num_tokens": one.outcome.num_tokens,
+                "is_whole": one.drawn.is_whole,
+                "text": self._vocabulary.text(one.drawn.ids),
+            }
+            for worth, group, one in ends
+        ]
+
+
+def _append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _open_folder(folder: Path, recipe: GrpoRecipe, problems: Sequence[Problem], start: Path) -> None:
+    """Makes the folder, or finds that it is this run's.
+
+    Raises:
+        ConfigError: it holds another run.
+    """
+    said = json.dumps([(p.id, p.prompt, p.reference) for p in problems])
+    about = {"problems": hashlib.sha256(said.encode()).hexdigest(), "start": adapter_sha256(start)}
+    text = tomli_w.dumps(recipe.to_tables() | {"material": about})
+    path = folder / RECIPE
+    if path.is_file():
+        if path.read_text("utf-8") != text:
+            raise ConfigError(
+                f"{folder} holds a run of another recipe, other problems or another adapter: "
+                "give a new folder"
+            )
+        return
+    if not is_vacant(folder, RECIPE):
+        raise ConfigError(f"{folder} holds something else: give a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)

@@ -1,0 +1,151 @@
+"""Responses drawn in torch, all of an update in one batch: for a GPU, and as the engine's yardstick.
+
+::
+
+    keys    │ pad  prompt │ pad  opening hint │ sampled …          padding is masked, positions leave it out
+            │ base, once  │ adapter on ───────────────→
+
+Knows ids and the masked model; does not know questions, rewards or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from edgereason.train.grpo.rollout import Drawn, Want
+from edgereason.train.lora.masked_lora import MaskedLora
+
+
+class TorchRoller:
+    """Draws from a policy as it is.
+
+    Args:
+        policy: with the current adapter.
+        ends: tokens that end a turn.
+        temperature: of the draws, above 0; all of the vocabulary may be drawn.
+        most_rows: responses of a batch, whole wants; None for all of them in one.
+    """
+
+    def __init__(
+        self,
+        policy: MaskedLora,
+        ends: frozenset[int],
+        *,
+        temperature: float,
+        most_rows: int | None = None,
+    ) -> None:
+        self._policy, self._ends, self._temperature = policy, ends, temperature
+        self._most_rows = most_rows
+
+    @torch.no_grad()
+    def __call__(self, wants: Sequence[Want]) -> list[list[Drawn]]:
+        """The responses to each want, in order."""
+        decoder = self._policy.decoder
+        training = decoder.training
+        decoder.eval()  # gradient checkpointing, which only training has, would drop the cache
+        try:
+            drawn = [one for some in self._batches(wants) for one in self._draw(some)]
+        finally:
+            decoder.train(training)
+        in_order = iter(drawn)
+        return [[next(in_order) for _ in range(want.count)] for want in wants]
+
+    def _batches(self, wants: Sequence[Want]) -> list[list[Want]]:
+        batches: list[list[Want]] = []
+        for want in wants:
+            rows = sum(one.count for one in batches[-1]) if batches else 0
+            if not batches or (self._most_rows is not None and rows + want.count > self._most_rows):
+                batches.append([])
+            batches[-1].append(want)
+        return batches
+
+    def _draw(self, wants: Sequence[Want]) -> list[Drawn]:
+        device, rows = self._policy.head.device, [want for want in wants for _ in range(want.count)]
+        prompts = torch.tensor([len(row.prompt) for row in rows], device=device)
+        cache, present = self._prefix(wants, prompts)
+        forced, given = _padded([row.forced for row in rows], device)
+        present = torch.cat([present, given], 1)
+        positions = prompts[:, None] + (given.cumsum(1) - 1).clamp(min=0)
+        states = self._states(forced, positions, present, cache)
+        position = prompts + torch.tensor([len(row.forced) for row in rows], device=device)
+        sources = [
+            torch.Generator(device).manual_seed(want.seed + i) for want in wants for i in range(want.count)
+        ]
+        said: list[list[int]] = [[] for _ in rows]
+        logprobs: list[list[float]] = [[] for _ in rows]
+        is_whole = [False] * len(rows)
+        running = list(range(len(rows)))
+        while True:
+            tokens, found = self._sample(states, sources)
+            told = list(zip(tokens.tolist(), found.tolist(), strict=True))
+            for row in running.copy():
+                token, logprob = told[row]
+                said[row].append(token)
+                logprobs[row].append(logprob)
+                is_whole[row] = said[row][-1] in self._ends
+                if is_whole[row] or len(said[row]) == rows[row].cap_tokens:
+                    running.remove(row)
+            if not running:
+                return [
+                    Drawn(tuple(s), tuple(p), w) for s, p, w in zip(said, logprobs, is_whole, strict=True)
+                ]
+            present = torch.cat([present, present.new_ones(len(rows), 1)], 1)
+            states = self._states(tokens[:, None], position[:, None], present, cache)
+            position = position + 1
+
+    def _prefix(self, wants: Sequence[Want], lengths: Tensor) -> tuple[DynamicCache, Tensor]:
+        """Every row's prompt in a cache, padded on the left; and where it is no padding."""
+        longest = int(lengths.max())
+        counts = torch.tensor([want.count for want in wants], device=lengths.device)
+        prompts = [self._policy.encoded(want.prompt) for want in wants]
+        cache = DynamicCache()
+        for layer in range(len(prompts[0].layers)):
+            keys, values = (
+                torch.stack(
+                    [
+                        nn.functional.pad(prompt.layers[layer][which], (0, 0, longest - prompt.num_tokens, 0))
+                        for prompt in prompts
+                    ]
+                ).repeat_interleave(counts, 0)
+                for which in (0, 1)
+            )
+            cache.update(keys, values, layer)
+        places = torch.arange(longest, device=lengths.device)
+        return cache, (places >= longest - lengths[:, None]).long()
+
+    def _states(self, ids: Tensor, positions: Tensor, present: Tensor, cache: DynamicCache) -> Tensor:
+        """(rows, hidden) final states of the last token."""
+        hidden: Tensor = self._policy.decoder(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=present,
+            use_cache=True,
+            **{self._policy.cache_argument: cache},
+        ).last_hidden_state
+        return hidden[:, -1]
+
+    def _sample(self, states: Tensor, sources: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """A token for every row, and its log-probability."""
+        head = self._policy.head
+        logits = nn.functional.linear(states.to(head.dtype), head).float() / self._temperature
+        logprobs = logits.log_softmax(1)
+        chances = logprobs.exp()
+        tokens = torch.cat(
+            [
+                torch.multinomial(row, 1, generator=source)
+                for row, source in zip(chances, sources, strict=True)
+            ]
+        )
+        return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(rows, longest) ids padded on the left, and where they are none."""
+    longest = max(map(len, rows))
+    ids = [[0] * (longest - len(row)) + list(row) for row in rows]
+    given = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(given, device=device)

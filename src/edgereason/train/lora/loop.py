@@ -1,0 +1,253 @@
+"""The training loop: transformers' Trainer over masked batches.
+
+::
+
+    FOLDER/
+      metrics.jsonl                 a line for every step, `seconds` since the one before (saving included);
+                                    `rewarmed` where a light checkpoint was taken up
+      checkpoint-STEP/, light/      see `checkpoints.py`
+
+Order and grouping of rows follow from seed and epoch.
+
+Knows batches and Trainers; does not know traces or what a loss is about.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from edgereason.errors import ConfigError, TrainingError
+from edgereason.train.lora.checkpoints import AdapterCheckpoints, Clock, Save, forget_lines_behind
+from edgereason.train.lora.masked_lora import Batch, MaskedLora
+
+METRICS: Final = "metrics.jsonl"
+_GROUPED_BATCHES: Final = 32
+"""Batches that are sorted by length together: fewer pad more, more are less random."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the rows.
+        batch_rows: of an update, over all processes.
+        micro_rows: of a forward pass in one process.
+        learning_rate: at its highest.
+        warmup: share of the steps in which the rate rises; then it falls as a cosine.
+        rewarm_steps: over which it rises again after a light checkpoint.
+        dtype: of the base and of matrix products; adapter and optimizer are float32.
+        checkpoint_activations: compute layers again in the backward pass: less memory, a third more time.
+        cached_prompt_bytes: for prompts' keys and values between epochs.
+        checkpoint_minutes: between checkpoints.
+        max_tokens: longest prompt and response together; longer ones are left out and counted.
+        seed: of the adapter, the order of rows and dropout.
+    """
+
+    epochs: int = 1
+    batch_rows: int = 32
+    micro_rows: int = 4
+    learning_rate: float = 2e-4
+    warmup: float = 0.1
+    rewarm_steps: int = 10
+    weight_decay: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_activations: bool = False
+    cached_prompt_bytes: int = 0
+    checkpoint_minutes: float = 10.0
+    max_tokens: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_rows, self.micro_rows, self.max_tokens) < 1:
+            raise ConfigError("[training] needs epochs, batch_rows, micro_rows and max_tokens of 1 or more")
+        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.checkpoint_minutes < 0:
+            raise ConfigError("[training] needs a learning_rate above 0 and a warmup from 0 to below 1")
+
+    def accumulated(self, num_processes: int) -> int:
+        """Forward passes of one process for an update.
+
+        Raises:
+            ConfigError: the rows of an update can't be shared out evenly.
+        """
+        together = self.micro_rows * num_processes
+        if self.batch_rows % together:
+            raise ConfigError(
+                f"[training] batch_rows = {self.batch_rows} is no multiple of micro_rows × processes = "
+                f"{self.micro_rows} × {num_processes}"
+            )
+        return self.batch_rows // together
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """An update that was made; `loss` is a trained token's mean, in nats."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+Row = tuple[Sequence[int], Sequence[int], Sequence[bool]]
+"""Prompt, response, and which of its tokens are trained."""
+
+
+def collate(rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows as the model takes them; `labels` are there for the Trainer to count."""
+    batch = Batch.of(rows)
+    return {"batch": batch, "labels": batch.ids.masked_fill(~batch.trained, -100)}
+
+
+class LengthGrouped(Sampler[int]):
+    """Rows in random order, those of similar length near each other; the epoch decides the order.
+
+    Args:
+        lengths: of all rows.
+        batch_rows: rows that go together.
+        seed: of all epochs.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int) -> None:
+        self._lengths = np.asarray(lengths)
+        self._batch_rows = batch_rows
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self._seed, self._epoch))
+        order = random.permutation(len(self._lengths))
+        # Never more than a quarter of the rows, or every epoch would put the same ones together.
+        grouped = max(1, min(_GROUPED_BATCHES, len(order) // (4 * self._batch_rows)))
+        span = self._batch_rows * grouped
+        batches: list[Any] = []
+        for start in range(0, len(order), span):
+            rows = order[start : start + span]
+            rows = rows[np.argsort(-self._lengths[rows], kind="stable")]
+            batches += [rows[at : at + self._batch_rows] for at in range(0, len(rows), self._batch_rows)]
+        whole = [batch for batch in batches if len(batch) == self._batch_rows]
+        rest = [batch for batch in batches if len(batch) < self._batch_rows]
+        for at in (*random.permutation(len(whole)), *range(len(whole), len(whole) + len(rest))):
+            yield from (whole + rest)[at].tolist()
+
+
+class MaskedTrainer(AdapterCheckpoints):
+    """Transformers' Trainer, for a `MaskedLora`.
+
+    Args:
+        model: what is trained.
+        rows: all of them.
+        folder: for checkpoints and metrics.
+        config: how.
+        save: writes the adapter into a folder.
+        load: reads it from one.
+        report: told of every update.
+        should_stop: once true, a checkpoint is left and training ends.
+    """
+
+    def __init__(
+        self,
+        model: MaskedLora,
+        rows: Sequence[Row],
+        folder: Path,
+        config: TrainConfig,
+        *,
+        save: Save,
+        load: Callable[[Path], None],
+        report: Callable[[StepReport], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._config = config
+        self.keep_checkpoints(config, save, load)
+        on_cpu = not torch.cuda.is_available()
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=config.micro_rows,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            bf16=config.dtype == "bfloat16",
+            use_cpu=on_cpu,
+            max_grad_norm=1.0,
+            seed=config.seed,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            save_total_limit=2,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            report_to="none",
+            dataloader_pin_memory=not on_cpu,
+        )
+        arguments.gradient_accumulation_steps = config.accumulated(arguments.world_size)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=list(rows),
+            data_collator=collate,
+            compute_loss_func=_loss,
+            callbacks=[Clock(config.checkpoint_minutes * 60, should_stop), _Log(folder, self, report)],
+        )
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        lengths = [len(response) for _, response, _ in self.train_dataset]  # prompts are encoded one by one
+        return LengthGrouped(lengths, self._config.batch_rows, self._config.seed)
+
+
+def _loss(logprobs: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
+    """Negative log-likelihood of a trained token, over all rows of an update."""
+    count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+    loss = -logprobs.sum() / count
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"the loss became {loss.item()}: lower the learning rate and go on from the last checkpoint"
+        )
+    return loss
+
+
+class _Log(TrainerCallback):  # type: ignore[misc]
+    """A line of metrics for every update."""
+
+    def __init__(self, folder: Path, trainer: MaskedTrainer, report: Callable[[StepReport], None]) -> None:
+        self._path, self._trainer, self._report = folder / METRICS, trainer, report
+        self._since_s = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._since_s = time.monotonic()
+        if state.is_world_process_zero:
+            forget_lines_behind(self._path, state.global_step)
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        entry: dict[str, Any] = {"step": state.global_step, "steps": state.max_steps}
+        entry |= {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm")}
+        report = StepReport(**entry)
+        now_s = time.monotonic()
+        entry["seconds"], self._since_s = now_s - self._since_s, now_s
+        if state.global_step - 1 == self._trainer.rewarmed_at:
+            entry["rewarmed"] = True
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        self._report(report)

@@ -1,0 +1,245 @@
+"""Reading files and the hub: what is read, and what a broken row is called."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import sys
+import types
+
+import pytest
+
+from edgereason.data.rows import Row, prompt_of, read_file, read_hub, turns
+from edgereason.errors import ConfigError
+
+GOOD = b'{"question": "1 + 1?", "answer": "2"}\n'
+
+
+def error_of(action) -> str:
+    with pytest.raises(ConfigError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_lines_are_counted_from_one_with_the_blank_ones(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\n  \r\n" + GOOD)
+    rows = read_file(path)
+    assert [row.number for row in rows.rows] == [1, 4]
+    assert rows.rows[1].values == {"question": "1 + 1?", "answer": "2"}
+    assert (rows.name, rows.revision) == ("a.jsonl", None)
+    assert rows.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_text_may_hold_line_separators_that_are_no_line_ends(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [row.text("question") for row in read_file(path).rows] == ["a\u2028b\x85c"]
+
+
+def test_gzip_and_plain_give_the_same_rows_and_gzip_counts_lines_too(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GOOD * 2)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(GOOD * 2))
+    plain, zipped = read_file(tmp_path / "a.jsonl"), read_file(tmp_path / "a.jsonl.gz")
+    assert [row.values for row in plain.rows] == [row.values for row in zipped.rows]
+    assert zipped.rows[1].place == "a.jsonl.gz, line 2"
+    assert plain.sha256 != zipped.sha256  # of the file as it lies there
+
+
+def test_parquet_rows_are_counted_as_rows(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "test.parquet"
+    parquet.write_table(arrow.table({"question": ["a", "b"], "choices": [["x", "y"], None]}), path)
+    first, second = read_file(path).rows
+    assert first.texts("choices") == ["x", "y"]
+    assert error_of(lambda: second.texts("choices")).startswith("test.parquet, row 2: choices is null;")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"a": 1', "not JSON (Expecting ',' delimiter"),
+        (b"[1]", "a list; expected one JSON object a line"),
+        (b"null", "null; expected one JSON object a line"),
+        (b'{"a": "\xff"}', "not UTF-8 at byte 8 of the line"),
+        (b"[" * 100_000, "not JSON ("),
+    ],
+)
+def test_a_line_that_is_no_object_is_named(tmp_path, line, said):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD + b"\n" + line + b"\n" + GOOD)
+    assert error_of(lambda: read_file(path)).startswith(f"a.jsonl, line 3: {said}")
+
+
+def test_files_that_cannot_be_read_are_named_without_their_folders(tmp_path):
+    (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(GOOD)[:-9])
+    (tmp_path / "plain.jsonl.gz").write_bytes(GOOD)
+    (tmp_path / "table.csv").write_bytes(b"a,b\n")
+    said = {name: error_of(lambda name=name: read_file(tmp_path / name)) for name in
+            ("empty.jsonl", "cut.jsonl.gz", "plain.jsonl.gz", "table.csv")}  # fmt: skip
+    assert said["empty.jsonl"] == "empty.jsonl holds no rows; expected at least one"
+    assert said["cut.jsonl.gz"].startswith("cut.jsonl.gz can't be read (Compressed file ended")
+    assert said["plain.jsonl.gz"].startswith("plain.jsonl.gz can't be read (Not a gzipped file")
+    assert said["table.csv"].startswith("table.csv is of no known format; expected .jsonl,")
+    assert "is no file" in error_of(lambda: read_file(tmp_path / "none.jsonl"))
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "a.parquet").write_bytes(GOOD)
+    assert error_of(lambda: read_file(tmp_path / "a.parquet")).startswith("a.parquet can't be read (")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"id": "x"}, "answer is missing; fields here: id"),
+        ({"answer": None}, "answer is null; fields here: answer"),
+        ({"answer": " \n"}, "answer is empty; expected a text"),
+        ({"answer": 3}, "answer is a number; expected a text"),
+        ({"answer": True}, "answer is true or false; expected a text"),
+        ({"answer": {"a": 1}}, "answer is an object; expected a text"),
+        ({"answer": "\ud800"}, "answer holds a lone surrogate; expected valid Unicode"),
+    ],
+)
+def test_a_field_that_is_no_text_names_file_line_and_field(values, said):
+    assert error_of(lambda: Row("a.jsonl", 17, values).text("answer")) == f"a.jsonl, line 17: {said}"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([], "tests is an empty list; expected texts"),
+        ("assert True", "tests is a text; expected a list of texts"),
+        (["assert True", 2], "tests[1] is a number; expected a text"),
+        (["assert True", ""], "tests[1] is empty; expected a text"),
+    ],
+)
+def test_a_list_is_checked_entry_by_entry(value, said):
+    row = Row("openai/x", 3, {"tests": value})
+    assert error_of(lambda: row.texts("tests")) == f"openai/x, row 3: {said}"
+
+
+def test_a_row_has_a_field_only_if_it_says_something():
+    row = Row("a.jsonl", 1, {"null": None, "empty": "", "blank": " ", "none": [], "zero": 0, "text": "a"})
+    assert [field for field in (*row.values, "absent") if row.has(field)] == ["zero", "text"]
+
+
+class Hub(list):
+    """What `datasets.load_dataset` gives: records in order, with a fingerprint and what is known of files."""
+
+    _fingerprint = "4f3c0121bdf331a5"
+
+    def __init__(self, records, urls=()):
+        super().__init__(records)
+        self.info = types.SimpleNamespace(download_checksums={url: {} for url in urls})
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Stands in for the package `datasets`; records what was asked of it."""
+    fake = types.ModuleType("datasets")
+    fake.asked, fake.gives = [], Hub([{"question": "a"}, {"question": "b"}])
+
+    def load_dataset(path, name=None, *, split):
+        fake.asked.append((path, name, split))
+        if isinstance(fake.gives, Exception):
+            raise fake.gives
+        return fake.gives
+
+    fake.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    return fake
+
+
+def test_the_hub_is_asked_for_data_set_subset_and_split(hub):
+    rows = read_hub("openai/gsm8k", config="main", split="test")
+    assert hub.asked == [("openai/gsm8k", "main", "test")]
+    assert [(row.place, row.text("question")) for row in rows.rows] == [
+        ("openai/gsm8k, row 1", "a"),
+        ("openai/gsm8k, row 2", "b"),
+    ]
+    assert (rows.name, rows.sha256) == ("openai/gsm8k main test", None)
+
+
+def test_the_revision_is_the_commit_of_the_files_and_else_the_fingerprint(hub):
+    assert read_hub("a/b", split="test").revision == "fingerprint 4f3c0121bdf331a5"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    hub.gives = Hub([{"question": "a"}], urls=[f"hf://datasets/a/b@{commit}/data/test.parquet"])
+    assert read_hub("a/b", split="test").revision == commit
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionError("Couldn't reach\nthe hub"), ValueError("Unknown split"), FileNotFoundError("gated")],
+)
+def test_what_the_hub_cannot_give_is_one_line_with_a_way_out(hub, error):
+    hub.gives = error
+    message = error_of(lambda: read_hub("a/b", split="test"))
+    assert message.startswith("a/b test can't be had from the Hugging Face hub (")
+    assert message.endswith("or name a local file with --data")
+
+
+def test_an_empty_split_is_an_error(hub):
+    hub.gives = Hub([])
+    assert error_of(lambda: read_hub("a/b", split="test")).startswith("a/b test holds no rows")
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    message = error_of(lambda: read_hub("a/b", split="test"))
+    assert message.endswith("pip install 'edgereason[eval]'")
+
+
+# ── what a row asks ──────────────────────────────────────────────────────────────────────────────
+
+
+def asked(**values: object) -> list[tuple[str, str]]:
+    return [(one.role, one.content) for one in prompt_of(Row("a.jsonl", 3, values))]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"question": " How many?\n"}, "How many?"),
+        ({"problem": "Find $x$."}, "Find $x$."),
+        ({"prompt": "def f():"}, "def f():"),
+        ({"Question": "How many?"}, "How many?"),
+        ({"Body": "Tom has 3 pens", "Question": "How many?"}, "Tom has 3 pens. How many?"),
+        ({"Body": "Tom has 3 pens.", "Question": "How many?"}, "Tom has 3 pens. How many?"),
+        ({"question": "Q", "prompt": "P", "choices": []}, "Q"),
+    ],
+)
+def test_a_question_is_found_under_whatever_name_a_data_set_gives_it(values, text):
+    assert asked(**values) == [("user", text)]
+
+
+def test_a_conversation_is_asked_as_it_stands():
+    said = [("system", " S "), ("user", "U"), ("assistant", "A"), ("user", "V")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    assert asked(messages=messages, question="not this") == said
+    row = Row("a.jsonl", 3, {"talk": [{"from": "human", "value": "U"}]})
+    (turn,) = turns(row, "talk", role="from", content="value", roles={"human": "user"})
+    assert (turn.role, turn.content) == ("user", "U")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"answer": "4"}, "question is missing; fields here: answer"),
+        ({"question": "Which?", "choices": {"text": ["a", "b"]}}, "choices are not in the question"),
+        ({"messages": []}, "messages is no conversation"),
+        ({"messages": ["U"]}, r"messages\[0\] is no turn"),
+        ({"messages": [{"role": "me", "content": "U"}]}, r"messages\[0\].role is 'me'; expected system"),
+        ({"messages": [{"role": "user", "content": " "}]}, r"messages\[0\].content is empty"),
+        ({"messages": [{"role": "assistant", "content": "A"}]}, "messages end with another's turn"),
+    ],
+)
+def test_a_row_that_asks_nothing_is_refused_by_its_place(values, said):
+    with pytest.raises(ConfigError, match=rf"^a.jsonl, line 3: {said}"):
+        asked(**values)
