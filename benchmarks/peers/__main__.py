@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.peers.bench import PeersBenchConfig, bench_peers
-from edgereason.cli.bench import display, figure, new_table, print_record
+from edgereason.cli.bench import figure, measure, new_table
 from edgereason.hub.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def main(
         peer_python=peer_python,
         as_is=as_is,
     )
-    with display() as (report, notice):
-        record = bench_peers(config, report, notice)
-    print_record(record, _table, as_json)
+    measure(bench_peers, config, _table, as_json)
 
 
 def _table(record: dict[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""`bench peers`: ours beside other runtimes, on the same GGUF, prompts, lengths, draws and threads.
+"""Ours beside other runtimes, on the same GGUF, prompts, lengths, draws and threads.
 
 ::
 
@@ -12,17 +12,15 @@ by the same filters from an f16 cache in contexts of one size, and encode a case
 majority of their answers, which peers' callers must hold themselves. ``vote_n8_early`` is ours alone: the
 vote stops what can't change it. Equal seeds do not draw equal texts across runtimes, so `tokens` says how
 much each one wrote.
-
-Owns cases, turns and the record's shape. Does not know the contenders (their own modules).
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from benchmarks.peers.cases import OURS, PEERS, Case, PeerEntry
@@ -30,42 +28,28 @@ from benchmarks.peers.plan import SHAPES, Plan, Shape, make_plan
 from benchmarks.peers.process import PeerProcess, command, environment, public
 from benchmarks.peers.record import Run, Standing, case_entry, peer_entry, peers_notes
 from edgereason.bench.files import Notice
-from edgereason.bench.progress import Meter, Report
-from edgereason.bench.record import Recording, find_subject, rounded, trial_note
+from edgereason.bench.progress import SILENT, Listener, Turn, take_turns
+from edgereason.bench.record import FileBenchConfig, Recording, find_subject
 from edgereason.config import nearest
 from edgereason.errors import ConfigError, EngineError
-from edgereason.evals.limits import require_at_least_one
-from edgereason.hub.catalog import DEFAULT_MODEL
-from edgereason.records.machine import read_bandwidth
-from edgereason.records.measure import MIN_ROUNDS
 
 FORMAT: Final = "edgereason-bench-peers"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeersBenchConfig:
-    """What to measure.
+@dataclass(frozen=True, kw_only=True)
+class PeersBenchConfig(FileBenchConfig):
+    """What to measure; `rounds` are of the short cases, long ones have fewer (`Shape.max_rounds`).
 
     Attributes:
-        model: a name of the catalogue or a GGUF file.
-        rounds: of the short cases; the long ones have fewer (`Shape.max_rounds`). Fewer than 7 are a trial.
-        threads: CPU threads; by default as many as this process may use.
         only: names of peers; all of them if empty. Ours always takes part.
         peer_python: the interpreter that peers run in; edgereason must be importable there.
-        as_is: the file itself, not a plain Q4_0 of it.
-        seed: of the draws.
     """
 
-    model: str = DEFAULT_MODEL
-    rounds: int = MIN_ROUNDS
-    threads: int | None = None
     only: tuple[str, ...] = ()
     peer_python: str = sys.executable
-    as_is: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least_one(rounds=self.rounds, threads=self.threads)
+        super().__post_init__()
         names = [name for name in PEERS if name != OURS]
         for name in self.only:
             if name not in names:
@@ -91,59 +75,42 @@ class _Contender:
     process: PeerProcess | None = None
 
 
-def bench_peers(
-    config: PeersBenchConfig,
-    report: Report = lambda _: None,
-    notice: Notice = lambda _: None,
-) -> dict[str, Any]:
+def bench_peers(config: PeersBenchConfig, listener: Listener = SILENT) -> dict[str, Any]:
     """Measures ours and its peers. A peer that is missing or fails is recorded as that.
 
     Args:
         config: what to measure.
-        report: told after every case of every contender.
-        notice: told in a line what is made or fetched first, what loads, and what fails.
+        listener: told how far it is, what is fetched or made first, what loads, and what fails.
 
     Raises:
         EngineError: ours failed.
-        PullError, ModelFileError: the model can't be had, read or quantized.
+        PullError, ModelFileError: the model can't be fetched, read or quantized.
     """
-    subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=notice)
+    subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=listener.notice)
     plan = make_plan(subject.path, subject.threads, config.seed)
-    recording, workers_cpu_s = Recording(), _workers_cpu_s()
-    bandwidth = read_bandwidth(subject.threads)
-    with ExitStack() as held:
-        contenders = [_Contender(name, entry) for name, entry in config.contenders.items()]
+    contenders = [_Contender(name, entry) for name, entry in config.contenders.items()]
+    with Recording(subject) as recording, ExitStack() as held:
         for contender in contenders:
-            _start(contender, config, plan, held, notice)
-        _measure(config, contenders, plan, report, notice, subject.quantization)
-    bandwidth = max(bandwidth, read_bandwidth(subject.threads))
+            _start(contender, config, plan, held, listener.notice)
+        take_turns(_rounds(config, contenders, plan, listener.notice, subject.quantization), listener)
     file = subject.entry()
+    read_s_per_token = file["read_per_token_bytes"] / recording.read_bytes_per_s
     standings = {contender.name: contender.standing for contender in contenders}
-    record = (
-        {
-            "rounds": config.rounds,
-            "context_tokens": plan.setting.context_tokens,
-            "peers": {name: peer_entry(PEERS[name], standing) for name, standing in standings.items()},
-            "cases": {
-                shape.name: case_entry(
-                    shape, plan.cases[shape.name], standings, file["read_per_token_bytes"] / bandwidth
-                )
-                for shape in SHAPES
-            },
-        }
-        | file
-        | recording.close(
-            format=FORMAT,
-            source=subject.source,
-            sha256=subject.source_sha256,
-            config=_public(config),
-            threads=subject.threads,
-            bandwidth=bandwidth,
-            notes=trial_note(config.rounds) + peers_notes(standings),
-            workers_cpu_s=_workers_cpu_s() - workers_cpu_s,
-        )
+    figures = {
+        "rounds": config.rounds,
+        "context_tokens": plan.setting.context_tokens,
+        "peers": {name: peer_entry(PEERS[name], standing) for name, standing in standings.items()},
+        "cases": {
+            shape.name: case_entry(shape, plan.cases[shape.name], standings, read_s_per_token)
+            for shape in SHAPES
+        },
+    }
+    return recording.close(
+        figures | file,
+        format=FORMAT,
+        config=_public(config),
+        notes=peers_notes(standings),
     )
-    return {key: rounded(value) for key, value in record.items()}
 
 
 def _start(
@@ -168,17 +135,17 @@ def _start(
         contender.process = process
 
 
-def _measure(
-    config: PeersBenchConfig,
-    contenders: list[_Contender],
-    plan: Plan,
-    report: Report,
-    notice: Notice,
-    title: str,
-) -> None:
-    rounds = [
+def _rounds(
+    config: PeersBenchConfig, contenders: Sequence[_Contender], plan: Plan, notice: Notice, title: str
+) -> list[list[Turn]]:
+    """The turns of every round: case by case, everyone that takes part in it."""
+    return [
         [
-            (contender, shape)
+            Turn(
+                title,
+                contender.entry.slowness * shape.expected_s,
+                partial(_run, contender, plan.cases[shape.name], notice),
+            )
             for shape in SHAPES
             for contender in contenders
             if contender.process is not None
@@ -187,12 +154,6 @@ def _measure(
         ]
         for i in range(config.rounds)
     ]
-    meter = Meter(report, sum(_expected_s(turns) for turns in rounds))
-    for i, turns in enumerate(rounds):
-        meter.enter(title, f"round {i + 1} of {config.rounds}", _expected_s(turns))
-        for contender, shape in turns:
-            _run(contender, plan.cases[shape.name], notice)
-            meter.advance(_expected_s([(contender, shape)]) / _expected_s(turns))
 
 
 def _run(contender: _Contender, case: Case, notice: Notice) -> None:
@@ -214,18 +175,8 @@ def _fail(contender: _Contender, error: EngineError, notice: Notice) -> None:
     contender.standing.error, contender.process = public(str(error)), None
 
 
-def _expected_s(turns: list[tuple[_Contender, Shape]]) -> float:
-    return sum(contender.entry.slowness * shape.expected_s for contender, shape in turns)
-
-
 def _public(config: PeersBenchConfig) -> Mapping[str, Any]:
     """The configuration without the place of an interpreter: versions say what was in it."""
     values = asdict(config)
     del values["peer_python"]
     return values | {"only": config.only or tuple(name for name in PEERS if name != OURS)}
-
-
-def _workers_cpu_s() -> float:
-    """CPU seconds of this process' children that ended."""
-    spent = os.times()
-    return spent.children_user + spent.children_system

@@ -1,8 +1,7 @@
-"""What a bench and its peers say to each other: which peers there are, a case, and what came of it.
+"""What the benchmark and its contenders say to each other: who takes part, a case, and its result.
 
 A case is always *N completions over one prompt*; a first token is one completion of one token. Everything
 goes as JSON between two processes, whose interpreters may differ, so there are plain values here only.
-Knows no engine and no library; a peer's own module does.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ OURS: Final = "edgereason"
 
 @dataclass(frozen=True, slots=True)
 class PeerEntry:
-    """A contender: the module that speaks for it, and what must be installed for that.
+    """A contender: the class that speaks for it, and what must be installed for that.
 
     Attributes:
-        module: below this package; has a class `Contender`, a `Peer`.
+        contender: name of a `Peer` in `contenders.py`.
         packages: importable names that it needs.
         requirements: how pip calls them; versions of these stand in the record.
         max_rounds: where it is so slow that few must do.
@@ -33,7 +32,7 @@ class PeerEntry:
         reads_file: weights stay as the file has them, so that its bytes are what a token must read.
     """
 
-    module: str
+    contender: str
     packages: tuple[str, ...]
     requirements: tuple[str, ...]
     max_rounds: int | None = None
@@ -47,12 +46,12 @@ class PeerEntry:
 
 
 PEERS: Final[Mapping[str, PeerEntry]] = {
-    OURS: PeerEntry("ours", ("edgereason",), ("edgereason", "llama-cpp-python")),
-    "llama-cpp-python": PeerEntry("llama_cpp_python", ("llama_cpp",), ("llama-cpp-python",)),
-    "xllamacpp": PeerEntry("xllamacpp", ("xllamacpp",), ("xllamacpp",), slowness=1.5),
-    "openvino-genai": PeerEntry("openvino", ("openvino_genai",), ("openvino-genai",)),
+    OURS: PeerEntry("Edgereason", ("edgereason",), ("edgereason", "llama-cpp-python")),
+    "llama-cpp-python": PeerEntry("LlamaCppPython", ("llama_cpp",), ("llama-cpp-python",)),
+    "xllamacpp": PeerEntry("Xllamacpp", ("xllamacpp",), ("xllamacpp",), slowness=1.5),
+    "openvino-genai": PeerEntry("OpenvinoGenai", ("openvino_genai",), ("openvino-genai",)),
     "transformers": PeerEntry(
-        "transformers",
+        "Transformers",
         ("transformers", "torch", "gguf", "accelerate"),
         ("transformers", "torch", "gguf", "accelerate"),
         max_rounds=1,
@@ -115,7 +114,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CaseResult:
     """What a contender made of a case.
 
     Attributes:
@@ -144,7 +143,7 @@ class Peer(ABC):
         """Loads the model."""
 
     @abstractmethod
-    def complete(self, case: Case) -> Outcome:
+    def complete(self, case: Case) -> CaseResult:
         """Answers a case, its prompt encoded anew: all of this is timed."""
 
     @abstractmethod
@@ -158,9 +157,3 @@ class Peer(ABC):
     def count_tokens(self, text: str) -> int:
         """Tokens of a completion that the API did not count; not timed."""
         raise NotImplementedError(f"{type(self).__module__} leaves completions uncounted: {text[:40]!r}")
-
-
-def llama_features(system_info: str) -> list[str]:
-    """What llama.cpp's system info says is on, such as AVX512 or REPACK."""
-    pairs = (part.split("=") for part in system_info.split("|") if "=" in part)
-    return [name.rpartition(":")[2].strip() for name, value in pairs if value.strip() == "1"]

@@ -1,8 +1,4 @@
-"""The cases of `bench peers`: their shapes, and the prompts that a model's template makes of them.
-
-Owns questions, lengths and how often each case is worth repeating. Knows templates and seams; does not know
-processes or seconds.
-"""
+"""The cases: questions, lengths, worthwhile rounds, and the prompts that a model's template makes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A contender's process, seen from the bench: start it, ask it, end it.
-
-Knows processes and lines of JSON; does not know what a contender does (`worker.py`) or what a bench
-asks.
-"""
+"""A contender's process, seen from the benchmark: start it, ask it by lines of JSON, end it (`worker.py`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What `bench peers` writes down: of each contender, of each case, and what a reader must know of both.
-
-Pure: from runs to entries. Does not know how runs come about.
-"""
+"""The record: from runs to entries of each contender and each case, and what a reader must know of both."""
 
 from __future__ import annotations
 

@@ -7,15 +7,12 @@ A line of JSON in, a line of JSON out::
     anything that fails             →  {"error": "…"}, and the worker goes on
 
 Models, thread pools and what libraries set for a whole process thus never meet. What libraries print goes to
-stderr, whatever they think. Between two lines the worker waits; the CPU time that passes meanwhile is told,
-so that a contender that spins while others are timed shows.
-
-Knows clocks and the protocol; does not know the contenders.
+stderr. Between two lines the worker waits, and tells the CPU time that it used meanwhile: this shows a
+contender that spins while others are timed.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
@@ -25,7 +22,8 @@ from collections.abc import Iterable
 from importlib import metadata
 from typing import Any, TextIO
 
-from benchmarks.peers.cases import PEERS, Case, Outcome, Peer, PeerEntry, Setting
+from benchmarks.peers import contenders
+from benchmarks.peers.cases import PEERS, Case, CaseResult, Peer, PeerEntry, Setting
 from edgereason.core.answers import read_trace
 from edgereason.core.chat import split_thinking
 from edgereason.core.types import Vote
@@ -62,8 +60,7 @@ class Worker:
         if missing:
             return {"missing": missing}
         start = time.perf_counter()
-        module = importlib.import_module(f"{__package__}.{self._entry.module}")
-        peer: Peer = module.Contender()
+        peer: Peer = getattr(contenders, self._entry.contender)()
         peer.load(setting)
         load_s = time.perf_counter() - start
         self._peer = peer
@@ -80,14 +77,14 @@ class Worker:
         assert self._peer is not None
         idle_s, idle_cpu_s = self._idle()
         start = time.perf_counter()
-        outcome = self._peer.complete(case)
-        answer, num_answers = outcome.answer, outcome.num_answers
+        result = self._peer.complete(case)
+        answer, num_answers = result.answer, result.num_answers
         if case.votes and num_answers is None:
-            answer, num_answers = majority([c.text for c in outcome.completions], case.question, case.seed)
+            answer, num_answers = majority([c.text for c in result.completions], case.question, case.seed)
         seconds = time.perf_counter() - start
         reply = {
             "seconds": seconds,
-            "tokens": self._count(case, outcome),
+            "tokens": self._count(case, result),
             "answer": answer,
             "num_answers": num_answers,
             "idle_s": idle_s,
@@ -96,12 +93,12 @@ class Worker:
         self._idle_since = time.perf_counter(), time.process_time()
         return reply
 
-    def _count(self, case: Case, outcome: Outcome) -> int:
+    def _count(self, case: Case, result: CaseResult) -> int:
         """All tokens of a case; where they were fixed, it must have made them."""
         assert self._peer is not None
         counts = [
             self._peer.count_tokens(one.text) if one.num_tokens is None else one.num_tokens
-            for one in outcome.completions
+            for one in result.completions
         ]
         if not case.votes and counts != [case.limit_tokens] * case.num_completions:
             raise RuntimeError(

@@ -92,6 +92,17 @@ def to_table(config: object) -> dict[str, Any]:
     return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
+def require_at_least_one(**values: int | None) -> None:
+    """Refuses a setting below 1; None is one that was left open.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+
+
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """What to say of a name that is not known: the nearest that is, and all of them."""
     known = list(known)

@@ -22,6 +22,7 @@ from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model, describe_base, last_response
+from edgereason.records.context import RunContext
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.generate import sample_seed
 from edgereason.train.data.questions import read_questions
@@ -219,7 +220,7 @@ def test_a_verifier_learns_from_real_traces_and_scores_the_same_at_run_time(
     (tmp_path / "one").mkdir()
     layers = record_layers(record)
     with StateJournal(tmp_path / "one", TraceStateRow, 576 * (len(layers) + 1)) as journal:
-        assert collect(journal, config.traces, [question], model, layers, lambda *_: None, lambda: False)
+        assert collect(journal, config.traces, [question], model, layers, RunContext())
         states = journal.states().reshape(len(journal.rows), -1, 576)
         seeds = [row.seed for row in journal.rows]
     asked = config.traces.request(question.text, sample_seed(0, question.id, 0), 4)

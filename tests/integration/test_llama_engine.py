@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
-from edgereason.bench.random_adapter import write_random_adapter
+from edgereason.bench.files import write_random_adapter
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Feed, Sequence
 from edgereason.engine.llama import LlamaEngine

@@ -120,4 +120,4 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
     (tmp_path / "out" / "recipe.toml").write_text("[base]\nname = 'other'\n")
     done = run(recipe(tmp_path, PLAIN.format(more="")), tmp_path / "out")
     assert done.returncode == 1
-    assert "another recipe" in done.stderr
+    assert "holds another quantization" in done.stderr

@@ -13,13 +13,14 @@ from edgereason.core.bundle import file_sha256
 from edgereason.core.types import Mode, Route, Stop
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.metrics import summarise
+from edgereason.evals.record import open_folder, write_summary
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.heads.file import Heads, Storage, write_heads
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.records.folder import data_entry, open_folder, write_summary
+from edgereason.records.folder import data_entry
 
 HIDDEN, FF, LAYERS, VOCAB = 64, 96, 2, 259
 OPENING = tuple(b"<think>\n")

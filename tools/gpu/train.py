@@ -28,7 +28,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,13 @@ def pack_grpo(
     from edgereason.core.bundle import file_sha256
     from edgereason.engine.llama import LlamaEngine
     from edgereason.hub.pull import resolve
-    from edgereason.train.data.decontaminate import Evaluations
-    from edgereason.train.data.questions import read_questions, usable
-    from edgereason.train.grpo.material import material_of, write_material
+    from edgereason.train.grpo.material import QuestionSources, material_of, write_material
     from edgereason.train.grpo.recipe import GrpoRecipe
 
     plan = GrpoRecipe.read(recipe)
     base = resolve(plan.base.name)
-    sources = [read_questions(one, limit=limit, seed=plan.training.seed) for one in questions]
-    chosen, _ = usable(sources, Evaluations.read(against))
+    sources = QuestionSources(sources=questions, against=against, limit=limit)
+    chosen, _ = sources.usable(plan.training.seed)
     folder.mkdir(parents=True, exist_ok=True)
     with LlamaEngine(base) as engine:
         material = material_of(engine, chosen, plan.budgets.buckets)
@@ -161,47 +159,44 @@ def run(folder: Path, output: Path, limit_s: float) -> None:
 
 def run_sft(folder: Path, output: Path, resume: Path | None, is_over: Callable[[], bool]) -> Record:
     """SFT on the examples that came along."""
+    from edgereason.records.context import RunContext
     from edgereason.train.lora.examples import read_examples
-    from edgereason.train.lora.sft import SftRecipe, sft
+    from edgereason.train.lora.sft import SftRecipe, TorchBase, sft
 
     about = json.loads((folder / "about.json").read_text())
     return sft(
         SftRecipe.read(folder / "recipe.toml"),
-        load_base(folder, about),
-        about["sha256"],
+        TorchBase(load_base(folder, about), about["sha256"], about["opening"]),
         read_examples(folder / "examples.jsonl").examples,
-        about["opening"],
         output,
+        RunContext(should_stop=is_over, progress=_say),
         resume=resume,
-        report=lambda step: print(f"{step.step} of {step.steps}, loss {step.loss:.4f}", flush=True),
-        should_stop=is_over,
     )
 
 
 def run_grpo(folder: Path, output: Path, resume: Path | None, is_over: Callable[[], bool]) -> Record:
     """GRPO on the problems that came along, drawn in torch."""
-    from edgereason.train.grpo.material import read_material, torch_swap
+    from edgereason.records.context import RunContext
+    from edgereason.train.grpo.material import read_material, torch_rollouts
     from edgereason.train.grpo.recipe import GrpoRecipe, grpo
+    from edgereason.train.lora.sft import TorchBase
 
     about = json.loads((folder / "about.json").read_text())
     recipe, material = GrpoRecipe.read(folder / "recipe.toml"), read_material(folder / "material.json")
     return grpo(
         recipe,
-        load_base(folder, about),
-        about["sha256"],
+        TorchBase(load_base(folder, about), about["sha256"], material.opening),
         folder / "adapter",
         material,
-        torch_swap(material.vocabulary, recipe.training),
+        torch_rollouts(material.vocabulary, recipe.training),
         output,
+        RunContext(should_stop=is_over, progress=_say),
         resume=resume,
-        report=lambda one, alarms: print(
-            f"{one.step} of {one.steps}, reward {one.rollouts.reward:.3f}, "
-            f"{one.rollouts.accuracy:.0%} right, {one.rollouts.mean_tokens:.0f} tokens",
-            *alarms,
-            flush=True,
-        ),
-        should_stop=is_over,
     )
+
+
+def _say(stage: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
+    print(f"{done:g} of {total:g} {stage}", *filter(None, [note]), *details, sep=", ", flush=True)
 
 
 def load_base(folder: Path, about: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The files that a bench makes for itself, in the cache beside the models.
+"""The files that a benchmark makes for itself, in the cache beside the models.
 
 ::
 
@@ -6,8 +6,8 @@
       <sha256 of the source, 16 digits>-q4_0.gguf                     a plain Q4_0
       <sha256 of the source, 16 digits>-random-r32-q8_0-seed0.gguf    a random adapter
 
-Named after what they were made from, so a changed source never meets an old file. Knows how they are made;
-does not know what is measured on them.
+They are named after their source, so a changed source never meets an old file. The random adapter shows
+what an adapter costs before one has been trained.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.bench.random_adapter import RANK, write_random_adapter
+import numpy as np
+
 from edgereason.engine.handles import check_gguf
 from edgereason.engine.native import C, complaints, forget_complaints, ggml
 from edgereason.errors import ModelFileError
-from edgereason.hub.store import file_errors, models_folder, require_space
+from edgereason.hub.store import cache_folder, file_errors, require_space
+from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
+from edgereason.quant.gguf_file import GgufModel
+from edgereason.quant.merge import is_linear
 
 Notice = Callable[[str], None]
 
+RANK: Final = 32
+_B_SCALE: Final = 0.005
 _FTYPE_MOSTLY_Q4_0: Final = 2
 
 
@@ -36,7 +42,7 @@ def plain_q4_0(source: Path, sha256: str, notice: Notice) -> Path:
     Args:
         source: any GGUF; what is quantized already is quantized again.
         sha256: of the source.
-        notice: told in a line that this takes a while.
+        notice: told in a line that this takes about a minute.
 
     Raises:
         ModelFileError: the source can't be quantized.
@@ -75,6 +81,31 @@ def random_adapter(source: Path, sha256: str, notice: Notice, *, seed: int = 0) 
     return target
 
 
+def write_random_adapter(base: Path, target: Path, *, rank: int = RANK, seed: int = 0) -> None:
+    """Writes a Q8_0 adapter of random numbers on all linears of `base`; `target` appears whole or not at all.
+
+    A keeps the size of its input, and B is so small that the sum stays within a few per cent of W x's:
+    outputs stay sane, and no product is zero. The same base, rank and seed give the same bytes.
+
+    Args:
+        base: a GGUF model; its tensors' shapes and architecture are read, not its weights.
+        target: the adapter's file.
+        rank: a multiple of 32; alpha equals it, so that the scale is 1.
+        seed: of the random numbers.
+
+    Raises:
+        ConfigError: the rank can't be stored as Q8_0.
+    """
+    model, random = GgufModel(base), np.random.default_rng(seed)
+    products = {}
+    for name in filter(is_linear, model.names):
+        num_out, num_in = model.shape(name)
+        a = random.standard_normal((rank, num_in), np.float32) / np.float32(np.sqrt(num_in))
+        b = random.standard_normal((num_out, rank), np.float32) * np.float32(_B_SCALE)
+        products[name] = Product(a, b)
+    write_adapter(target, model, products, alpha=float(rank), grid=AdapterGrid.Q8_0)
+
+
 def read_per_token_bytes(path: Path) -> int:
     """Bytes of weights that decoding one token must read: all, but of a separate embedding only a row."""
     with _gguf(path) as file:
@@ -87,7 +118,7 @@ def read_per_token_bytes(path: Path) -> int:
 
 
 def _folder() -> Path:
-    folder = models_folder().parent / "bench"
+    folder = cache_folder() / "bench"
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,11 +1,15 @@
-"""What every measure of the engine needs: an engine whose streams never end early, prompts, streams.
+"""What every measure of the engine needs: an engine whose streams never end early, prompts and streams.
 
-Knows the engine and the batch; does not know what is compared with what (`step_measures.py`,
-`request_measures.py`).
+What is compared with what stands in `step_measures.py` and `request_measures.py`. Run as a module, this is
+the process whose peak memory `peak_rss_of` measures; it imports no more than a run needs.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,14 +20,19 @@ from edgereason.core.chat import Seams
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Sequence
 from edgereason.engine.llama import LlamaEngine
+from edgereason.errors import EngineError
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ThinkControl
+from edgereason.records.folder import peak_rss_bytes
+from edgereason.records.measure import Case, Samples, interleave, timed
 
 SAMPLING: Final = Sampling()
 """The product's default: top-k, temperature, top-p, draw."""
 
 HINT_BUCKET: Final = 256
 _NO_LIMIT: Final = 1_000_000
+_MEMORY_PROMPT_TOKENS: Final = 512
+_MEMORY_STEPS: Final = 8
 _FILLER: Final = (
     "The bakery on Mill Road opens at six. On Monday it sold 48 rolls before nine and half as many until "
     "noon; a roll costs 35 cents, a loaf 2.40. Ana bought three loaves for the school and paid with a note "
@@ -42,8 +51,8 @@ class EndlessEngine(LlamaEngine):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a measure found: figures for the record's top level, and what they were computed from."""
+class Measured:
+    """Figures of a measure for the record's top level, and the details that they were computed from."""
 
     figures: Mapping[str, float | None]
     details: Mapping[str, Any]
@@ -83,8 +92,9 @@ class Lab:
         """What the think route encodes before it draws, with an adapter that was trained on hints."""
         return self.seams.opening + self.seams.hint(HINT_BUCKET)
 
-    def round_done(self) -> None:
-        self.advance(1 / self.rounds)
+    def interleave(self, cases: Mapping[str, Case]) -> Samples:
+        """Times the cases in turns, `rounds` times, and advances with each round."""
+        return interleave(cases, self.rounds, lambda: self.advance(1 / self.rounds))
 
     def prompt(self, num_tokens: int) -> list[int]:
         """So many tokens of plain text."""
@@ -119,3 +129,44 @@ class Lab:
                 batch.add(stream)
                 streams.append(stream)
             yield batch, streams
+
+
+def mean_step_s(batch: Batch, num_steps: int) -> float:
+    """Mean seconds of a decode step, after one that does not count: the first rebuilds the graph."""
+    batch.step()
+    return interleave({"step": timed(batch.step)}, num_steps).mean("step")
+
+
+def peak_rss_of(path: Path, *, num_streams: int, threads: int) -> dict[str, Any]:
+    """`peak_rss_bytes` and `load_s` of a fresh process that runs the file; mapped weights count once read.
+
+    Raises:
+        EngineError: the process failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, str(path), str(num_streams), str(threads)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise EngineError(f"{path.name} could not be run by itself: {done.stderr.strip().splitlines()[-1]}")
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+def _main(path: Path, num_streams: int, threads: int) -> None:
+    start = time.perf_counter()
+    with EndlessEngine(path, threads=threads) as engine:
+        load_s = time.perf_counter() - start
+        lab = Lab(engine, path, threads, rounds=1, seed=0)
+        cells = _MEMORY_PROMPT_TOKENS + len(lab.opening) + num_streams * (_MEMORY_STEPS + 2)
+        with engine.reserve(cells=cells, sequences=num_streams + 2), lab.sequence() as prefix:
+            engine.encode(prefix, lab.prompt(_MEMORY_PROMPT_TOKENS))
+            with lab.streams(prefix, num_streams) as (batch, _):
+                for _step in range(_MEMORY_STEPS):
+                    batch.step()
+        sys.stdout.write(json.dumps({"peak_rss_bytes": peak_rss_bytes(), "load_s": load_s}))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

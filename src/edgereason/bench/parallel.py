@@ -8,8 +8,6 @@
 
 A prompt is encoded again in every round: cells of other prompts in the context would slow its steps. A
 round's figure is the mean of its steps. The adapter is off; `bench engine` says what it adds.
-
-Owns the cases and the record's shape. Does not know how a stream decodes, nor how a record is shown.
 """
 
 from __future__ import annotations
@@ -17,24 +15,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
-from edgereason.bench.files import Notice
-from edgereason.bench.lab import EndlessEngine, Lab
-from edgereason.bench.progress import Meter, Report
-from edgereason.bench.record import (
-    Recording,
-    find_subject,
-    require_distinct,
-    rounded,
-    trial_note,
-)
+from edgereason.bench.lab import EndlessEngine, Lab, mean_step_s
+from edgereason.bench.progress import SILENT, Listener, Turn, take_turns
+from edgereason.bench.record import FileBenchConfig, Recording, find_subject, require_distinct
+from edgereason.config import require_at_least_one
 from edgereason.core.types import MAX_STREAMS
 from edgereason.errors import ConfigError
-from edgereason.evals.limits import require_at_least_one
-from edgereason.hub.catalog import DEFAULT_MODEL
-from edgereason.records.machine import read_bandwidth
-from edgereason.records.measure import MIN_ROUNDS, Samples, interleave, timed
+from edgereason.records.measure import Samples
 
 FORMAT: Final = "edgereason-bench-parallel"
 _STEP_S: Final = 0.01
@@ -43,32 +33,23 @@ _TOKEN_S: Final = 0.004
 """Rough seconds of a step, of each of its streams, and of a prompt token (0.5B, Q4_0, 2 cores)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParallelBenchConfig:
+@dataclass(frozen=True, kw_only=True)
+class ParallelBenchConfig(FileBenchConfig):
     """What to measure.
 
     Attributes:
-        model: a name of the catalogue or a GGUF file.
-        rounds: of every case; fewer than 7 are a trial.
-        threads: CPU threads; by default as many as this process may use.
         streams: numbers of streams; 1 is always measured, for the ratios.
         depths: prompt lengths in tokens.
         steps: steps of a round.
-        as_is: the file itself, not a plain Q4_0 of it.
-        seed: of the streams.
     """
 
-    model: str = DEFAULT_MODEL
-    rounds: int = MIN_ROUNDS
-    threads: int | None = None
     streams: tuple[int, ...] = (1, 2, 4, 8, 16)
     depths: tuple[int, ...] = (128, 512, 1024)
     steps: int = 16
-    as_is: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least_one(rounds=self.rounds, threads=self.threads, steps=self.steps)
+        super().__post_init__()
+        require_at_least_one(steps=self.steps)
         require_distinct("streams", self.streams, most=MAX_STREAMS)
         require_distinct("depths", self.depths)
 
@@ -79,70 +60,48 @@ class ParallelBenchConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class StepTiming:
     """One round of one case: mean seconds of a step, and cells in use after the last one."""
 
     step_s: float
     cells: int
 
 
-Case = tuple[int, int]
-"""Depth and number of streams."""
+DepthAndStreams = tuple[int, int]
 
 
-def bench_parallel(
-    config: ParallelBenchConfig,
-    report: Report = lambda _: None,
-    notice: Notice = lambda _: None,
-) -> dict[str, Any]:
+def bench_parallel(config: ParallelBenchConfig, listener: Listener = SILENT) -> dict[str, Any]:
     """Measures parallel streams.
 
     Args:
         config: what to measure.
-        report: told after every case.
-        notice: told in a line what is made or fetched first.
+        listener: told how far it is, and what is fetched or made first.
 
     Raises:
         ConfigError: a depth is beyond the model's context.
-        PullError, ModelFileError: the model can't be had, read or quantized.
+        PullError, ModelFileError: the model can't be fetched, read or quantized.
     """
-    subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=notice)
-    with EndlessEngine(subject.path, threads=subject.threads) as engine:
+    subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=listener.notice)
+    with Recording(subject) as recording, EndlessEngine(subject.path, threads=subject.threads) as engine:
         lab = Lab(engine, subject.path, subject.threads, config.rounds, config.seed)
-        _require_room(lab, config)
-        recording, bandwidth = Recording(), read_bandwidth(subject.threads)
-        meter = Meter(report, config.rounds * _round_s(config))
-        timings = _measure(lab, config, meter, subject.quantization)
+        timings = _measure(lab, config, listener, subject.quantization)
         kv_bytes_per_cell = engine.info.kv_bytes_per_cell
-    bandwidth = max(bandwidth, read_bandwidth(subject.threads))
     file = subject.entry()
-    record = (
-        {
-            "rounds": config.rounds,
-            "kv_bytes_per_cell": kv_bytes_per_cell,
-            "cases": case_entries(
-                timings,
-                kv_bytes_per_cell=kv_bytes_per_cell,
-                read_per_token_bytes=file["read_per_token_bytes"],
-                bandwidth=bandwidth,
-            ),
-        }
-        | file
-        | recording.close(
-            format=FORMAT,
-            source=subject.source,
-            sha256=subject.source_sha256,
-            config=asdict(config) | {"streams": config.all_streams},
-            threads=subject.threads,
-            bandwidth=bandwidth,
-            notes=trial_note(config.rounds),
-        )
+    cases = case_entries(
+        timings,
+        kv_bytes_per_cell=kv_bytes_per_cell,
+        read_per_token_bytes=file["read_per_token_bytes"],
+        bandwidth=recording.read_bytes_per_s,
     )
-    return {key: rounded(value) for key, value in record.items()}
+    return recording.close(
+        {"rounds": config.rounds, "kv_bytes_per_cell": kv_bytes_per_cell, "cases": cases} | file,
+        format=FORMAT,
+        config=asdict(config) | {"streams": config.all_streams},
+    )
 
 
 def case_entries(
-    timings: Mapping[Case, list[Timing]],
+    timings: Mapping[DepthAndStreams, list[StepTiming]],
     *,
     kv_bytes_per_cell: int,
     read_per_token_bytes: int,
@@ -181,40 +140,33 @@ def case_entries(
     return entries
 
 
-def _require_room(lab: Lab, config: ParallelBenchConfig) -> None:
-    room = lab.engine.context_tokens - len(lab.opening) - config.steps - 2
-    if max(config.depths) > room:
-        raise ConfigError(
-            f"the model's context holds prompts of {room} tokens at most, got {max(config.depths)}"
-        )
-
-
-def _measure(lab: Lab, config: ParallelBenchConfig, meter: Meter, title: str) -> dict[Case, list[Timing]]:
-    engine, most = lab.engine, max(config.all_streams)
-    cells = max(config.depths) + len(lab.opening) + most * (config.steps + 2)
-    timings: dict[Case, list[Timing]] = {
+def _measure(
+    lab: Lab, config: ParallelBenchConfig, listener: Listener, title: str
+) -> dict[DepthAndStreams, list[StepTiming]]:
+    engine, most, deepest = lab.engine, max(config.all_streams), max(config.depths)
+    room = engine.context_tokens - len(lab.opening) - config.steps - 2
+    if deepest > room:
+        raise ConfigError(f"the model's context holds prompts of {room} tokens at most, got {deepest}")
+    timings: dict[DepthAndStreams, list[StepTiming]] = {
         (depth, num_streams): [] for depth in config.depths for num_streams in config.all_streams
     }
+
+    def turn(depth: int) -> None:
+        with lab.sequence() as prefix:
+            engine.encode(prefix, lab.prompt(depth))
+            for num_streams in config.all_streams:
+                with lab.streams(prefix, num_streams) as (batch, _):
+                    step_s = mean_step_s(batch, config.steps)
+                    timings[depth, num_streams].append(StepTiming(step_s, engine.used_cells))
+
+    turns = [Turn(title, _depth_s(depth, config), partial(turn, depth)) for depth in config.depths]
+    cells = deepest + len(lab.opening) + most * (config.steps + 2)
     with engine.reserve(cells=cells, sequences=most + 2):
-        for i in range(config.rounds):
-            meter.enter(title, f"round {i + 1} of {config.rounds}", _round_s(config))
-            for depth in config.depths:
-                with lab.sequence() as prefix:
-                    engine.encode(prefix, lab.prompt(depth))
-                    meter.advance(_TOKEN_S * depth / _round_s(config))
-                    for num_streams in config.all_streams:
-                        with lab.streams(prefix, num_streams) as (batch, _):
-                            batch.step()  # the first of a new shape rebuilds the graph
-                            step_s = interleave({"step": timed(batch.step)}, config.steps).mean("step")
-                            timings[depth, num_streams].append(Timing(step_s, engine.used_cells))
-                        meter.advance(_case_s(num_streams, config.steps) / _round_s(config))
+        take_turns([turns] * config.rounds, listener)
     return timings
 
 
-def _case_s(num_streams: int, steps: int) -> float:
-    return (_STEP_S + _ROW_S * num_streams) * (steps + 2)
-
-
-def _round_s(config: ParallelBenchConfig) -> float:
-    stepping_s = sum(_case_s(num_streams, config.steps) for num_streams in config.all_streams)
-    return sum(_TOKEN_S * depth + stepping_s for depth in config.depths)
+def _depth_s(depth: int, config: ParallelBenchConfig) -> float:
+    """Rough seconds of a depth's turn."""
+    steps_s = sum((_STEP_S + _ROW_S * num_streams) * (config.steps + 2) for num_streams in config.all_streams)
+    return _TOKEN_S * depth + steps_s

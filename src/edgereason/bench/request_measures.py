@@ -1,26 +1,33 @@
 """What a request costs: prefill with features, the switch, parallel streams, cells.
 
-Each function is one measure and says what it divides by what. Where a case has work that does not count, an
-encoded prompt or a fork, it leaves that out of the seconds it returns. Knows the engine, the batch and the
-pipeline as their users know them; does not know targets, tables or records.
+::
+
+    chat     prompt ─ base ─ draw                                  features: the same with the rows tapped
+    think    prompt's cells ─ fork ─ adapter on ─ opening ─ draw   shared with the base
+             adapter on ─ prompt ─ opening ─ draw                  encoded again, as without shared cells
+
+`encode_s`, `draw_s` and `think_s` time the parts of a first token. Each of the other functions is one measure
+and says what it divides by what. Work that does not count, an encoded prompt or a fork, is left out of the
+seconds that they return.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence as Tokens
 from typing import Any, Final
 
-from edgereason.bench.first_token import encode_s, think_s
-from edgereason.bench.lab import SAMPLING, EndlessEngine, Lab, Outcome
+from edgereason.bench.lab import SAMPLING, EndlessEngine, Lab, Measured
 from edgereason.core.types import Budget, Message, Mode, Request
+from edgereason.engine.base import Sequence
 from edgereason.engine.native import C, complaints
 from edgereason.engine.params import CELL_STEP
 from edgereason.errors import ContextOverflow
+from edgereason.heads.features import PENULTIMATE, PromptFeatures
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Routed
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.runs import drive
-from edgereason.records.measure import interleave
 
 PREFILL_TOKENS: Final = 1024
 SWITCH_PROMPT_TOKENS: Final = 1000
@@ -37,7 +44,45 @@ CELLS_TRACE_TOKENS: Final = 125
 _clock = time.perf_counter
 
 
-def prefill(lab: Lab) -> Outcome:
+def encode_s(lab: Lab, sequence: Sequence, prompt: Tokens[int], *, with_features: bool) -> float:
+    """Seconds to encode a prompt on the base, the switcher's features taken on the way or not."""
+    features = PromptFeatures(lab.engine.info.hidden_size)
+    start = _clock()
+    lab.engine.encode(sequence, prompt, on_states={PENULTIMATE: features.push} if with_features else None)
+    return _clock() - start
+
+
+def draw_s(lab: Lab, sequence: Sequence) -> float:
+    """Seconds to draw the token after a sequence."""
+    sampler = lab.engine.sampler(SAMPLING, lab.seed)
+    start = _clock()
+    lab.engine.sample(sequence, sampler)
+    seconds = _clock() - start
+    sampler.close()
+    return seconds
+
+
+def think_s(lab: Lab, prompt: Tokens[int], prefix: Sequence | None) -> float:
+    """Seconds to the first token behind opening and hint, with the adapter on from the opening.
+
+    Args:
+        lab: the base must have decoded last, so that turning the adapter on counts.
+        prompt: what is asked.
+        prefix: the prompt as the base encoded it, to be forked; None to encode it again under the adapter.
+    """
+    engine, adapter, opening = lab.engine, lab.adapter, lab.opening
+    sampler = engine.sampler(SAMPLING, lab.seed)
+    start = _clock()
+    with lab.sequence(prefix) as sequence:
+        engine.cross(sequence, adapter)
+        engine.encode(sequence, opening if prefix else [*prompt, *opening])
+        engine.sample(sequence, sampler)
+        seconds = _clock() - start
+    sampler.close()
+    return seconds
+
+
+def prefill(lab: Lab) -> Measured:
     """`prefill_features_ratio`: encoding 1,024 tokens with the switcher's features taken ÷ without."""
     engine, prompt = lab.engine, lab.prompt(PREFILL_TOKENS)
 
@@ -46,19 +91,17 @@ def prefill(lab: Lab) -> Outcome:
             return encode_s(lab, sequence, prompt, with_features=with_features)
 
     with engine.reserve(cells=len(prompt), sequences=1):
-        samples = interleave(
-            {"plain": lambda: case(with_features=False), "features": lambda: case(with_features=True)},
-            lab.rounds,
-            lab.round_done,
+        samples = lab.interleave(
+            {"plain": lambda: case(with_features=False), "features": lambda: case(with_features=True)}
         )
     figures = {
         "prefill_features_ratio": samples.ratio("features", "plain"),
         "prefill_tokens_per_s": len(prompt) / samples.best("plain"),
     }
-    return Outcome(figures, samples.summary())
+    return Measured(figures, samples.summary())
 
 
-def switch(lab: Lab) -> Outcome:
+def switch(lab: Lab) -> Measured:
     """`switch_speedup_1000`: a 1,000-token prompt encoded again under the adapter ÷ the switch.
 
     Both end with the first token drawn behind opening and hint. The switch forks the cells that the base
@@ -78,19 +121,15 @@ def switch(lab: Lab) -> Outcome:
                 engine.encode(chat, prompt[:1])
             return think_s(lab, prompt, None if again else prefix)
 
-        samples = interleave(
-            {"switch": lambda: case(again=False), "again": lambda: case(again=True)},
-            lab.rounds,
-            lab.round_done,
-        )
+        samples = lab.interleave({"switch": lambda: case(again=False), "again": lambda: case(again=True)})
     figures = {
         "switch_speedup_1000": samples.ratio("again", "switch"),
         "switch_s": samples.best("switch"),
     }
-    return Outcome(figures, samples.summary() | {"opening_tokens": len(opening)})
+    return Measured(figures, samples.summary() | {"opening_tokens": len(opening)})
 
 
-def streams(lab: Lab) -> Outcome:
+def streams(lab: Lab) -> Measured:
     """`streams4_ratio`: wall of 4 thinking streams ÷ of 1, through the pipeline, each of equal length.
 
     From the prompt's last token on: opening, forks, every step, the vote. Streams run to the budget, with
@@ -119,14 +158,14 @@ def streams(lab: Lab) -> Outcome:
         return _clock() - start
 
     case(4)  # grows the context, and loads what votes need
-    samples = interleave({"n1": lambda: case(1), "n4": lambda: case(4)}, lab.rounds, lab.round_done)
-    return Outcome(
+    samples = lab.interleave({"n1": lambda: case(1), "n4": lambda: case(4)})
+    return Measured(
         {"streams4_ratio": samples.ratio("n4", "n1")},
         samples.summary() | {"tokens_per_stream": sorted(lengths)},
     )
 
 
-def cells(lab: Lab) -> Outcome:
+def cells(lab: Lab) -> Measured:
     """`kv_cells_ratio`: cells of the smallest context that holds prompt, opening and N traces ÷ these.
 
     Deterministic, so it runs once: in a context of that many cells rounded up to llama.cpp's 256, then in
@@ -140,7 +179,7 @@ def cells(lab: Lab) -> Outcome:
     lab.advance(0.5)
     proven = held["holds"] and refused["reserve_refuses"] and refused["decode_refuses"]
     ratio = held["context_cells"] / needed if proven else None
-    return Outcome(
+    return Measured(
         {"kv_cells_ratio": ratio}, {"needed_cells": needed, "held": held, "one_step_smaller": refused}
     )
 

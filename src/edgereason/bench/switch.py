@@ -11,8 +11,6 @@
 
 `think_shared` comes behind `chat` on its cells, and each case ends with nothing in the context, so that no
 other prompt's cells slow it. The adapter is a random one of the usual size.
-
-Owns the cases and the record's shape. Does not know how they are carried out (`first_token.py`).
 """
 
 from __future__ import annotations
@@ -20,24 +18,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
-from edgereason.bench.files import Notice, random_adapter
-from edgereason.bench.first_token import draw_s, encode_s, think_s
+from edgereason.bench.files import random_adapter
 from edgereason.bench.lab import EndlessEngine, Lab
-from edgereason.bench.progress import Meter, Report
-from edgereason.bench.record import (
-    Recording,
-    find_subject,
-    require_distinct,
-    rounded,
-    trial_note,
-)
+from edgereason.bench.progress import SILENT, Listener, Turn, take_turns
+from edgereason.bench.record import FileBenchConfig, Recording, find_subject, require_distinct
+from edgereason.bench.request_measures import draw_s, encode_s, think_s
 from edgereason.errors import ConfigError
-from edgereason.evals.limits import require_at_least_one
-from edgereason.hub.catalog import DEFAULT_MODEL
-from edgereason.records.machine import read_bandwidth
-from edgereason.records.measure import MIN_ROUNDS, Samples
+from edgereason.records.measure import Samples
 
 FORMAT: Final = "edgereason-bench-switch"
 LONG_TOKENS: Final = 2048
@@ -47,28 +37,18 @@ _TOKEN_S: Final = 0.004
 """Rough seconds to encode a token (0.5B, Q4_0, 2 cores)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SwitchBenchConfig:
-    """What to measure.
+@dataclass(frozen=True, kw_only=True)
+class SwitchBenchConfig(FileBenchConfig):
+    """What to measure; `rounds` are of every length below 2,048 tokens, longer ones have 3 at most.
 
     Attributes:
-        model: a name of the catalogue or a GGUF file.
-        rounds: of every length below 2,048 tokens; fewer than 7 are a trial.
-        threads: CPU threads; by default as many as this process may use.
         lengths: prompt lengths in tokens; those that the model's context can't hold are left out.
-        as_is: the file itself, not a plain Q4_0 of it.
-        seed: of adapter and draws.
     """
 
-    model: str = DEFAULT_MODEL
-    rounds: int = MIN_ROUNDS
-    threads: int | None = None
     lengths: tuple[int, ...] = (64, 256, 1024, 4096)
-    as_is: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least_one(rounds=self.rounds, threads=self.threads)
+        super().__post_init__()
         require_distinct("lengths", self.lengths)
 
     def rounds_of(self, length: int) -> int:
@@ -76,54 +56,36 @@ class SwitchBenchConfig:
         return min(self.rounds, LONG_ROUNDS) if length >= LONG_TOKENS else self.rounds
 
 
-def bench_switch(
-    config: SwitchBenchConfig,
-    report: Report = lambda _: None,
-    notice: Notice = lambda _: None,
-) -> dict[str, Any]:
+def bench_switch(config: SwitchBenchConfig, listener: Listener = SILENT) -> dict[str, Any]:
     """Measures times to the first token.
 
     Args:
         config: what to measure.
-        report: told after every case.
-        notice: told in a line what is made or fetched first.
+        listener: told how far it is, and what is fetched or made first.
 
     Raises:
         ConfigError: no length fits into the model's context.
-        PullError, ModelFileError: the model can't be had, read or quantized.
+        PullError, ModelFileError: the model can't be fetched, read or quantized.
     """
-    subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=notice)
-    adapter = random_adapter(subject.source, subject.source_sha256, notice, seed=config.seed)
-    with EndlessEngine(subject.path, threads=subject.threads) as engine:
+    subject = find_subject(config.model, as_is=config.as_is, threads=config.threads, notice=listener.notice)
+    adapter = random_adapter(subject.source, subject.source_sha256, listener.notice, seed=config.seed)
+    with Recording(subject) as recording, EndlessEngine(subject.path, threads=subject.threads) as engine:
         lab = Lab(engine, subject.path, subject.threads, config.rounds, config.seed, adapter)
         lengths, notes = _fitting(config.lengths, engine.context_tokens - len(lab.opening) - 1)
-        recording, bandwidth = Recording(), read_bandwidth(subject.threads)
-        samples = _measure(lab, config, lengths, report, subject.quantization)
+        samples = _measure(lab, config, lengths, listener, subject.quantization)
         opening_tokens = len(lab.opening)
-    bandwidth = max(bandwidth, read_bandwidth(subject.threads))
     notes += [
         f"prompts of {length} tokens were measured in {config.rounds_of(length)} rounds, not {config.rounds}"
         for length in lengths
         if config.rounds_of(length) < config.rounds
     ]
-    record = (
-        {
-            "rounds": config.rounds,
-            "opening_tokens": opening_tokens,
-            "lengths": [length_entry(length, samples[length]) for length in lengths],
-        }
-        | subject.entry()
-        | recording.close(
-            format=FORMAT,
-            source=subject.source,
-            sha256=subject.source_sha256,
-            config=asdict(config),
-            threads=subject.threads,
-            bandwidth=bandwidth,
-            notes=trial_note(config.rounds) + notes,
-        )
+    entries = [length_entry(length, samples[length]) for length in lengths]
+    return recording.close(
+        {"rounds": config.rounds, "opening_tokens": opening_tokens, "lengths": entries} | subject.entry(),
+        format=FORMAT,
+        config=asdict(config),
+        notes=notes,
     )
-    return {key: rounded(value) for key, value in record.items()}
 
 
 def length_entry(length: int, samples: Samples) -> dict[str, Any]:
@@ -156,45 +118,37 @@ def _fitting(lengths: tuple[int, ...], most: int) -> tuple[list[int], list[str]]
 
 
 def _measure(
-    lab: Lab, config: SwitchBenchConfig, lengths: list[int], report: Report, title: str
+    lab: Lab, config: SwitchBenchConfig, lengths: list[int], listener: Listener, title: str
 ) -> dict[int, Samples]:
     seconds: dict[int, dict[str, list[float]]] = {length: {} for length in lengths}
-    round_s = [
-        sum(_length_s(length) for length in lengths if i < config.rounds_of(length))
-        for i in range(config.rounds)
+
+    def turn(length: int) -> None:
+        for case, case_s in _cases(lab, lab.prompt(length)):
+            seconds[length].setdefault(case, []).append(case_s)
+
+    turns = {length: Turn(title, 3 * _TOKEN_S * length + 0.2, partial(turn, length)) for length in lengths}
+    rounds = [
+        [turns[length] for length in lengths if i < config.rounds_of(length)] for i in range(config.rounds)
     ]
-    meter = Meter(report, sum(round_s))
     with lab.engine.reserve(cells=max(lengths) + len(lab.opening) + 1, sequences=2):
-        for i, expected_s in enumerate(round_s):
-            if not expected_s:  # there are only long prompts, and they had their rounds
-                break
-            meter.enter(title, f"round {i + 1} of {config.rounds}", expected_s)
-            for length in lengths:
-                if i < config.rounds_of(length):
-                    for case, case_s, share in _round(lab, lab.prompt(length)):
-                        seconds[length].setdefault(case, []).append(case_s)
-                        meter.advance(share * _length_s(length) / expected_s)
+        take_turns(rounds, listener)
     return {length: Samples(cases) for length, cases in seconds.items()}
 
 
-def _round(lab: Lab, prompt: list[int]) -> Iterator[tuple[str, float, float]]:
-    """Each case once: its name, its seconds, and its share of the round's time."""
+def _cases(lab: Lab, prompt: list[int]) -> Iterator[tuple[str, float]]:
+    """Each case once: its name and its seconds."""
     _turn_adapter_off(lab, prompt)
     with lab.sequence() as prefix:
-        yield "chat", encode_s(lab, prefix, prompt, with_features=False) + draw_s(lab, prefix), 0.3
-        yield "think_shared", think_s(lab, prompt, prefix), 0.1
+        yield "chat", encode_s(lab, prefix, prompt, with_features=False) + draw_s(lab, prefix)
+        yield "think_shared", think_s(lab, prompt, prefix)
     _turn_adapter_off(lab, prompt)
     with lab.sequence() as sequence:
         tapped_s = encode_s(lab, sequence, prompt, with_features=True) + draw_s(lab, sequence)
-        yield "chat_with_features", tapped_s, 0.3
-    yield "think_reencoded", think_s(lab, prompt, None), 0.3
+        yield "chat_with_features", tapped_s
+    yield "think_reencoded", think_s(lab, prompt, None)
 
 
 def _turn_adapter_off(lab: Lab, prompt: list[int]) -> None:
     """Decodes a token on the base, so that a chat does not pay for the thinking before it."""
     with lab.sequence() as sequence:
         lab.engine.encode(sequence, prompt[:1])
-
-
-def _length_s(length: int) -> float:
-    return 3 * _TOKEN_S * length + 0.2

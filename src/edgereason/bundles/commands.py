@@ -17,7 +17,7 @@ from typing import Any, Final
 from edgereason.evals.curves.votes import NUM_DRAWS
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.likelihood.tasks import LOGLIK_TASKS
-from edgereason.records.folder import BEFORE_NAMED
+from edgereason.evals.record import BEFORE_NAMED
 
 BUNDLE: Final = "BUNDLE"
 """Stands for a bundle's folder in commands."""

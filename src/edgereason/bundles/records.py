@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.errors import BundleError
-from edgereason.records.folder import SUMMARY
+from edgereason.evals.record import SUMMARY
 from edgereason.report.fields import Fields
 
 _NAMES: Final = (SUMMARY, "record.json")

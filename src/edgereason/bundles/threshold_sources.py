@@ -33,10 +33,11 @@ from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request
 from edgereason.data.rows import Rows, prompt_of, read_file
 from edgereason.errors import BundleError, ConfigError
 from edgereason.evals.evaluate import EvalConfig
+from edgereason.evals.record import RUN, read_config
 from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.reasoning.model import Model
-from edgereason.records.folder import RUN, data_entry, read_config
+from edgereason.records.folder import data_entry
 from edgereason.report.records import EVAL
 
 _ALIKE: Final = ("task", "seed", "system", "temperature", "top_p", "top_k", "budget", "budget_s", "kv")

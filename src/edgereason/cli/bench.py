@@ -1,7 +1,7 @@
 """`edgereason bench`: what this machine and this build reach, as a table for people and a line of JSON.
 
 The last line of stdout is the record; with `--json` it is the only one, and the table goes to stderr like
-progress does. Does not know how anything is measured.
+progress does.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from edgereason.cli.bench_train import train
 from edgereason.cli.terminal.progress import minutes
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from edgereason.bench.progress import BenchProgress
+    from edgereason.bench.progress import BenchProgress, Listener
+
+Config = TypeVar("Config")
+Record = dict[str, Any]
 
 bench_app = typer.Typer(name="bench", no_args_is_help=True, help="Measure what this machine reaches.")
-bench_app.command()(train)
-
 
 _Model = Annotated[
     str | None, typer.Option(help="One of `edgereason models`, or a GGUF file; by default the default.")
@@ -59,9 +61,7 @@ def engine(
     config = EngineBenchConfig(
         model=model or DEFAULT_MODEL, rounds=rounds, threads=threads, only=tuple(only or ())
     )
-    with display() as (report, notice):
-        record = bench_engine(config, report, notice)
-    print_record(record, _engine_table, as_json)
+    measure(bench_engine, config, _engine_table, as_json)
 
 
 @bench_app.command()
@@ -86,9 +86,7 @@ def parallel(
         depths=_numbers(depths, "--depths"),
         as_is=as_is,
     )
-    with display() as (report, notice):
-        record = bench_parallel(config, report, notice)
-    print_record(record, _parallel_table, as_json)
+    measure(bench_parallel, config, _parallel_table, as_json)
 
 
 @bench_app.command()
@@ -107,9 +105,7 @@ def compare(
     config = CompareBenchConfig(
         models=tuple(models), rounds=rounds, threads=threads, streams=_numbers(streams, "--streams")
     )
-    with display() as (report, notice):
-        record = bench_compare(config, report, notice)
-    print_record(record, _compare_table, as_json)
+    measure(bench_compare, config, _compare_table, as_json)
 
 
 @bench_app.command()
@@ -132,9 +128,59 @@ def switch(
         lengths=_numbers(lengths, "--lengths"),
         as_is=as_is,
     )
-    with display() as (report, notice):
-        record = bench_switch(config, report, notice)
-    print_record(record, _switch_table, as_json)
+    measure(bench_switch, config, _switch_table, as_json)
+
+
+class TrainMeasure(StrEnum):
+    """What `bench train` measures."""
+
+    STEP = "step"
+    ROLLOUTS = "rollouts"
+
+
+@bench_app.command()
+def train(
+    model: _Model = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; a plain step takes minutes.")] = 3,
+    prompt_tokens: Annotated[int, typer.Option(min=1)] = 1000,
+    responses: Annotated[int, typer.Option(min=1, help="Over one prompt.")] = 8,
+    response_tokens: Annotated[int, typer.Option(min=2)] = 100,
+    dtype: Annotated[str, typer.Option(help="Of the training step: float32 or bfloat16.")] = "float32",
+    only: Annotated[list[TrainMeasure] | None, typer.Option(help="Leave the other out.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Folder of a training, or a bundle, whose adapter draws. [the bare base]"
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Responses that are drawn to each of 8 questions.")] = 8,
+    cap_tokens: Annotated[int, typer.Option(min=17, help="Longest of them.")] = 320,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure what masking saves in a training step, and what the engine saves in drawing responses.
+
+    The one against full sequences, the other against transformers in float32.
+    """
+    from edgereason.cli.pull import fetch
+    from edgereason.data.rows import import_optional
+    from edgereason.hub.catalog import DEFAULT_MODEL
+
+    for package in ("torch", "transformers", "safetensors", "peft"):
+        import_optional(package, "training steps are measured", extra="train")
+    from edgereason.bench.train import RolloutShape, StepShape, TrainBenchConfig, run
+
+    config = TrainBenchConfig(
+        model=str(fetch(model or DEFAULT_MODEL)),
+        rounds=rounds,
+        threads=threads,
+        dtype=dtype,
+        only=tuple(map(str, only or ())),
+        step=StepShape(prompt_tokens=prompt_tokens, responses=responses, response_tokens=response_tokens),
+        rollouts=RolloutShape(samples=samples, cap_tokens=cap_tokens),
+        start=start,
+    )
+    measure(run, config, _train_table, as_json)
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -145,17 +191,27 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"{option} takes numbers such as 1,2,4, got {text!r}") from error
 
 
-def print_record(record: dict[str, Any], table: Callable[[dict[str, Any]], Table], as_json: bool) -> None:
-    """The table and what was measured on, for people; then the record, alone on stdout with `as_json`."""
+def measure(
+    bench: Callable[[Config, Listener], Record],
+    config: Config,
+    table: Callable[[Record], Table],
+    as_json: bool,
+) -> None:
+    """Runs a benchmark in view of the user.
+
+    Shows its table and its machine, then the record, alone on stdout with `as_json`.
+    """
     from rich.console import Console
 
+    with display() as listener:
+        record = bench(config, listener)
     console = Console(stderr=as_json, highlight=False, markup=False)
     console.print(table(record))
     _print_machine(record, console)
     typer.echo(json.dumps(record, ensure_ascii=False))
 
 
-def _engine_table(record: dict[str, Any]) -> Table:
+def _engine_table(record: Record) -> Table:
     from edgereason.bench.engine import TARGETS
 
     default = record["default_file"]
@@ -168,7 +224,7 @@ def _engine_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def _parallel_table(record: dict[str, Any]) -> Table:
+def _parallel_table(record: Record) -> Table:
     table = new_table(
         record, "tokens deep", "streams", "tok/s", "median tok/s", "step ÷ one stream's", "KV MB"
     )
@@ -179,7 +235,7 @@ def _parallel_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def _compare_table(record: dict[str, Any]) -> Table:
+def _compare_table(record: Record) -> Table:
     streams = record["config"]["streams"]
     table = new_table(record, "file", "MB", "peak MB", "prefill tok/s", *(f"N = {n} tok/s" for n in streams))
     for file in record["files"]:
@@ -194,7 +250,7 @@ def _compare_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def _switch_table(record: dict[str, Any]) -> Table:
+def _switch_table(record: Record) -> Table:
     cases = {
         "chat": "chat, s",
         "chat_with_features": "with features, s",
@@ -213,7 +269,16 @@ def _switch_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def new_table(record: dict[str, Any], *headings: str, left: int = 1) -> Table:
+def _train_table(record: Record) -> Table:
+    table = new_table(record, "figure", "")
+    for name, value in record.items():
+        if isinstance(value, float) and name not in ("total_s", "steal_share", "others_share"):
+            table.add_row(name, figure(value))
+    return table
+
+
+def new_table(record: Record, *headings: str, left: int = 1) -> Table:
+    """A table of a record, whose columns after the first `left` are numbers."""
     from rich.table import Table
 
     table = Table(*headings, title=record["source"]["name"])
@@ -222,7 +287,7 @@ def new_table(record: dict[str, Any], *headings: str, left: int = 1) -> Table:
     return table
 
 
-def _print_machine(record: dict[str, Any], console: Console) -> None:
+def _print_machine(record: Record, console: Console) -> None:
     machine = record["machine"]
     bandwidth = f"{machine['read_bytes_per_s'] / 1e9:.1f} GB/s"
     console.print(
@@ -240,6 +305,7 @@ def _is_figure(value: object) -> bool:
 
 
 def figure(value: float | None) -> str:
+    """A figure of a record for its table."""
     if value is None:
         return "failed"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if value < 10 else f"{value:,.1f}"
@@ -250,9 +316,11 @@ def _percent(share: float | None) -> str:
 
 
 @contextmanager
-def display() -> Iterator[tuple[Callable[[BenchProgress], None], Callable[[str], None]]]:
-    """Something to report progress to, and something to give notices to; both on stderr."""
+def display() -> Iterator[Listener]:
+    """Shows on stderr what a benchmark tells."""
     from rich.console import Console
+
+    from edgereason.bench.progress import Listener
 
     console = Console(stderr=True, highlight=False, markup=False)
     start_s: float | None = None
@@ -266,10 +334,12 @@ def display() -> Iterator[tuple[Callable[[BenchProgress], None], Callable[[str],
         return f"{state.file}: {state.measure}, {state.done:.0%}, {left}"
 
     if not console.is_terminal:
-        yield _sparse(line), lambda text: typer.echo(text, err=True)
+        yield Listener(_sparse(line), lambda text: typer.echo(text, err=True))
         return
     with console.status("starting") as status:
-        yield lambda state: status.update(line(state)), lambda text: console.print(text, soft_wrap=True)
+        yield Listener(
+            lambda state: status.update(line(state)), lambda text: console.print(text, soft_wrap=True)
+        )
 
 
 def _sparse(line: Callable[[BenchProgress], str]) -> Callable[[BenchProgress], None]:

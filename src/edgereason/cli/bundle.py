@@ -14,6 +14,7 @@ made.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -159,7 +160,7 @@ def calibrate(
     from edgereason.bundles.threshold_sources import ByAccuracy, ByShare
     from edgereason.cli.pull import display, fetch
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
-    from edgereason.cli.terminal.progress import progress_display, timed
+    from edgereason.cli.terminal.progress import progress_display
     from edgereason.core.bundle import Bundle
     from edgereason.reasoning.model import load
 
@@ -182,7 +183,7 @@ def calibrate(
     with display() as (report, notice):
         model = load(folder, base=base_path, threads=threads, progress=report, notice=notice)
     with stop_on_interrupt() as should_stop, progress_display() as show, model:
-        found = way.find(model, timed(show), should_stop)
+        found = way.find(model, partial(show, "prompts"), should_stop)
     if found is None:
         typer.echo(f"stopped; {folder} is as it was", err=True)
         raise typer.Exit(130)

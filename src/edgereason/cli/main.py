@@ -24,7 +24,7 @@ from edgereason.cli.ask import ask
 from edgereason.cli.bench import bench_app
 from edgereason.cli.bundle import bundle_app
 from edgereason.cli.chat import chat
-from edgereason.cli.evaluation import eval_app
+from edgereason.cli.eval import eval_app
 from edgereason.cli.models import models
 from edgereason.cli.pull import pull
 from edgereason.cli.quantize import quantize

@@ -4,46 +4,47 @@
 
     train traces --questions …   a teacher's right solutions, made on this engine
     train traces --from …        traces or worked solutions that somebody else made, in our schema
-    train answers                what a model says itself (`train_answers.py`)
-    train sft, train export      an adapter from traces, and a bundle of it (`train_sft.py`)
-    train shortest               an adapter's own shortest right responses (`train_shortest.py`)
-    train grpo                   an adapter that keeps its budgets (`train_grpo.py`)
+    train answers                what a model says itself, in chat mode
+    train sft, train export      an adapter from traces, and a bundle of it
+    train shortest               an adapter's own shortest right responses
+    train grpo                   an adapter that keeps its budgets
     train heads                  switcher and verifier (`train_heads.py`)
-    train sweep                  several recipes, each trained, evaluated and timed (`train_sweep.py`)
-
-Owns the options, and which of them go together. Does not know how traces are made, read or chosen.
+    train sweep                  several recipes, each trained, evaluated and timed
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgereason.cli.train_answers import answers
-from edgereason.cli.train_grpo import grpo
+from edgereason.cli.long_run import run_context, show_record
 from edgereason.cli.train_heads import heads_app
-from edgereason.cli.train_sft import export, sft
-from edgereason.cli.train_shortest import shortest
-from edgereason.cli.train_sweep import sweep
 
 if TYPE_CHECKING:
-    from edgereason.cli.terminal.progress import Show
-    from edgereason.train.data.generate import Progress
+    from edgereason.train.grpo.material import QuestionSources
 
 train_app = typer.Typer(name="train", no_args_is_help=True)
-train_app.command()(answers)
-train_app.command()(sft)
-train_app.command()(shortest)
-train_app.command()(grpo)
-train_app.command()(export)
-train_app.command()(sweep)
 train_app.add_typer(heads_app)
+
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for adapter, bundle and record.")]
+_Against = Annotated[
+    list[Path] | None,
+    typer.Option(help="Evaluation file whose questions are left out (13 words in a row); repeatable."),
+]
+_Questions = Annotated[
+    list[str],
+    typer.Option(metavar="FILE|reasoning-gym:NAME[:COUNT]", help="Questions with their answers; repeatable."),
+]
+_Base = Annotated[
+    str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
+]
+_Resume = Annotated[Path | None, typer.Option(help="A light checkpoint of another folder to go on from.")]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")]
+_Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the record.")]
 
 
 class Format(StrEnum):
@@ -104,13 +105,12 @@ def traces(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Make reasoning traces from questions, or read those of others; stopped or killed, making goes on."""
-    from edgereason.cli.pull import fetch
-    from edgereason.cli.terminal.interrupt import stop_on_interrupt
-    from edgereason.cli.terminal.progress import progress_display
     from edgereason.hub.catalog import DEFAULT_MODEL
     from edgereason.reasoning.model import load
-    from edgereason.records.folder import about
     from edgereason.train.data.decontaminate import Evaluations
+    from edgereason.train.data.generate import GenerateConfig, generate
+    from edgereason.train.data.questions import read_questions
+    from edgereason.train.data.readers import find_rows, read_into
 
     making: dict[str, Any] = {
         "samples": samples,
@@ -123,28 +123,260 @@ def traces(
     given = {name: value for name, value in making.items() if value is not None}
     _require_one_way(questions, source, format_, given)
     given |= {} if max_tokens is None else {"max_tokens": max_tokens}
-    with stop_on_interrupt() as should_stop, progress_display() as show:
-        work: Callable[..., dict[str, Any] | None]
+    known = Evaluations.read(against or ())
+    with run_context(threads) as context:
         if source is not None and format_ is not None:
-            from edgereason.train.data.readers import find_rows, read_into
-
-            rows, known = find_rows(source, limit), Evaluations.read(against or ())
-            work = partial(read_into, output, rows, format_.value, against=known, max_tokens=max_tokens)
-            work = partial(work, progress=_counted(show))
+            rows = find_rows(source, limit)
+            with load(context.fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False) as loaded:
+                record = read_into(
+                    output,
+                    rows,
+                    format_.value,
+                    against=known,
+                    model=loaded,
+                    max_tokens=max_tokens,
+                    context=context,
+                )
         else:
-            from edgereason.train.data.generate import GenerateConfig, generate
-            from edgereason.train.data.questions import read_questions
-
             config = GenerateConfig(**given)
             asked = [read_questions(one, limit=limit, seed=config.seed) for one in questions or ()]
-            known = Evaluations.read(against or ())
-            work = partial(generate, output, config, asked, known, progress=_sampled(show))
-        with load(fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False) as loaded:
-            record = work(model=loaded, about=about(threads), should_stop=should_stop)
-    if record is None:
-        typer.echo(f"stopped: the same command with -o {output} goes on", err=True)
-        raise typer.Exit(130)
-    typer.echo(json.dumps(record, ensure_ascii=False) if as_json else _sentence(record, output))
+            with load(context.fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False) as loaded:
+                record = generate(output, config, asked, known, model=loaded, context=context)
+    show_record(record, output, as_json, lambda record: _traces_sentence(record, output))
+
+
+@train_app.command()
+def answers(
+    questions: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE", help="Rows with a question each; right answers aren't needed; repeatable."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of answers and record; one that is there goes on.")
+    ],
+    model: Annotated[str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message. [the model's own]")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 320,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many rows of each file.")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    parallel: Annotated[int, typer.Option(help="Answers that run at a time.")] = 16,
+    threads: _Threads = None,
+    as_json: _Json = False,
+) -> None:
+    """Let a model answer questions in chat mode, for `quantize --text`; stopped or killed, it goes on."""
+    from edgereason.data.rows import read_file
+    from edgereason.hub.catalog import DEFAULT_MODEL
+    from edgereason.reasoning.model import load
+    from edgereason.train.data.own_answers import OwnAnswersConfig, answer
+
+    config = OwnAnswersConfig(
+        system=system, temperature=temperature, max_tokens=max_tokens, seed=seed, parallel=parallel
+    )
+    sources = [read_file(path) for path in questions]
+    with (
+        run_context(threads) as context,
+        load(context.fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False) as loaded,
+    ):
+        record = answer(output, config, sources, model=loaded, limit=limit, context=context)
+    show_record(record, output, as_json, lambda record: _answers_sentence(record, output))
+
+
+@train_app.command()
+def sft(
+    recipe: Annotated[Path, typer.Argument(help="TOML file of the recipe; see configs/sft-*.toml.")],
+    output: _Output,
+    traces: Annotated[
+        list[Path] | None, typer.Option(help="JSONL of `edgereason train traces`; repeatable.")
+    ] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="Examples in ids instead, as `edgereason train shortest` writes them.")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of a training, or a bundle, whose adapter learns more."),
+    ] = None,
+    base: _Base = None,
+    resume: _Resume = None,
+    threads: _Threads = None,
+    as_json: _Json = False,
+) -> None:
+    """Fine-tune a reasoning adapter on traces, with the adapter off on prompts.
+
+    Stopped or killed, the same command goes on. Runs in several processes under `accelerate launch`.
+    """
+    if (traces is None) == (examples is None):
+        raise typer.BadParameter("say which: --traces, or --examples in ids")
+    require_training()
+    with run_context(threads, base=base) as context:
+        from edgereason.train.lora.run import run
+        from edgereason.train.lora.sft import SftRecipe
+
+        record = run(
+            SftRecipe.read(recipe),
+            output,
+            context,
+            traces=traces or (),
+            examples=examples,
+            start=start,
+            resume=resume,
+        )
+    _show_training(record, output, as_json)
+
+
+@train_app.command()
+def export(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of `edgereason train sft`, of this machine or another.")
+    ],
+    base: _Base = None,
+) -> None:
+    """Make a bundle of a trained adapter: what `train sft` does at its end, for runs of other machines."""
+    require_training()
+    with run_context(base=base) as context:
+        from edgereason.train.lora import run
+
+        adapter = run.export(folder, context)
+    typer.echo(f"{folder / run.BUNDLE}: adapter of {adapter['size_bytes'] / 1e6:.1f} MB")
+
+
+@train_app.command()
+def shortest(
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="TOML file of a recipe of `train grpo`: its buckets, margin and sampling."),
+    ],
+    start: Annotated[
+        Path, typer.Option("--from", help="Folder of a training, or a bundle, whose adapter answers.")
+    ],
+    questions: _Questions,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for samples, examples and record.")],
+    against: _Against = None,
+    limit: _Limit = None,
+    base: _Base = None,
+    threads: _Threads = None,
+    as_json: _Json = False,
+) -> None:
+    """Draw responses under every budget, and keep the shortest right one of each question and budget.
+
+    Stopped or killed, the same command goes on. `train sft --examples` learns from what is kept.
+    """
+    require_training()
+    with run_context(threads, base=base) as context:
+        from edgereason.train.grpo.recipe import GrpoRecipe
+        from edgereason.train.grpo.shortest import run
+
+        record = run(
+            GrpoRecipe.read(recipe),
+            output,
+            context,
+            start=start,
+            questions=_sources(questions, against, limit),
+        )
+    show_record(record, output, as_json, lambda record: _examples_sentence(record, output))
+
+
+@train_app.command()
+def grpo(
+    recipe: Annotated[Path, typer.Argument(help="TOML file of the recipe; see configs/grpo-*.toml.")],
+    start: Annotated[
+        Path,
+        typer.Option("--from", help="Folder of `edgereason train sft`, or a bundle, whose adapter learns."),
+    ],
+    questions: _Questions,
+    output: _Output,
+    against: _Against = None,
+    limit: _Limit = None,
+    base: _Base = None,
+    resume: _Resume = None,
+    threads: _Threads = None,
+    as_json: _Json = False,
+) -> None:
+    """Train an adapter with rewards for right answers within the budget that the hint names (GRPO).
+
+    Responses are drawn on the engine and the base that ship. Stopped or killed, the same command goes on.
+    """
+    require_training("trl")
+    with run_context(threads, base=base) as context:
+        from edgereason.train.grpo.recipe import GrpoRecipe
+        from edgereason.train.grpo.run import run
+
+        record = run(
+            GrpoRecipe.read(recipe),
+            output,
+            context,
+            start=start,
+            questions=_sources(questions, against, limit),
+            resume=resume,
+        )
+    _show_training(record, output, as_json)
+
+
+@train_app.command()
+def sweep(
+    study: Annotated[
+        Path, typer.Argument(help="TOML file: recipe, [axes], [eval]; see configs/study-*.toml.")
+    ],
+    traces: Annotated[list[Path], typer.Option(help="JSONL of `edgereason train traces`; repeatable.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder with a folder for each recipe.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Questions of the evaluation; by default the task's data set.")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Every combination, not one setting at a time.")
+    ] = False,
+    threads: _Threads = None,
+    as_json: _Json = False,
+) -> None:
+    """Train an adapter for each of several recipes, and say what each can do and costs at run time.
+
+    Stopped or killed, the same command goes on.
+    """
+    require_training()
+    with run_context(threads) as context:
+        from edgereason.bench.study import Study, run
+
+        record = run(Study.read(study, whole=whole), traces, output, context, data=data)
+    show_record(record, output, as_json, lambda record: _study_table(record["points"]))
+
+
+def require_training(*more: str) -> None:
+    """Refuses to begin where what training needs is not installed."""
+    from edgereason.data.rows import import_optional
+
+    for package in ("torch", "transformers", "safetensors", "peft", "accelerate", *more):
+        import_optional(package, "adapters are trained", extra="train")
+
+
+def _sources(questions: list[str], against: list[Path] | None, limit: int | None) -> QuestionSources:
+    from edgereason.train.grpo.material import QuestionSources
+
+    return QuestionSources(sources=questions, against=against or (), limit=limit)
+
+
+def _show_training(record: dict[str, Any] | None, output: Path, as_json: bool) -> None:
+    """Says what a training came to, in the one process that has its record."""
+    if record != {}:
+        show_record(record, output, as_json, lambda record: _training_sentence(record, output))
+
+
+def _training_sentence(record: dict[str, Any], output: Path) -> str:
+    size_bytes = record["adapter"]["size_bytes"]
+    return f"{output / 'bundle'}: adapter of {size_bytes / 1e6:.1f} MB, {record['steps']} steps"
+
+
+def _answers_sentence(record: dict[str, Any], output: Path) -> str:
+    file, mean_tokens = record["answers"], record["tokens"]["mean"]
+    return f"{output / file['name']}: {file['rows']} answers, {mean_tokens:.0f} tokens on average"
+
+
+def _examples_sentence(record: dict[str, Any], output: Path) -> str:
+    file = record["examples"]
+    return f"{output / file['name']}: {file['rows']} shortest right responses of {record['samples']}"
 
 
 def _require_one_way(
@@ -160,30 +392,9 @@ def _require_one_way(
         raise typer.BadParameter(f"{names} is for traces that are made of --questions")
 
 
-def _counted(show: Show) -> Callable[[int, int], None]:
-    from edgereason.cli.terminal.progress import timed
-
-    return timed(lambda done, total, left: show(done, total, f"rows, {left}"))
-
-
-def _sampled(show: Show) -> Callable[[Progress], None]:
-    """Shows samples with their speed and the time left."""
-    from edgereason.cli.terminal.progress import timed
-
-    speed = ""
-    counted = timed(lambda done, total, left: show(done, total, f"samples, {speed}{left}"))
-
-    def report(state: Progress) -> None:
-        nonlocal speed
-        speed = "" if state.tokens_per_s is None else f"{state.tokens_per_s:.0f} tok/s, "
-        counted(state.done, state.total)
-
-    return report
-
-
-def _sentence(record: dict[str, Any], output: Path) -> str:
+def _traces_sentence(record: dict[str, Any], output: Path) -> str:
     """How many traces there are, and what became of the rest."""
-    from edgereason.train.data.trace_folder import TRACES
+    from edgereason.train.data.traces import TRACES
 
     parts = []
     for name, found in record["yield"].items():
@@ -204,3 +415,22 @@ def _sentence(record: dict[str, Any], output: Path) -> str:
             )
     total = record["traces"]["rows"]
     return f"{output / TRACES}: {total} trace{'' if total == 1 else 's'}; " + "; ".join(parts)
+
+
+def _study_table(found: list[dict[str, Any]]) -> str:
+    taxes = [name for name in found[0] if name.startswith("lora_tax")]
+    head = ["", "accuracy", "95 % interval", "tokens", "loss", "adapter MB", *taxes]
+    rows = [
+        [
+            point["name"],
+            f"{point['accuracy']:.1%}",
+            "{:.1%} to {:.1%}".format(*point["ci95"]),
+            f"{point['mean_tokens']:.0f}",
+            f"{point['loss']:.3f}",
+            f"{point['adapter_bytes'] / 1e6:.1f}",
+            *("" if point[name] is None else f"{point[name]:.2f}" for name in taxes),
+        ]
+        for point in found
+    ]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -5,19 +5,20 @@ Owns the options. Does not know how states are taken, nor how heads are trained.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.long_run import run_context, show_record
+
 if TYPE_CHECKING:
-    from edgereason.cli.terminal.progress import Show
     from edgereason.heads.features import Part
     from edgereason.reasoning.model import Model
+    from edgereason.records.context import RunContext
 
 heads_app = typer.Typer(name="heads", no_args_is_help=True)
 
@@ -34,7 +35,6 @@ Limit = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record.")]
-_DECIDES_NOTHING: Final = ("into", "threads", "as_json")
 Named = Annotated[str | None, typer.Option("--model", help="A name of `edgereason models`, or a GGUF file.")]
 
 
@@ -52,7 +52,6 @@ def _heads() -> None:
 
 @heads_app.command("switcher")
 def switcher(
-    context: typer.Context,
     prompts: Annotated[
         list[Path],
         typer.Option(metavar="FILE", help="Rows {id, prompt, label 0 or 1, source}; repeatable."),
@@ -84,11 +83,6 @@ def switcher(
     as_json: AsJson = False,
 ) -> None:
     """Train the switcher, which decides between chat and think; stopped or killed, it goes on."""
-    from edgereason.cli.terminal.interrupt import stop_on_interrupt
-    from edgereason.cli.terminal.progress import progress_display
-    from edgereason.records.command import command_again
-    from edgereason.records.folder import about
-
     _require_training(threads, model, bundle)
     from edgereason.heads.weights import Storage
     from edgereason.train.heads.mlp import MlpConfig
@@ -98,11 +92,7 @@ def switcher(
     given: dict[str, Any] = {"parts": tuple(map(_parts, parts))} if parts else {}
     config = SwitcherConfig(mlp=MlpConfig(seed=seed), seed=seed, layers=tuple(layer or ()), **given)
     learned, judged = ([read_prompts(path) for path in paths] for paths in (prompts, test or []))
-    with (
-        stop_on_interrupt() as should_stop,
-        progress_display() as show,
-        _loaded(model, bundle, threads, into) as loaded,
-    ):
+    with run_context(threads) as context, _loaded(model, bundle, context, into) as loaded:
         record = train_switcher(
             output,
             config,
@@ -110,16 +100,13 @@ def switcher(
             judged,
             model=loaded,
             storage=Storage.INT8 if int8 else Storage.F32,
-            about=about(threads) | {"command": command_again(context, _DECIDES_NOTHING)},
-            progress=_by_stage(show),
-            should_stop=should_stop,
+            context=context,
         )
     _end(record, output, into, as_json=as_json)
 
 
 @heads_app.command("verifier")
 def verifier(
-    context: typer.Context,
     questions: Annotated[
         list[str],
         typer.Option(
@@ -158,11 +145,6 @@ def verifier(
     as_json: AsJson = False,
 ) -> None:
     """Train the verifier, which scores finished traces; stopped or killed, it goes on."""
-    from edgereason.cli.terminal.interrupt import stop_on_interrupt
-    from edgereason.cli.terminal.progress import progress_display
-    from edgereason.records.command import command_again
-    from edgereason.records.folder import about
-
     _require_training(threads, model, bundle)
     from edgereason.heads.weights import Storage
     from edgereason.train.data.decontaminate import Evaluations
@@ -178,11 +160,7 @@ def verifier(
     learned = [read_questions(one, limit=limit, seed=seed) for one in questions]
     judged = [read_questions(one, seed=seed) for one in test or []]
     known = Evaluations.read(against or ())
-    with (
-        stop_on_interrupt() as should_stop,
-        progress_display() as show,
-        _loaded(model, bundle, threads, into) as loaded,
-    ):
+    with run_context(threads) as context, _loaded(model, bundle, context, into) as loaded:
         record = train_verifier(
             output,
             config,
@@ -191,9 +169,7 @@ def verifier(
             judged,
             model=loaded,
             storage=Storage.INT8 if int8 else Storage.F32,
-            about=about(threads) | {"command": command_again(context, _DECIDES_NOTHING)},
-            progress=_by_stage(show),
-            should_stop=should_stop,
+            context=context,
         )
     _end(record, output, into, as_json=as_json)
 
@@ -223,10 +199,10 @@ def _require_training(threads: int | None, model: str | None, bundle: Path | Non
 
 @contextmanager
 def _loaded(
-    model: str | None, bundle: Path | None, threads: int | None, into: Path | None
+    model: str | None, bundle: Path | None, context: RunContext, into: Path | None
 ) -> Iterator[Model]:
     """The model that will run, without the heads that its bundle may have; `into` may get its heads."""
-    from edgereason.cli.pull import display, fetch
+    from edgereason.cli.pull import display
     from edgereason.core.bundle import Bundle
     from edgereason.heads.file import require_base
     from edgereason.hub.catalog import DEFAULT_MODEL
@@ -234,13 +210,13 @@ def _loaded(
     from edgereason.train.heads.states import base_sha256
 
     if bundle is None:
-        opened = load(fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False)
+        opened = load(context.fetch(model or DEFAULT_MODEL), threads=context.threads, shares_cells=False)
     else:
         Bundle.read(bundle)  # so that a folder that is no bundle is not taken for the name of a model
         with display() as (report, notice):
             opened = load(
                 bundle,
-                threads=threads,
+                threads=context.threads,
                 shares_cells=False,
                 use_heads=False,
                 progress=report,
@@ -252,31 +228,14 @@ def _loaded(
         yield loaded
 
 
-def _by_stage(show: Show) -> Callable[[str, int, int], None]:
-    """Shows every stage with its own time left."""
-    from edgereason.cli.terminal.progress import timed
-
-    stages: dict[str, Callable[[int, int], None]] = {}
-
-    def report(stage: str, done: int, total: int) -> None:
-        if stage not in stages:
-            stages[stage] = timed(lambda done, total, left: show(done, total, f"{stage}, {left}"))
-        stages[stage](done, total)
-
-    return report
-
-
 def _end(record: dict[str, Any] | None, output: Path, into: Path | None, *, as_json: bool) -> None:
     """Says how it ended, after the head has gone where it is wanted too."""
     from edgereason.heads.file import merge_heads, read_heads
 
-    if record is None:
-        typer.echo(f"stopped: the same command with -o {output} goes on", err=True)
-        raise typer.Exit(130)
-    path = output / record["heads"]["name"]
-    if into is not None:
-        merge_heads(into, read_heads(path))
-    typer.echo(json.dumps(record, ensure_ascii=False) if as_json else _sentence(record, into or path))
+    path = into or output / "heads.safetensors"
+    if record is not None and into is not None:
+        merge_heads(into, read_heads(output / "heads.safetensors"))
+    show_record(record, output, as_json, lambda record: _sentence(record, path))
 
 
 def _sentence(record: dict[str, Any], path: Path) -> str:

@@ -27,8 +27,8 @@ from edgereason.config import read_toml
 from edgereason.errors import ConfigError
 from edgereason.evals.likelihood.loglik import ChoiceRow
 from edgereason.evals.metrics import bootstrap_intervals, scores_by_question
+from edgereason.evals.record import BEFORE_NAMED, FORMAT, RUN, SUMMARY
 from edgereason.evals.samples import read_samples
-from edgereason.records.folder import BEFORE_NAMED, FORMAT, RUN, SUMMARY
 from edgereason.records.journal import read_rows
 
 _SAME: Final = "compare evaluations of one task on one data set"

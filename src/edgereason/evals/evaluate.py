@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from edgereason.config import require_at_least_one
 from edgereason.core.answers import Kind, read_trace
 from edgereason.core.types import (
     DEFAULT_CHAT_TOKENS,
@@ -39,13 +40,13 @@ from edgereason.core.types import (
 )
 from edgereason.engine.params import KvType
 from edgereason.errors import ConfigError
-from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.speed import Speed, TimedBatch
 from edgereason.evals.tasks.base import Item, Output, Preset
 from edgereason.hub.bundles import DEFAULT_BUNDLE
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
 from edgereason.records.journal import Journal
 
 _FEW_STREAMS: Final = 8
@@ -163,17 +164,6 @@ class EvalConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an evaluation is; `accuracy` is over the rows so far, `left_s` None until it can be told."""
-
-    done: int
-    total: int
-    accuracy: float | None
-    tokens_per_s: float | None
-    left_s: float | None
-
-
 def question_seed(seed: int, item_id: str, repeat: int) -> int:
     """The seed of a question's request, whose stream i draws with it + i: its own for every question.
 
@@ -188,9 +178,7 @@ def evaluate(
     items: Sequence[Item],
     model: Model,
     folder: Path,
-    *,
-    progress: Callable[[Progress], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> tuple[list[Sample], dict[str, Any]]:
     """Asks what is not answered yet in `folder`, and appends each row as it comes.
 
@@ -199,8 +187,7 @@ def evaluate(
         items: the task's.
         model: answers; nobody else may use it meanwhile.
         folder: exists; holds the rows.
-        progress: told after every row.
-        should_stop: asked between steps; once true, what runs is dropped and what is written stays.
+        context: stopped, it drops what runs and keeps what is written.
 
     Returns:
         All rows, those found included, sorted by item and repetition; and the speed of this sitting.
@@ -221,10 +208,10 @@ def evaluate(
             config.request(item.question, question_seed(config.seed, item.id, r)) for item, r in pending
         ]
         total = len(samples) + len(pending)
-        progress(_progress(samples, total, 0.0, speed))
+        context.progress("", len(samples), total, _figures(samples, 0.0, speed))
         batch = TimedBatch(model.engine)
         answered = answer_many(
-            model, requests, max_running=config.parallel, batch=batch, should_stop=should_stop
+            model, requests, max_running=config.parallel, batch=batch, should_stop=context.should_stop
         )
         with closing(answered):
             for index, response in answered:
@@ -237,7 +224,8 @@ def evaluate(
                     prefill_s=sample.ttft_s,
                     generated_tokens=sample.all_streams_tokens,
                 )
-                progress(_progress(samples, total, time.perf_counter() - start_s, speed))
+                figures = _figures(samples, time.perf_counter() - start_s, speed)
+                context.progress("", len(samples), total, figures)
         speed.steps = batch.steps
     order = {item.id: number for number, item in enumerate(items)}
     rows = sorted(samples.values(), key=lambda sample: (order.get(sample.id, len(order)), sample.repeat))
@@ -297,12 +285,11 @@ def _recorded(item: Item, candidate: Candidate) -> str | None:
     return answer.key if answer is not None and answer.kind is Kind.CHOICE else candidate.answer
 
 
-def _progress(samples: dict[tuple[str, int], Sample], total: int, spent_s: float, speed: Speed) -> Progress:
-    done = len(samples)
-    return Progress(
-        done=done,
-        total=total,
-        accuracy=sum(sample.score for sample in samples.values()) / done if done else None,
-        tokens_per_s=speed.generated_tokens / spent_s if spent_s else None,
-        left_s=spent_s / speed.num_samples * (total - done) if speed.num_samples else None,
-    )
+def _figures(samples: Mapping[tuple[str, int], Sample], spent_s: float, speed: Speed) -> str:
+    """What an evaluation has come to so far, in words."""
+    words = []
+    if samples:
+        words.append(f"{sum(sample.score for sample in samples.values()) / len(samples):.1%} right")
+    if spent_s and speed.generated_tokens:
+        words.append(f"{speed.generated_tokens / spent_s:.0f} tok/s")
+    return ", ".join(words)

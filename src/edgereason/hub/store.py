@@ -42,6 +42,11 @@ def models_folder() -> Path:
     return cache_folder() / "models"
 
 
+def converted_folder() -> Path:
+    """The folder of models that were converted for training; it need not exist."""
+    return cache_folder() / "converted"
+
+
 def model_path(model: CatalogModel) -> Path:
     """Where the file of `model` is, or would be."""
     return models_folder() / model.file_name

@@ -82,6 +82,8 @@ def interleave(
 class CpuWatch:
     """Who had the CPUs since it was made: the hypervisor, other processes.
 
+    A process that this one started counts as its own once it has ended.
+
     Args:
         stat: Linux's counters; where there are none, both shares are unknown.
     """
@@ -115,5 +117,6 @@ class CpuWatch:
 
 
 def _own_s() -> float:
+    """CPU seconds of this process and of those that it started and that have ended."""
     spent = os.times()
-    return spent.user + spent.system
+    return spent.user + spent.system + spent.children_user + spent.children_system

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from edgereason.config import read_toml
 from edgereason.errors import ConfigError
+from edgereason.evals.record import BEFORE_NAMED, FORMAT, MAY_DIFFER, RUN, SUMMARY
 from edgereason.evals.samples import Sample, read_samples
-from edgereason.records.folder import BEFORE_NAMED, FORMAT, MAY_DIFFER, RUN, SUMMARY
 from edgereason.report.fields import Fields
 from edgereason.report.markdown import cell
 

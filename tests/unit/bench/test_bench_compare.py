@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgereason.bench.compare import CompareBenchConfig, bench_compare, file_figures
-from edgereason.bench.memory import peak_rss_of
+from edgereason.bench.lab import peak_rss_of
 from edgereason.cli.bench import bench_app
 from edgereason.errors import ConfigError, EngineError
 from edgereason.records.measure import Samples

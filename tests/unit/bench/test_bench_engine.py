@@ -10,8 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from edgereason.bench import engine as bench
+from edgereason.bench import record as bench_record
 from edgereason.bench.engine import TARGETS, EngineBenchConfig, Target, bench_engine
-from edgereason.bench.lab import Outcome
+from edgereason.bench.lab import Measured
+from edgereason.bench.progress import Listener
 from edgereason.cli.bench import bench_app
 from edgereason.errors import ConfigError
 
@@ -47,7 +49,7 @@ def fake(monkeypatch, tmp_path):
         def run(lab):
             rounds.append((name, lab.path.name, lab.rounds))
             lab.advance(1.0)
-            return Outcome(FIGURES[name], {"seen": True})
+            return Measured(FIGURES[name], {"seen": True})
 
         return run, 1.0, 0.0
 
@@ -55,10 +57,10 @@ def fake(monkeypatch, tmp_path):
     quantized.write_bytes(b"GGUF" + b"x" * 46)
     monkeypatch.setattr(bench, "MEASURES", {name: measure(name) for name in FIGURES})
     monkeypatch.setattr(bench, "EndlessEngine", FakeEngine)
-    monkeypatch.setattr(bench, "plain_q4_0", lambda *_: quantized)
+    monkeypatch.setattr(bench_record, "plain_q4_0", lambda *_: quantized)
     monkeypatch.setattr(bench, "random_adapter", lambda *_, seed: tmp_path / "adapter.gguf")
-    monkeypatch.setattr(bench, "read_per_token_bytes", lambda path: 10**8)
-    monkeypatch.setattr(bench, "read_bandwidth", lambda threads: 2e10)
+    monkeypatch.setattr(bench_record, "read_per_token_bytes", lambda path: 10**8)
+    monkeypatch.setattr(bench_record, "read_bandwidth", lambda threads: 2e10)
     return source, rounds
 
 
@@ -118,7 +120,7 @@ def test_fewer_than_seven_rounds_are_called_a_trial(fake):
 def test_progress_only_grows_and_ends_at_one(fake):
     source, _ = fake
     seen = []
-    bench_engine(EngineBenchConfig(model=str(source)), report=lambda state: seen.append(state.done))
+    bench_engine(EngineBenchConfig(model=str(source)), Listener(report=lambda state: seen.append(state.done)))
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(1.0)
 

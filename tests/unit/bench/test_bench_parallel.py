@@ -9,8 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edgereason.bench.parallel import ParallelBenchConfig, Timing, bench_parallel, case_entries
-from edgereason.bench.record import Recording, rounded, trial_note
+from edgereason.bench.parallel import ParallelBenchConfig, StepTiming, bench_parallel, case_entries
+from edgereason.bench.progress import Listener, Turn, take_turns
+from edgereason.bench.record import Recording, Subject, rounded, trial_note
 from edgereason.cli.bench import bench_app
 from edgereason.errors import ConfigError
 
@@ -24,8 +25,8 @@ def entries(timings):
 def test_a_case_is_its_best_round_and_its_ratio_is_to_one_stream_at_the_same_depth():
     one, four = entries(
         {
-            (128, 1): [Timing(0.05, 160), Timing(0.02, 160), Timing(0.03, 160)],
-            (128, 4): [Timing(0.04, 214), Timing(0.10, 214), Timing(0.06, 214)],
+            (128, 1): [StepTiming(0.05, 160), StepTiming(0.02, 160), StepTiming(0.03, 160)],
+            (128, 4): [StepTiming(0.04, 214), StepTiming(0.10, 214), StepTiming(0.06, 214)],
         }
     )
     assert (one["depth"], one["streams"], one["min_step_s"], one["median_step_s"]) == (128, 1, 0.02, 0.03)
@@ -39,14 +40,18 @@ def test_a_case_is_its_best_round_and_its_ratio_is_to_one_stream_at_the_same_dep
 
 def test_a_depth_is_compared_with_its_own_single_stream():
     shallow, deep, deep_two = entries(
-        {(16, 1): [Timing(0.01, 20)], (512, 1): [Timing(0.02, 600)], (512, 2): [Timing(0.03, 620)]}
+        {
+            (16, 1): [StepTiming(0.01, 20)],
+            (512, 1): [StepTiming(0.02, 600)],
+            (512, 2): [StepTiming(0.03, 620)],
+        }
     )
     assert (shallow["latency_ratio"], deep["latency_ratio"]) == (1.0, 1.0)
     assert deep_two["latency_ratio"] == pytest.approx(1.5)
 
 
 def test_only_a_single_stream_is_held_against_memory():
-    one, two = entries({(16, 1): [Timing(0.02, 20)], (16, 2): [Timing(0.02, 30)]})
+    one, two = entries({(16, 1): [StepTiming(0.02, 20)], (16, 2): [StepTiming(0.02, 30)]})
     # 100 MB in 20 ms are 5 GB/s, of the 10 that memory delivers
     assert one["roofline_share"] == pytest.approx(0.5)
     assert two["roofline_share"] is None
@@ -84,37 +89,37 @@ def test_a_list_that_is_none_is_a_usage_error():
     )
 
 
-def test_a_recording_names_files_without_their_folders(tmp_path):
-    recording = Recording()
-    values = {"model": str(tmp_path / "base.gguf"), "rounds": 3}
+def test_a_recording_names_files_without_their_folders(tmp_path, monkeypatch):
+    # memory that delivers 10 GB/s before measuring, and 8 after it, in a disturbed minute
+    rates = iter([1e10, 8e9])
+    monkeypatch.setattr("edgereason.bench.record.read_bandwidth", lambda threads: next(rates))
+    path = tmp_path / "base.gguf"
+    subject = Subject(source=path, source_sha256="ab", path=path, quantization="Q4_0", threads=2)
+    with Recording(subject) as recording:
+        pass
     record = recording.close(
-        format="f",
-        source=tmp_path / "base.gguf",
-        sha256="ab",
-        config=values,
-        threads=2,
-        bandwidth=1e10,
-        notes=["n"],
+        {"figure": 1.23456789, "rounds": 3}, format="f", config={"model": str(path), "rounds": 3}, notes=["n"]
     )
     assert str(tmp_path) not in json.dumps(record)
     assert record["source"] == {"name": "base.gguf", "sha256": "ab"}
     assert record["config"] == {"model": "base.gguf", "rounds": 3, "threads": 2}
     assert record["machine"]["read_bytes_per_s"] == 1e10
+    assert record["figure"] == 1.23457
+    assert record["notes"] == ["a trial: 3 rounds, figures need at least 7", "n"]
 
 
-def test_what_a_bench_s_own_processes_used_is_not_counted_as_others(tmp_path):
-    arguments = {
-        "format": "f",
-        "source": tmp_path / "m",
-        "sha256": "",
-        "config": {"model": "m"},
-        "threads": 1,
-        "bandwidth": 1.0,
-        "notes": [],
-    }
-    # More than there are CPU seconds: whatever the machine does meanwhile, nothing is left for others.
-    record = Recording().close(**arguments, workers_cpu_s=1e9)
-    assert record["others_share"] in (0.0, None)
+def test_turns_go_round_by_round_and_progress_is_the_share_of_their_expected_time():
+    order, seen = [], []
+    short, long = (
+        Turn("file", expected_s, lambda name=name: order.append(name))
+        for name, expected_s in (("short", 1.0), ("long", 3.0))
+    )
+    listener = Listener(lambda state: seen.append((state.measure, state.done)))
+    take_turns([[short, long], [], [short]], listener)
+    assert order == ["short", "long", "short"]
+    # of five seconds: before and after one, three, one
+    first, last = "round 1 of 3", "round 3 of 3"
+    assert seen == [(first, 0), (first, 0.2), (first, 0.2), (first, 0.8), (last, 0.8), (last, 1.0)]
 
 
 def test_six_digits_are_kept_everywhere():

@@ -15,21 +15,14 @@ from typer.testing import CliRunner
 from benchmarks.peers import bench
 from benchmarks.peers.__main__ import main as peers_command
 from benchmarks.peers.bench import PeersBenchConfig, bench_peers
-from benchmarks.peers.cases import (
-    OURS,
-    PEERS,
-    Case,
-    Completion,
-    Outcome,
-    Peer,
-    Setting,
-    llama_features,
-)
+from benchmarks.peers.cases import OURS, PEERS, Case, CaseResult, Completion, Peer, Setting
+from benchmarks.peers.contenders import llama_features
 from benchmarks.peers.plan import SHAPES, Plan, make_plan
 from benchmarks.peers.process import PeerProcess, environment, public
 from benchmarks.peers.record import Run, Standing, case_entry, peer_entry, peers_notes
 from benchmarks.peers.worker import Worker, majority
 from edgereason.bench import record as bench_record
+from edgereason.bench.progress import Listener
 from edgereason.bench.record import Subject
 from edgereason.core.chat import LEAD_IN, OPENING
 from edgereason.errors import ConfigError, EngineError
@@ -93,7 +86,7 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "find_subject", lambda *_, **__: subject)
     monkeypatch.setattr(bench, "make_plan", lambda *_: plan)
     monkeypatch.setattr(bench, "command", lambda _, name: [sys.executable, str(script), name, str(log)])
-    monkeypatch.setattr(bench, "read_bandwidth", lambda threads: 2e10)
+    monkeypatch.setattr(bench_record, "read_bandwidth", lambda threads: 2e10)
     monkeypatch.setattr(bench_record, "read_per_token_bytes", lambda path: 10**8)
     return model, log
 
@@ -130,7 +123,7 @@ def test_contenders_take_turns_case_by_case_and_long_cases_have_fewer_rounds(fak
 def test_what_is_missing_fails_or_dies_is_recorded_as_that_and_the_others_go_on(fake):
     model, log = fake
     notices = []
-    record = bench_peers(PeersBenchConfig(model=str(model), rounds=2), notice=notices.append)
+    record = bench_peers(PeersBenchConfig(model=str(model), rounds=2), Listener(notice=notices.append))
     states = {name: peer["state"] for name, peer in record["peers"].items()}
     assert states == {
         "edgereason": "measured",
@@ -294,7 +287,7 @@ class Talker(Peer):
         pass
 
     def complete(self, case):
-        return Outcome(self.completions)
+        return CaseResult(self.completions)
 
     def count_tokens(self, text):
         return len(text.split())
@@ -355,7 +348,8 @@ def test_a_peer_s_process_has_nothing_of_our_engine_in_it():
     code = """
 import os, sys
 import benchmarks.peers.worker
-print({"llama_cpp", "edgereason.engine.native"} & sys.modules.keys(), os.environ.get("GOMP_SPINCOUNT"))
+runtimes = {"llama_cpp", "edgereason.engine.native", "xllamacpp", "openvino", "torch", "transformers"}
+print(runtimes & sys.modules.keys(), os.environ.get("GOMP_SPINCOUNT"))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment("xllamacpp")

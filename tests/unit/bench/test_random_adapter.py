@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from edgereason.bench.random_adapter import write_random_adapter
+from edgereason.bench.files import write_random_adapter
 from edgereason.errors import ConfigError
 
 HIDDEN, KV, FFN = 64, 32, 96

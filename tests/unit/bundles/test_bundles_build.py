@@ -13,8 +13,8 @@ from edgereason.bundles.build import Parts, build
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.core.types import Mode
 from edgereason.errors import BundleError, ConfigError, ModelFileError
+from edgereason.evals.record import bundle_entry
 from edgereason.reasoning.model import load
-from edgereason.records.folder import bundle_entry
 
 
 @pytest.fixture

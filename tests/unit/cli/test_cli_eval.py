@@ -25,7 +25,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def evaluate(cli, monkeypatch, data: Path, tmp_path: Path):
     """Runs `edgereason eval gsm8k` on the questions, into a folder, with more arguments."""
-    monkeypatch.setattr("edgereason.evals.runs.load", lambda *_, **__: Model(ScriptedEngine(REPLIES)))
+    monkeypatch.setattr("edgereason.evals.run.load", lambda *_, **__: Model(ScriptedEngine(REPLIES)))
 
     def run(*more: str, folder: str = "run"):
         return cli("eval", "gsm8k", "--data", str(data), "-o", str(tmp_path / folder), *more)

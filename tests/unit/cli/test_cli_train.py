@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgereason.engine.scripted import ScriptedEngine
-from edgereason.train.lora import finish as train_end
+from edgereason.train.lora import run as lora_run
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 REPLIES = ("Two a day, nine days: 9 × 2 = \\boxed{18}.", "Three a day, so \\boxed{27}.")
@@ -153,7 +153,8 @@ def test_own_answers_end_in_a_sentence_and_an_interruption_in_how_to_go_on(
 
 def test_a_sweep_over_processes_is_refused(cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    ran = cli("train", "sweep", "study.toml", "--traces", "t.jsonl", "-o", str(tmp_path / "out"))
+    study = str(Path(__file__).parents[3] / "configs" / "study-smollm2-135m.toml")
+    ran = cli("train", "sweep", study, "--traces", "t.jsonl", "-o", str(tmp_path / "out"))
     assert ran.code == FAILED
     assert "is one process, and 2 were started" in ran.err
     assert not (tmp_path / "out").exists()
@@ -206,7 +207,7 @@ class ClosingEngine(ScriptedEngine):
 @pytest.fixture
 def scripted_base(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr("edgereason.engine.llama.LlamaEngine", ClosingEngine)
+    monkeypatch.setattr(lora_run, "LlamaEngine", ClosingEngine)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +265,6 @@ def test_an_exported_bundle_announces_the_budgets_that_the_record_says_were_trai
         seen.append(buckets)
         return {"size_bytes": 1}
 
-    monkeypatch.setattr(train_end, "write_bundle", write_bundle)
+    monkeypatch.setattr(lora_run, "write_bundle", write_bundle)
     assert cli("train", "export", str(tmp_path)).code == 0
     assert seen == [expected]

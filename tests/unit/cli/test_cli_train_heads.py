@@ -94,16 +94,16 @@ def test_a_records_command_makes_the_same_head_again_and_holds_no_path(
     )
     record = json.loads(ran.out)
     assert record["command"] == [
-        *("edgereason", "train", "heads", "switcher", "--prompts", "prompts.jsonl", "--output", "switcher"),
-        *("--test", "hard.jsonl", "--layer", "-2", "--parts", "average", "--parts", "average+last"),
-        *("--int8", "--seed", "3"),
+        *("edgereason", "train", "heads", "switcher", "--prompts", "prompts.jsonl", "--test", "hard.jsonl"),
+        *("-o", "switcher", "--seed", "3", "--int8", "--layer", "-2"),
+        *("--parts", "average", "--parts", "average+last"),
     ]
     pytest.importorskip("reasoning_gym")
     ran = verify("--temperature", "0.5", "--limit", "25", "--test", "reasoning-gym:chain_sum:9", "--json")
     other = json.loads(ran.out)
     assert other["command"][4:] == [
-        *("--questions", "questions.jsonl", "--output", "verifier", "--test", "reasoning-gym:chain_sum:9"),
-        *("--samples", "2", "--temperature", "0.5", "--budget", "100", "--limit", "25"),
+        *("--questions", "questions.jsonl", "-o", "verifier", "--samples", "2", "--budget", "100"),
+        *("--temperature", "0.5", "--limit", "25", "--test", "reasoning-gym:chain_sum:9"),
     ]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

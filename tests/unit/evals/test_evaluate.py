@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from told import Told
 
 from edgereason.core.answers import canonical, grade
 from edgereason.core.types import Mode, Route, Stop
 from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, ContextOverflow, RequestError
-from edgereason.evals.evaluate import EvalConfig, Progress, evaluate, question_seed
+from edgereason.evals.evaluate import EvalConfig, evaluate, question_seed
 from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES
 
 REPLIES = [f"I count {n}.\n</think>\n\nThe final answer is {n}." + " So it is." * (n % 4) for n in range(7)]
@@ -134,8 +136,9 @@ def test_questions_are_batched_together(tmp_path: Path) -> None:
 
 def test_an_interruption_keeps_what_is_written_and_gives_everything_back(tmp_path: Path) -> None:
     engine = ScriptedEngine(REPLIES)
-    seen: list[Progress] = []
-    evaluate(CONFIG, ITEMS, model(engine), tmp_path, progress=seen.append, should_stop=lambda: len(seen) > 5)
+    seen = Told()
+    context = RunContext(progress=seen, should_stop=lambda: len(seen) > 5)
+    evaluate(CONFIG, ITEMS, model(engine), tmp_path, context)
     assert 5 <= len(read_samples(tmp_path)) < 24
     assert engine.live_sequences == 0
     rows, _ = evaluate(CONFIG, ITEMS, model(), tmp_path)
@@ -143,12 +146,11 @@ def test_an_interruption_keeps_what_is_written_and_gives_everything_back(tmp_pat
 
 
 def test_progress_counts_and_averages_what_is_there(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    rows, _ = evaluate(CONFIG, ITEMS, model(), tmp_path, progress=seen.append)
-    assert [state.done for state in seen] == list(range(25))
-    assert seen[0].accuracy is None
-    assert seen[-1].accuracy == pytest.approx(sum(row.score for row in rows) / 24)
-    assert seen[-1].left_s == 0.0
+    seen = Told()
+    rows, _ = evaluate(CONFIG, ITEMS, model(), tmp_path, RunContext(progress=seen))
+    assert [(done, total) for _, done, total, _ in seen] == [(done, 24) for done in range(25)]
+    assert seen[0][3] == ""
+    assert seen[-1][3].startswith(f"{sum(row.score for row in rows) / 24:.1%} right, ")
 
 
 def test_a_question_that_can_never_fit_is_refused_before_anything_is_generated(tmp_path: Path) -> None:

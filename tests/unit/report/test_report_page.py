@@ -20,7 +20,7 @@ from edgereason.bench import engine, parallel, switch
 from edgereason.cli.report import report
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
-from edgereason.evals import runs
+from edgereason.evals import run
 from edgereason.evals.curves import sweep
 from edgereason.evals.likelihood.loglik import ChoiceRow, summarise
 from edgereason.report import records
@@ -79,7 +79,7 @@ def drawn(tmp_path_factory):
 
 
 def test_formats_are_those_that_writers_write():
-    assert (records.SWEEP, records.PERPLEXITY) == (sweep.FORMAT, runs.PPL_FORMAT)
+    assert (records.SWEEP, records.PERPLEXITY) == (sweep.FORMAT, run.PPL_FORMAT)
     assert set(records.BENCHES) == {one.FORMAT for one in (engine, parallel, peers, switch)}
 
 

@@ -12,7 +12,7 @@ from benchmarks.peers.cases import PEERS, Case
 from benchmarks.peers.plan import SHAPES
 from benchmarks.peers.record import Run as PeerRun
 from benchmarks.peers.record import Standing, case_entry, peer_entry
-from edgereason.bench.parallel import Timing, case_entries
+from edgereason.bench.parallel import StepTiming, case_entries
 from edgereason.bench.switch import length_entry
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
@@ -233,7 +233,7 @@ def test_traces_that_were_cut_stand_beside_runs_on_the_same_data(tmp_path):
 
 def test_parallel_cases_become_a_line_for_every_depth():
     # Steps of 10 and 20 ms: the second of two streams costs as much as the first.
-    timings = {(128, n): [Timing(s, 200), Timing(2 * s, 200)] for n, s in ((1, 0.01), (2, 0.02))}
+    timings = {(128, n): [StepTiming(s, 200), StepTiming(2 * s, 200)] for n, s in ((1, 0.01), (2, 0.02))}
     cases = case_entries(timings, kv_bytes_per_cell=1, read_per_token_bytes=1, bandwidth=1.0)
     (line,) = parallel_depths(record({"cases": cases}))
     assert line == Depth(

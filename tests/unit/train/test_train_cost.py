@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from tiny_lora import base_model
 
+from edgereason.bench.train import StepShape, both_steps
 from edgereason.train.lora.adapters import LoraSettings
-from edgereason.train.lora.cost import StepShape, steps
 
 
 def gradients(base, seen):
@@ -17,7 +17,7 @@ def test_both_ways_learn_from_the_same_tokens():
     # With B zero no prompt is changed by the adapter, so only the prompt's share of B's gradient differs.
     shape = StepShape(prompt_tokens=1, responses=3, response_tokens=8)
     base = base_model(vocab_size=1000)
-    ways, found = steps(base, shape, LoraSettings(rank=4)), {}
+    ways, found = both_steps(base, shape, LoraSettings(rank=4)), {}
     for name, step in ways.items():
         step()
         found[name] = gradients(base, torch.clone)

@@ -6,6 +6,7 @@ import json
 import random
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,19 +19,21 @@ from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.evals.tasks.catalog import load_task
 from edgereason.reasoning.model import Model, load
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RECORD
 from edgereason.records.journal import SAMPLES
 from edgereason.train.data.decontaminate import Evaluations
-from edgereason.train.data.generate import GenerateConfig, Progress, generate, sample_seed
+from edgereason.train.data.generate import GenerateConfig, generate, sample_seed
 from edgereason.train.data.questions import Question, Questions, read_questions
 from edgereason.train.data.solutions import (
+    SampleRow,
     choose,
     nearest_the_median,
     solution_trace,
     without_bare_end,
     without_boxes,
 )
-from edgereason.train.data.trace_folder import RECORD, TRACES, SampleRow
-from edgereason.train.data.traces import Drop, Lengths, TraceRow, read_traces
+from edgereason.train.data.traces import TRACES, Drop, Lengths, TraceRow, read_traces
 
 NOTHING = Evaluations.of([])
 
@@ -198,7 +201,7 @@ def test_what_becomes_of_every_sample_is_counted() -> None:
 
 
 def test_a_run_writes_samples_traces_and_a_record_of_its_yield(tmp_path: Path) -> None:
-    record = make(tmp_path / "run", about={"date": "today"})
+    record = make(tmp_path / "run", context=RunContext(command=("edgereason", "train", "traces")))
     assert record == json.loads((tmp_path / "run" / RECORD).read_text())
     # Five samples with seeds in a row: each reply once a question; three are right, two are kept.
     found = record["yield"]["hens.jsonl"]
@@ -282,15 +285,21 @@ def test_a_finished_run_draws_nothing_again_and_more_questions_or_samples_go_on(
 
 
 def test_an_interruption_keeps_what_is_written(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[tuple[float, float]] = []
+
+    def note(stage: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
+        seen.append((done, total))
+
     engine = ScriptedEngine(REPLIES)
-    stopped = make(tmp_path, engine=engine, progress=seen.append, should_stop=lambda: len(seen) > 3)
+    stopped = make(
+        tmp_path, engine=engine, context=RunContext(progress=note, should_stop=lambda: len(seen) > 3)
+    )
     assert stopped is None
     assert engine.live_sequences == 0
     assert 10 <= len((tmp_path / SAMPLES).read_text().splitlines()) < 40
     assert not (tmp_path / TRACES).exists()
     assert make(tmp_path)["yield_of_all"]["samples"] == 40
-    assert [(state.done, state.total) for state in seen[:3]] == [(0, 40), (5, 40), (10, 40)]
+    assert seen[:3] == [(0, 40), (5, 40), (10, 40)]
 
 
 def test_other_sampling_and_another_question_of_the_same_id_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tiny_lora import OPENING, base_model, lora_model
 from trl import GRPOTrainer
 
 from edgereason.errors import BundleError, ConfigError, EngineError, TrainingError
+from edgereason.records.context import RunContext
 from edgereason.records.lock import FolderLock
 from edgereason.train.grpo import groups as groups_module
 from edgereason.train.grpo.config import GrpoConfig
@@ -31,7 +32,7 @@ from edgereason.train.grpo.trainer import BudgetTrainer, by_length, turn
 from edgereason.train.lora.adapters import save_adapter
 from edgereason.train.lora.checkpoints import forget_lines_behind
 from edgereason.train.lora.masked_lora import Batch, MaskedLora
-from edgereason.train.lora.sft import BaseConfig
+from edgereason.train.lora.sft import BaseConfig, TorchBase
 
 SHA256 = "ab" * 32
 ENDS = frozenset({55, 56, 57, 58, 59, 62, 63})
@@ -63,8 +64,13 @@ def start(tmp_path_factory) -> Path:
     return folder
 
 
+def base() -> TorchBase:
+    return TorchBase(base_model(), SHA256, OPENING)
+
+
 def train(folder: Path, start: Path, recipe: GrpoRecipe = RECIPE, roller=in_torch, **how):
-    return grpo(recipe, base_model(), SHA256, start, MATERIAL, roller, folder, **how)
+    context = RunContext(should_stop=how.pop("should_stop", lambda: False))
+    return grpo(recipe, base(), start, MATERIAL, roller, folder, context, **how)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -571,8 +577,7 @@ def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: 
     with pytest.raises(ConfigError, match="the context holds 256"):
         grpo(
             replace(RECIPE, budgets=BudgetsConfig(buckets=(8, 200))),
-            base_model(),
-            SHA256,
+            base(),
             start,
             replace(MATERIAL, hints=HINTS | {200: (5,)}),
             in_torch,
@@ -583,14 +588,14 @@ def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: 
     with pytest.raises(ConfigError, match="can't be shared out"):
         train(folder, start, replace(RECIPE, training=replace(CONFIG, micro_rows=3)))
     with pytest.raises(BundleError, match="made for the base"):
-        grpo(RECIPE, base_model(), "cd" * 32, start, MATERIAL, in_torch, folder)
+        grpo(RECIPE, replace(base(), sha256="cd" * 32), start, MATERIAL, in_torch, folder)
     with pytest.raises(ConfigError, match="must be positive and rise"):
         BudgetsConfig(buckets=(16, 8))
     assert not folder.exists()
 
 
 def test_a_folder_with_another_run_is_refused(finished: Path, start: Path) -> None:
-    with pytest.raises(ConfigError, match="another recipe"):
+    with pytest.raises(ConfigError, match="holds another training"):
         train(finished, start, replace(RECIPE, reward=RewardConfig(margin=0.5)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edgereason.heads.features import Part
 from edgereason.heads.file import read_heads
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES
 from edgereason.train.heads.mlp import MlpConfig
 from edgereason.train.heads.prompt_states import read_prompts
@@ -58,7 +60,9 @@ def test_it_tells_prompts_apart_that_it_has_not_seen_and_the_record_says_so(
     asked: Path, tmp_path: Path
 ) -> None:
     test = write(tmp_path / "test.jsonl", prompts(40, seed=1))
-    record = train(tmp_path / "run", asked, tests=(test,), about={"date": "today"})
+    record = train(
+        tmp_path / "run", asked, tests=(test,), context=RunContext(command=("edgereason", "train", "heads"))
+    )
     assert record == json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["splits"] == {"train": 64, "held_out": 16}
     for name, num in (("validation", 64), ("held_out", 16), ("test.jsonl", 40)):
@@ -70,16 +74,20 @@ def test_it_tells_prompts_apart_that_it_has_not_seen_and_the_record_says_so(
         assert set(figures["by_source"]) == {"s0", "s1", "s2", "s3"}
     assert record["prompts"][0]["sha256"] == file_sha256(asked)
     assert record["heads"]["sha256"] == file_sha256(tmp_path / "run" / "heads.safetensors")
-    assert record["date"] == "today"
+    assert record["command"] == ["edgereason", "train", "heads"]
     assert str(tmp_path) not in json.dumps(record)
 
 
 def test_features_and_epochs_are_chosen_by_sources_left_out_and_the_record_says_how(
     asked: Path, tmp_path: Path
 ) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, float, float]] = []
+
+    def note(stage: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
+        told.append((stage, done, total))
+
     config = replace(CONFIG, weight_decays=(0.1, 3.0))
-    record = train(tmp_path / "run", asked, config=config, progress=lambda *one: told.append(one))
+    record = train(tmp_path / "run", asked, config=config, context=RunContext(progress=note))
     yardstick, fit = record["yardstick"], record["fit"]
     assert yardstick["left_out"] == [["s0", "s1"], ["s2", "s3"]]
     tried = yardstick["candidates"]
@@ -181,10 +189,13 @@ def test_a_stopped_run_goes_on_behind_what_is_written_and_reads_no_prompt_twice(
 ) -> None:
     folder, told = tmp_path / "run", []
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
         told.append((what, done, total))
 
-    assert train(folder, asked, progress=progress, should_stop=lambda: len(told) > 30) is None
+    assert (
+        train(folder, asked, context=RunContext(progress=progress, should_stop=lambda: len(told) > 30))
+        is None
+    )
     written = (folder / SAMPLES).read_text()
     assert written.count("\n") == 30
     engine = ScriptedEngine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.heads.file import read_heads
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.generate import sample_seed
@@ -56,7 +58,7 @@ def test_right_traces_are_told_from_wrong_ones_on_questions_not_learned_from(
     asked: Path, tmp_path: Path
 ) -> None:
     test = write(tmp_path / "test.jsonl", range(100, 106))
-    record = train(tmp_path / "run", asked, tests=(test,), about={"date": "today"})
+    record = train(tmp_path / "run", asked, tests=(test,))
     assert record == json.loads((tmp_path / "run" / "record.json").read_text())
     splits = record["splits"]
     assert [splits[name]["questions"] for name in ("train", "held_out", "test.jsonl")] == [24, 6, 6]
@@ -139,10 +141,12 @@ def test_a_stopped_run_goes_on_behind_what_is_written_and_more_samples_join_it(
 ) -> None:
     folder, told = tmp_path / "run", []
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
         told.append((what, done, total))
 
-    assert train(folder, asked, progress=progress, should_stop=lambda: len(told) > 3) is None
+    assert (
+        train(folder, asked, context=RunContext(progress=progress, should_stop=lambda: len(told) > 3)) is None
+    )
     assert told == [("samples", done, 120) for done in (0, 4, 8, 12)]
     before = (folder / SAMPLES).read_text()
     assert before.count("\n") == 12

@@ -14,9 +14,10 @@ from edgereason.data.rows import read_file
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES
-from edgereason.train.data.calibration import read_calibration
 from edgereason.train.data.own_answers import OwnAnswersConfig, answer
+from edgereason.train.quant.calibration import read_calibration
 
 CONFIG = OwnAnswersConfig(max_tokens=40, parallel=2)
 REPLIES = ["Two.", "Nobody knows how many there are, and nobody ever counted them."]
@@ -56,7 +57,7 @@ def test_a_stopped_run_goes_on_behind_what_is_written_and_more_questions_join_it
 ) -> None:
     folder = tmp_path / "run"
     asks = iter(range(1000))
-    assert make(folder, asked, should_stop=lambda: next(asks) > 60) is None
+    assert make(folder, asked, context=RunContext(should_stop=lambda: next(asks) > 60)) is None
     before = (folder / SAMPLES).read_text()
     assert 1 <= before.count("\n") < 6
     assert make(folder, asked, limit=5)["answers"]["rows"] == 5
@@ -79,7 +80,7 @@ def test_other_settings_or_a_folder_of_traces_are_refused(asked: Path, tmp_path:
         make(tmp_path / "run", asked, replace(CONFIG, max_tokens=41))
     record = tmp_path / "run" / "record.json"
     record.write_text(record.read_text().replace("own-answers", "traces"))
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds another set of answers"):
         make(tmp_path / "run", asked)
 
 

@@ -14,10 +14,10 @@ from edgereason.data.rows import Row, Rows
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.readers import READERS, find_rows, read_into, read_source
-from edgereason.train.data.trace_folder import TRACES
-from edgereason.train.data.traces import Drop, Lengths, TraceRow, read_traces
+from edgereason.train.data.traces import TRACES, Drop, Lengths, TraceRow, read_traces
 
 NOTHING = Evaluations.of([])
 LENGTHS = Lengths.of(ScriptedEngine())
@@ -206,7 +206,7 @@ def test_a_data_set_becomes_a_folder_and_the_record_says_of_what(tmp_path: Path)
             "openthoughts3",
             against=NOTHING,
             model=model,
-            about={"date": "today"},
+            context=RunContext(command=("edgereason", "train", "traces")),
         )
     assert record is not None
     (trace,) = read_traces(tmp_path / "out" / TRACES)
@@ -218,7 +218,8 @@ def test_a_data_set_becomes_a_folder_and_the_record_says_of_what(tmp_path: Path)
         "share_contaminated": 0.0,
         "tokens": {"mean": 16, "p10": 16, "median": 16, "p90": 16, "max": 16},
     }
-    assert (record["from"]["sha256"], record["date"], record["traces"]["rows"]) == ("ab", "today", 1)
+    assert (record["from"]["sha256"], record["traces"]["rows"]) == ("ab", 1)
+    assert record["command"] == ["edgereason", "train", "traces"]
     assert str(tmp_path) not in json.dumps(record)
 
 
@@ -230,7 +231,7 @@ def test_a_reading_that_is_stopped_leaves_no_traces(tmp_path: Path) -> None:
             "openthoughts3",
             against=NOTHING,
             model=model,
-            should_stop=lambda: True,
+            context=RunContext(should_stop=lambda: True),
         )
     assert stopped is None
     assert not (tmp_path / "out" / TRACES).exists()

@@ -24,7 +24,7 @@ def want(*, prompt: bytes = b"2+2?", cap: int = 100, count: int = 2, seed: int =
 
 def roller(engine: ScriptedEngine, tmp_path: Path, *, max_running: int = 32) -> EngineRoller:
     made = EngineRoller(engine, temperature=0.8, max_running=max_running)
-    made.swap(lambda path: path.write_bytes(b"GGUF"), tmp_path / "a.gguf")
+    made.reload_adapter(lambda path: path.write_bytes(b"GGUF"), tmp_path / "a.gguf")
     return made
 
 
@@ -103,14 +103,14 @@ def test_an_engine_that_fails_behind_a_prompt_leaves_nothing(tmp_path: Path) -> 
         made([want(), want()])
     assert engine.live_sequences == 0
     assert all(sampler.closed for sampler in engine.samplers)
-    made.swap(lambda path: path.write_bytes(b"GGUF2"), tmp_path / "a.gguf")
+    made.reload_adapter(lambda path: path.write_bytes(b"GGUF2"), tmp_path / "a.gguf")
 
 
-def test_the_adapter_is_swapped_for_the_one_that_is_written(tmp_path: Path) -> None:
+def test_a_reloaded_adapter_is_the_one_that_is_written(tmp_path: Path) -> None:
     engine = ScriptedEngine([THINKS])
     made = roller(engine, tmp_path)
     before = made._adapter
-    made.swap(lambda path: path.write_bytes(b"GGUF2"), tmp_path / "a.gguf")
+    made.reload_adapter(lambda path: path.write_bytes(b"GGUF2"), tmp_path / "a.gguf")
     assert made._adapter is not before
     assert made([want(count=1)])[0][0].is_whole
 

@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 from tiny_lora import OPENING, base_model, lora_model, random_rows
 
 from edgereason.errors import BundleError, ConfigError, TrainingError
+from edgereason.records.context import RunContext
 from edgereason.train.lora import loop
 from edgereason.train.lora.adapters import LoraSettings, adapter_sha256, load_adapter, new_adapter
 from edgereason.train.lora.examples import Example, HintConfig
 from edgereason.train.lora.loop import LengthGrouped, TrainConfig
 from edgereason.train.lora.masked_lora import Batch, MaskedLora
-from edgereason.train.lora.sft import BaseConfig, SftRecipe, sft
+from edgereason.train.lora.sft import BaseConfig, SftRecipe, TorchBase, sft
 
 SHA256 = "ab" * 32
 CONFIG = TrainConfig(epochs=3, batch_rows=4, micro_rows=2, learning_rate=2e-2, seed=1)
@@ -39,7 +40,9 @@ def examples(count=16):
 
 
 def train(folder, recipe=RECIPE, rows=None, **how):
-    return sft(recipe, base_model(), SHA256, rows or examples(), OPENING, folder, **how)
+    context = RunContext(should_stop=how.pop("should_stop", lambda: False))
+    base = TorchBase(base_model(), SHA256, OPENING)
+    return sft(recipe, base, rows or examples(), folder, context, **how)
 
 
 def after(steps):
@@ -203,7 +206,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_a_folder_with_another_run_is_refused(finished):
-    with pytest.raises(ConfigError, match="another recipe"):
+    with pytest.raises(ConfigError, match="holds another training"):
         train(finished[0], replace(RECIPE, lora=LoraSettings(rank=8)))
     with pytest.raises(ConfigError, match="other examples"):
         train(finished[0], rows=examples(18))
@@ -225,7 +228,7 @@ def test_only_an_earlier_lock_does_not_fill_a_folder(tmp_path):
 def test_a_checkpoint_of_another_base_is_refused(tmp_path):
     train(tmp_path / "run", should_stop=after(1))
     with pytest.raises(BundleError, match="made for the base abab"):
-        sft(RECIPE, base_model(), "cd" * 32, examples(), OPENING, tmp_path / "run")
+        sft(RECIPE, TorchBase(base_model(), "cd" * 32, OPENING), examples(), tmp_path / "run")
 
 
 def test_rows_of_similar_length_go_together_and_every_epoch_has_all_of_them():
@@ -283,7 +286,7 @@ def test_an_adapter_can_be_learned_further(finished, tmp_path):
     assert losses(tmp_path / "run")[0] == pytest.approx(float(expected), abs=0.3)
     assert losses(tmp_path / "run")[0] < losses(finished[0])[0] - 0.5
     assert record["start"] == adapter_sha256(start)
-    with pytest.raises(ConfigError, match="another recipe"):
+    with pytest.raises(ConfigError, match="holds another training"):
         train(tmp_path / "run")
     with pytest.raises(BundleError, match="another shape"):
         train(tmp_path / "other", replace(RECIPE, lora=LoraSettings(rank=8)), start=start)

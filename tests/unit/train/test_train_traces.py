@@ -13,8 +13,16 @@ from edgereason.core.chat import Seams
 from edgereason.core.types import Message
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.train.data.trace_folder import RECORD, claim_folder, finish_folder, length_summary
-from edgereason.train.data.traces import Lengths, TraceRow, read_traces, write_traces
+from edgereason.records.folder import RECORD, RunFolder
+from edgereason.train.data.traces import (
+    FORMAT,
+    Lengths,
+    TraceRow,
+    finish_traces,
+    length_summary,
+    read_traces,
+    write_traces,
+)
 
 TRACE = TraceRow(
     id="q/0",
@@ -104,23 +112,23 @@ def test_percentiles_are_of_all_lengths() -> None:
 
 def test_a_folder_holds_one_run_and_says_what_differs(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "run"
-    claim_folder(folder, {"seed": 1, "teacher": "a"})
-    claim_folder(folder, {"seed": 1, "teacher": "a"})
+    RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 1, "teacher": "a"})
+    RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 1, "teacher": "a"})
     with pytest.raises(ConfigError, match=r"seed: 1 there, 2 now\)"):
-        claim_folder(folder, {"seed": 2, "teacher": "a"})
-    finish_folder(folder, {"seed": 1, "teacher": "a"}, [TRACE], {"way": "read"})
-    claim_folder(folder, {"seed": 1, "teacher": "a"})
+        RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 2, "teacher": "a"})
+    finish_traces(folder, {"seed": 1, "teacher": "a"}, [TRACE], {"way": "read"})
+    RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 1, "teacher": "a"})
     assert json.loads((folder / RECORD).read_text())["traces"]["rows"] == 1
 
 
 def test_a_folder_with_nothing_but_an_earlier_lock_is_claimed(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
-    claim_folder(tmp_path, {"seed": 1})
+    RunFolder(tmp_path, "set of traces").claim_record(FORMAT, {"seed": 1})
     assert json.loads((tmp_path / RECORD).read_text())["run"] == {"seed": 1}
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("x")
     with pytest.raises(ConfigError, match="holds something else"):
-        claim_folder(tmp_path, {})
+        RunFolder(tmp_path, "set of traces").claim_record(FORMAT, {})
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]

@@ -1,67 +1,72 @@
-"""How far an evaluation is, on stderr: a bar in a terminal, a line a minute elsewhere.
-
-Knows shares and counts; does not know what is evaluated.
-"""
+"""How far a long run is, on stderr: a bar in a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import typer
 
 if TYPE_CHECKING:
-    from edgereason.evals.evaluate import Progress
+    from rich.console import RenderableType
+
+    from edgereason.records.context import Progress
 
 _LINE_S: Final = 60.0
+_COLUMNS: Final = 3
 
-Show = Callable[[int, int, str], None]
-"""Takes what is done, of how much, and what else there is to say."""
+
+class _Show(Protocol):
+    """Takes what is done, of how much, what else there is to say, and details of every step."""
+
+    def __call__(self, done: float, total: float, text: str, details: Sequence[str]) -> None: ...
 
 
 @contextmanager
-def progress_display() -> Iterator[Show]:
-    """Something to show progress with."""
+def progress_display() -> Iterator[Progress]:
+    """Something to report progress to; every stage has its own time left."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
-        yield _lines()
+        yield _with_time_left(_lines())
         return
     from rich import progress as bars
+    from rich.console import Group
+    from rich.live import Live
 
     columns = (
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
         bars.TextColumn("{task.description}", markup=False),
     )
-    with bars.Progress(*columns, console=console) as bar:
-        number = bar.add_task("starting", total=None)
-        yield lambda done, total, text: bar.update(number, completed=done, total=total, description=text)
+    bar = bars.Progress(*columns, console=console)
+    number = bar.add_task("starting", total=None)
+    with Live(bar, console=console, refresh_per_second=4) as live:
+
+        def show(done: float, total: float, text: str, details: Sequence[str]) -> None:
+            bar.update(number, completed=done, total=total, description=text)
+            if details:
+                live.update(Group(bar, details_panel(details)))
+
+        yield _with_time_left(show)
 
 
-def timed(show: Show) -> Callable[[int, int], None]:
-    """Shows counts with the time left, judged by what was done since the first of them."""
-    start: tuple[float, int] | None = None
+def details_panel(details: Sequence[str]) -> RenderableType:
+    """Details in columns, alarms below."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
 
-    def report(done: int, total: int) -> None:
-        nonlocal start
-        now_s = time.monotonic()
-        start = start or (now_s, done)
-        fresh = done - start[1]
-        left_s = (now_s - start[0]) / fresh * (total - done) if fresh else None
-        show(done, total, _left(left_s))
-
-    return report
-
-
-def figures(state: Progress) -> str:
-    """What an evaluation has come to so far."""
-    accuracy = "" if state.accuracy is None else f"{state.accuracy:.1%} right, "
-    speed = "" if not state.tokens_per_s else f"{state.tokens_per_s:.0f} tok/s, "
-    return accuracy + speed + _left(state.left_s)
+    cells = [text for text in details if not text.startswith("!")]
+    table = Table.grid(padding=(0, 3))
+    for at in range(0, len(cells), _COLUMNS):
+        table.add_row(*cells[at : at + _COLUMNS])
+    alarms = [Text(text, style="bold red") for text in details if text.startswith("!")]
+    return Panel(Group(table, *alarms))
 
 
 def minutes(seconds: float) -> str:
@@ -70,17 +75,32 @@ def minutes(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02}"
 
 
-def _left(left_s: float | None) -> str:
-    return "…" if left_s is None else f"{minutes(left_s)} left"
+def _with_time_left(show: _Show) -> Progress:
+    """Adds the time left, judged by what was done since the first report of a stage."""
+    starts: dict[str, tuple[float, float]] = {}
+
+    def report(stage: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
+        now_s = time.monotonic()
+        start_s, before = starts.setdefault(stage, (now_s, done))
+        fresh = done - before
+        left = f"{minutes((now_s - start_s) / fresh * (total - done))} left" if fresh > 0 else "…"
+        show(done, total, ", ".join(filter(None, (stage, note, left))), details)
+
+    return report
 
 
-def _lines() -> Show:
+def _lines() -> _Show:
+    """A line a minute, and one for every step that has details."""
     last_s = 0.0
 
-    def show(done: int, total: int, text: str) -> None:
+    def show(done: float, total: float, text: str, details: Sequence[str]) -> None:
         nonlocal last_s
-        if time.monotonic() - last_s >= _LINE_S or done == total:
-            last_s = time.monotonic()
-            typer.echo(f"{done} of {total} done, {text}", err=True)
+        if not details and time.monotonic() - last_s < _LINE_S and done != total:
+            return
+        last_s = time.monotonic()
+        figures = [text for text in details if not text.startswith("!")]
+        typer.echo(", ".join([f"{done:g} of {total:g} done", *figures, text]), err=True)
+        for alarm in (text for text in details if text.startswith("!")):
+            typer.echo(f"  {alarm}", err=True)
 
     return show

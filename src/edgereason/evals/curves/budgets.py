@@ -31,6 +31,7 @@ from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
 from edgereason.reasoning.runs import Run
+from edgereason.records.context import RunContext
 
 _RUNNING: Final = 16
 """Streams that run at a time."""
@@ -56,8 +57,7 @@ def budget_curve(
     samples: Sequence[Sample],
     model: Model,
     limits_tokens: Sequence[int],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
     """Truncates every finished trace of a think run at every limit.
 
@@ -67,8 +67,7 @@ def budget_curve(
         samples: the run's rows.
         model: the run's.
         limits_tokens: hard budgets; none above the run's own.
-        progress: told how many traces are done, of how many.
-        should_stop: asked between steps.
+        context: asked between steps whether to stop.
 
     Returns:
         `budgets`, and beside it lists in its order: `accuracy`, `ci95` (clustered by question),
@@ -82,10 +81,10 @@ def budget_curve(
     limits = sorted(set(limits_tokens))
     traces = _finished(samples)
     rows: list[BudgetRow] = []
-    progress(0, len(traces))
-    for done, of_trace in enumerate(_truncated(config, items, traces, model, limits, should_stop), 1):
+    context.progress("traces", 0, len(traces))
+    for done, of_trace in enumerate(_truncated(config, items, traces, model, limits, context.should_stop), 1):
         rows += of_trace
-        progress(done, len(traces))
+        context.progress("traces", done, len(traces))
     if len(rows) < len(traces) * len(limits):
         return None
     num_cancelled = sum(len(sample.traces) for sample in samples) - len(traces)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from edgereason.data.rows import question_of, read_file
-from edgereason.train.data.trace_folder import source_entry
+from edgereason.records.folder import source_entry
 
 NGRAM_WORDS: Final = 13
 

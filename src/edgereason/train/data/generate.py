@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,18 +34,13 @@ from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Response,
 from edgereason.errors import ConfigError, ContextOverflow
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RunFolder, model_entry
 from edgereason.records.journal import Journal
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
-from edgereason.train.data.solutions import RULE, choose
-from edgereason.train.data.trace_folder import (
-    SampleRow,
-    claim_folder,
-    finish_folder,
-    length_summary,
-    model_entry,
-)
-from edgereason.train.data.traces import Drop, Lengths, TraceRow
+from edgereason.train.data.solutions import RULE, SampleRow, choose
+from edgereason.train.data.traces import FORMAT, Drop, Lengths, TraceRow, finish_traces, length_summary
 
 INSTRUCTION: Final = (
     "You solve problems by thinking aloud, in plain sentences, as a careful person does with pencil and "
@@ -109,15 +104,6 @@ class GenerateConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the teacher is: samples that are there, of how many; tokens a second of this sitting."""
-
-    done: int
-    total: int
-    tokens_per_s: float | None
-
-
 _COUNTS: Final = (
     *(*LEFT_OUT, "question_too_long", "asked"),
     *(
@@ -161,9 +147,7 @@ def generate(
     against: Evaluations,
     *,
     model: Model,
-    about: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
     """Makes traces, or goes on with those of `folder`.
 
@@ -176,9 +160,7 @@ def generate(
         sources: questions.
         against: evaluations; what they ask is not asked here.
         model: the teacher; nobody else may use it meanwhile.
-        about: what else the record says, such as date and machine.
-        progress: told after every question.
-        should_stop: asked between steps; once true, what runs is dropped and what is written stays.
+        context: stopped, it drops what runs and keeps what is written.
 
     Returns:
         The record; None if it was stopped.
@@ -190,11 +172,11 @@ def generate(
     require_unique_ids(question for source in sources for question in source.questions)
     questions, counts = usable(sources, against)
     yields = {name: Yield(of_source) for name, of_source in counts.items()}
-    teacher = model_entry(model.engine)
+    teacher = model_entry(model.info)
     run = {"teacher": teacher["sha256"] or teacher["name"], **config.run}
-    claim_folder(folder, run)
+    RunFolder(folder, "set of traces").claim_record(FORMAT, run)
     with Journal(folder, SampleRow) as journal:
-        samples = _sample(config, questions, model, journal, yields, progress, should_stop)
+        samples = _sample(config, questions, model, journal, yields, context)
     if samples is None:
         return None
     lengths = Lengths.of(model.engine)
@@ -225,9 +207,9 @@ def generate(
         "yield": {name: one.to_json() for name, one in yields.items()},
         "yield_of_all": everything.to_json(),
         "sampled_tokens": sum(row.num_tokens for rows in samples.values() for row in rows),
-        **(about or {}),
+        **context.about(),
     }
-    return finish_folder(folder, run, traces, record)
+    return finish_traces(folder, run, traces, record)
 
 
 def sample_seed(seed: int, question_id: str, number: int) -> int:
@@ -242,8 +224,7 @@ def _sample(
     model: Model,
     journal: Journal[SampleRow],
     yields: Mapping[str, Yield],
-    progress: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
+    context: RunContext,
 ) -> dict[str, list[SampleRow]] | None:
     """Every question's samples, by its id, in order; those that are missing are drawn. None if stopped."""
     start_s = time.perf_counter()
@@ -268,12 +249,11 @@ def _sample(
     total, fresh_tokens = num_asked * config.samples, 0
 
     def report() -> None:
-        spent_s = time.perf_counter() - start_s
-        speed = fresh_tokens / spent_s if fresh_tokens and spent_s else None
-        progress(Progress(sum(map(len, samples.values())), total, speed))
+        speed = f"{fresh_tokens / (time.perf_counter() - start_s):.0f} tok/s" if fresh_tokens else ""
+        context.progress("samples", sum(map(len, samples.values())), total, speed)
 
     report()
-    answered = answer_many(model, requests, max_running=config.parallel, should_stop=should_stop)
+    answered = answer_many(model, requests, max_running=config.parallel, should_stop=context.should_stop)
     num_missing = len(requests)
     with closing(answered):
         for index, response in answered:

@@ -17,24 +17,24 @@ Knows questions and answers; does not know training or terminals.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.core.bundle import file_sha256
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Sampling, Stop
 from edgereason.data.rows import Rows, question_of
 from edgereason.errors import ConfigError
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RunFolder, model_entry, source_entry
 from edgereason.records.journal import SAMPLES, Journal
-from edgereason.train.data.generate import Progress, sample_seed
-from edgereason.train.data.trace_folder import RECORD, claim_folder, length_summary, model_entry, source_entry
-from edgereason.train.data.traces import row_id
+from edgereason.train.data.generate import sample_seed
+from edgereason.train.data.traces import length_summary, row_id
 
 FORMAT: Final = "edgereason-own-answers"
 
@@ -114,9 +114,7 @@ def answer(
     *,
     model: Model,
     limit: int | None = None,
-    about: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
     """Lets a model answer, or goes on where `folder` stands.
 
@@ -125,9 +123,7 @@ def answer(
         sources: rows with a question each, whose right answer is not needed.
         model: nobody else may use it meanwhile.
         limit: only the first so many rows of each source.
-        about: what else the record says, such as date and machine.
-        progress: told after every answer.
-        should_stop: asked between steps; once true, what runs is dropped and what is written stays.
+        context: stopped, it drops what runs and keeps what is written.
 
     Returns:
         The record; None if it was stopped.
@@ -142,15 +138,19 @@ def answer(
             if key in asked:
                 row.fail("id", f"is {key[1]!r}, as in a row before; expected every id once")
             asked[key] = config.request(question_of(row), key[1])
-    teacher = model_entry(model.engine)
+    teacher = model_entry(model.info)
     run = {"model": teacher["sha256"] or teacher["name"]}
     run |= {name: value for name, value in asdict(config).items() if name != "parallel"}
-    claim_folder(folder, run, FORMAT)
+    run_folder = RunFolder(folder, "set of answers")
+    run_folder.claim_record(FORMAT, run)
     with Journal(folder, OwnAnswer) as journal:
         rows = {row.key: row for row in journal.found if row.key in asked}
         pending = [key for key in asked if key not in rows]
         answered = answer_many(
-            model, [asked[key] for key in pending], max_running=config.parallel, should_stop=should_stop
+            model,
+            [asked[key] for key in pending],
+            max_running=config.parallel,
+            should_stop=context.should_stop,
         )
         with closing(answered):
             for index, response in answered:
@@ -165,7 +165,7 @@ def answer(
                     stop=trace.stop,
                 )
                 journal.append(rows[key])
-                progress(Progress(len(rows), len(asked), None))
+                context.progress("answers", len(rows), len(asked))
     if len(rows) < len(asked):
         return None
     record = {
@@ -176,7 +176,6 @@ def answer(
         "questions": [source_entry(one) | {"limit": limit} for one in sources],
         "stops": Counter(str(row.stop) for row in rows.values()),
         "tokens": length_summary([row.num_tokens for row in rows.values()]),
-        **(about or {}),
+        **context.about(),
     }
-    write_atomically(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return record
+    return run_folder.write(record)

@@ -28,21 +28,19 @@ from edgereason.core.answers import extract
 from edgereason.core.chat import split_thinking
 from edgereason.data.rows import Role, Row, Rows, read_file, read_hub, turns
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RunFolder, model_entry, source_entry
 from edgereason.train.data.decontaminate import Evaluations, normalised
 from edgereason.train.data.questions import answered
 from edgereason.train.data.solutions import solution_trace
-from edgereason.train.data.trace_folder import (
-    claim_folder,
-    finish_folder,
-    length_summary,
-    model_entry,
-    source_entry,
-)
 from edgereason.train.data.traces import (
+    FORMAT,
     TAGS,
     Drop,
     Lengths,
     TraceRow,
+    finish_traces,
+    length_summary,
     row_id,
     trace_of,
     trace_or_drop,
@@ -193,16 +191,14 @@ def read_into(
     against: Evaluations,
     model: Model,
     max_tokens: int | None = None,
-    about: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
     """Reads a data set into a folder of traces; see `read_source`.
 
     Args:
         format_name: one of `READERS`.
         model: its vocabulary counts, its context is the limit.
-        about: what else the record says, such as date and machine.
+        context: stopped, it has written nothing but its claim to the folder.
 
     Returns:
         The record; None if it was stopped, with nothing written but a claim to the folder.
@@ -210,21 +206,20 @@ def read_into(
     Raises:
         ConfigError: the folder holds something else, or a row is not of the format.
     """
-    counter = model_entry(model.engine)
+    counter = model_entry(model.info)
     run = {
         "from": rows.sha256 or rows.revision or rows.name,
         "format": format_name,
         "counted_by": counter["sha256"] or counter["name"],
     }
-    claim_folder(folder, run)
+    RunFolder(folder, "set of traces").claim_record(FORMAT, run)
     reading = read_source(
         rows,
         READERS[format_name],
         against=against,
         lengths=Lengths.of(model.engine),
         max_tokens=max_tokens,
-        progress=progress,
-        should_stop=should_stop,
+        context=context,
     )
     if reading is None:
         return None
@@ -235,9 +230,9 @@ def read_into(
         "from": source_entry(rows),
         "against": list(against.files),
         "yield": {rows.name: reading.to_json()},
-        **(about or {}),
+        **context.about(),
     }
-    return finish_folder(folder, run, reading.traces, record)
+    return finish_traces(folder, run, reading.traces, record)
 
 
 def read_source(
@@ -247,8 +242,7 @@ def read_source(
     against: Evaluations,
     lengths: Lengths,
     max_tokens: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> Reading | None:
     """Every trace of a data set that is of use; None if it was stopped.
 
@@ -258,8 +252,7 @@ def read_source(
         against: evaluations; what they ask is left out.
         lengths: counts tokens.
         max_tokens: longest trace, as the budget counts; the model's context is a limit anyway.
-        progress: told after every row.
-        should_stop: asked before every row.
+        context: asked before every row whether to stop, told after it.
 
     Raises:
         ConfigError: a row is not of the format; the message names file, line and field.
@@ -268,7 +261,7 @@ def read_source(
     dropped: Counter[str] = Counter()
     seen: set[bytes] = set()
     for done, row in enumerate(rows.rows, 1):
-        if should_stop():
+        if context.should_stop():
             return None
         trace = reader(row)
         if isinstance(trace, TraceRow):
@@ -277,7 +270,7 @@ def read_source(
             traces.append(trace)
         else:
             dropped[trace.value] += 1
-        progress(done, len(rows.rows))
+        context.progress("rows", done, len(rows.rows))
     return Reading(traces=tuple(traces), num_rows=len(rows.rows), dropped=dropped)
 
 

@@ -23,21 +23,55 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Self
 
 from edgereason.core.answers import extract, grade
 from edgereason.core.chat import CLOSING_TAG, STUB, split_thinking
 from edgereason.core.types import Message, Stop
 from edgereason.train.data.decontaminate import normalised
 from edgereason.train.data.questions import Question
-from edgereason.train.data.trace_folder import SampleRow
 from edgereason.train.data.traces import Drop, Lengths, TraceRow, trace_or_drop, without_opening
 
 RULE: Final = (
     "of a question's right samples that ended by themselves, fit and are no duplicates, those nearest in "
     "length to the median of these, ties by the number of the sample"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRow:
+    """One solution.
+
+    Attributes:
+        id: of the question; `number` tells its samples apart, from 0.
+        question_sha256: of the question's text and right answer.
+        text: all that the teacher said.
+        num_tokens: that it spent, in its own vocabulary.
+    """
+
+    id: str
+    number: int
+    question_sha256: str
+    seed: int
+    text: str
+    num_tokens: int
+    stop: Stop
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies the row in its run."""
+        return self.id, self.number
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        """The row that was written."""
+        return cls(**row | {"stop": Stop(row["stop"])})
+
 
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _FENCE: Final = "```"

@@ -12,18 +12,24 @@ its files and how long a trace is; does not know where traces come from, nor wha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Self
 
-from edgereason.core.bundle import write_atomically
+import numpy as np
+
+from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.core.chat import CLOSING, CLOSING_TAG, OPENING, ChatTemplate, Seams
 from edgereason.core.types import Message
 from edgereason.data.rows import Row, read_file, turns
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
+from edgereason.records.folder import RunFolder
+
+TRACES: Final = "traces.jsonl"
+FORMAT: Final = "edgereason-traces"
 
 TAGS: Final = (OPENING.strip(), CLOSING_TAG)
 
@@ -195,3 +201,25 @@ class Lengths:
         """Whether prompt, opening, a trace of so many tokens and the end of the turn fit in the context."""
         prompt = self.template.encode(trace.messages, self.seams.tokenize)
         return len(prompt) + len(self.seams.opening) + num_tokens + 1 <= self.context_tokens
+
+
+def finish_traces(
+    folder: Path, run: Mapping[str, Any], traces: Sequence[TraceRow], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes the traces and then the record, which says what they are; returns the record."""
+    write_traces(folder / TRACES, traces)
+    whole = {
+        "format": FORMAT,
+        "run": run,
+        "traces": {"name": TRACES, "sha256": file_sha256(folder / TRACES), "rows": len(traces)},
+        **record,
+    }
+    return RunFolder(folder, "set of traces").write(whole)
+
+
+def length_summary(lengths: Sequence[int]) -> dict[str, float] | None:
+    """Mean and percentiles of token counts, for records; None of nothing."""
+    if not lengths:
+        return None
+    p10, median, p90 = (float(value) for value in np.percentile(lengths, (10, 50, 90)))
+    return {"mean": float(np.mean(lengths)), "p10": p10, "median": median, "p90": p90, "max": max(lengths)}

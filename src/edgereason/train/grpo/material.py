@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from edgereason.core.bundle import write_atomically
 from edgereason.core.chat import Seams
@@ -20,14 +21,46 @@ from edgereason.core.types import Message
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.train.data.questions import Question
+from edgereason.train.data.decontaminate import Evaluations
+from edgereason.train.data.questions import Question, read_questions, require_unique_ids, usable
 from edgereason.train.grpo.config import GrpoConfig
 from edgereason.train.grpo.groups import Problem
-from edgereason.train.grpo.recipe import Material, Swap
+from edgereason.train.grpo.recipe import Material, ReloadAdapter
 from edgereason.train.grpo.rollout import EngineRoller, Roller, Vocabulary
 from edgereason.train.grpo.torch_rollout import TorchRoller
 from edgereason.train.lora.adapters import export_adapter, grid_for, settings_of
 from edgereason.train.lora.masked_lora import MaskedLora
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionSources:
+    """Where questions come from.
+
+    Attributes:
+        sources: files, ``reasoning-gym:NAME`` or ``reasoning-gym:NAME:COUNT``.
+        against: evaluation files; a question that one of them asks is left out.
+        limit: only the first so many of each source; None for all.
+    """
+
+    sources: Sequence[str]
+    against: Sequence[Path] = ()
+    limit: int | None = None
+
+    def usable(self, seed: int) -> tuple[list[Question], dict[str, Any]]:
+        """Questions that no evaluation asks, each once, and what a record says of where they are from.
+
+        Args:
+            seed: of generators.
+
+        Raises:
+            ConfigError: a source can't be read, or two questions have one id.
+        """
+        read = [read_questions(source, limit=self.limit, seed=seed) for source in self.sources]
+        require_unique_ids(question for source in read for question in source.questions)
+        evaluations = Evaluations.read(self.against)
+        chosen, counts = usable(read, evaluations)
+        entries = [dict(source.entry) for source in read]
+        return chosen, {"questions": entries, "left_out": counts, "against": list(evaluations.files)}
 
 
 def material_of(engine: Engine, questions: Sequence[Question], buckets: Sequence[int]) -> Material:
@@ -85,7 +118,9 @@ def read_material(path: Path) -> Material:
         raise ConfigError(f"{path} holds no material of `write_material`: {error}") from error
 
 
-def engine_swap(engine: Engine, base: GgufModel, base_sha256: str, config: GrpoConfig, folder: Path) -> Swap:
+def engine_rollouts(
+    engine: Engine, base: GgufModel, base_sha256: str, config: GrpoConfig, folder: Path
+) -> ReloadAdapter:
     """Rollouts on the engine, each update's on the adapter as it would ship then.
 
     Args:
@@ -95,22 +130,22 @@ def engine_swap(engine: Engine, base: GgufModel, base_sha256: str, config: GrpoC
     """
     roller = EngineRoller(engine, temperature=config.temperature, max_running=config.parallel)
 
-    def swap(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
+    def reload_adapter(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
         def write(target: Path) -> None:
             save(folder)
             grid = grid_for(settings_of(folder).rank)
             export_adapter(folder, base, target, base_sha256=base_sha256, grid=grid)
 
-        roller.swap(write, folder / "reasoning.gguf")
+        roller.reload_adapter(write, folder / "reasoning.gguf")
         return roller
 
-    return swap
+    return reload_adapter
 
 
-def torch_swap(vocabulary: Vocabulary, config: GrpoConfig) -> Swap:
+def torch_rollouts(vocabulary: Vocabulary, config: GrpoConfig) -> ReloadAdapter:
     """Rollouts in torch, on the policy itself."""
 
-    def swap(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
+    def reload_adapter(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
         return TorchRoller(policy, vocabulary.ends, temperature=config.temperature, most_rows=config.parallel)
 
-    return swap
+    return reload_adapter

@@ -101,6 +101,27 @@ class UpdateFigures:
         """As a line of the metrics."""
         return asdict(self)
 
+    def texts(self) -> list[str]:
+        """What there is to say of it, a figure each."""
+        rollouts = self.rollouts
+        by_bucket = ", ".join(
+            f"{tokens:.0f} of {bucket}" for bucket, tokens in rollouts.tokens_by_bucket.items()
+        )
+        return [
+            f"reward {rollouts.reward:.3f}",
+            f"right {rollouts.accuracy:.0%}",
+            f"tokens {rollouts.mean_tokens:.0f} ({by_bucket})",
+            f"after the closing {rollouts.mean_answer_tokens:.0f}",
+            f"within (1+m)B {rollouts.share_within:.0%}",
+            f"KL {_known(self.kl, '.4f')}",
+            f"entropy {_known(self.entropy, '.3f')}",
+            f"engine/torch gap {_known(self.mismatch, '.4f')}",
+            f"clipped {_known(self.clipped, '.1%')}",
+            f"groups dropped {rollouts.dropped} of {rollouts.groups}",
+            f"drawn {rollouts.tokens_per_s:.0f} tok/s",
+            f"learned {self.trained_tokens_per_s:.0f} tok/s",
+        ]
+
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Self:
         """The update that `to_json` made."""
@@ -108,6 +129,10 @@ class UpdateFigures:
         for name in ("tokens_by_bucket", "accuracy_by_bucket"):
             rollouts[name] = {int(bucket): value for bucket, value in rollouts[name].items()}
         return cls(**line | {"rollouts": RolloutFigures(**rollouts)})
+
+
+def _known(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def alarms(updates: Sequence[UpdateFigures]) -> list[str]:
@@ -128,7 +153,8 @@ def alarms(updates: Sequence[UpdateFigures]) -> list[str]:
         first = updates[:_WINDOW]
         if (apart := _apart(last)) is not None and apart < _LEAST_APART <= (_apart(first) or 0):
             found.append(
-                f"the longest budget comes to {apart:.2f} × the tokens of the shortest: they are one"
+                f"the longest budget uses only {apart:.2f} × the tokens of the shortest: "
+                "budgets have collapsed"
             )
         figures: dict[str, Callable[[UpdateFigures], float | None]] = {
             "accuracy": lambda one: one.rollouts.accuracy,

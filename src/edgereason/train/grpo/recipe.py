@@ -29,14 +29,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-import tomli_w
 import torch
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from edgereason.config import read_tables, to_table
-from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError
-from edgereason.records.lock import FolderLock, is_vacant
+from edgereason.records.context import Progress, RunContext
+from edgereason.records.folder import RECIPE, RunFolder
 from edgereason.train.grpo.config import GrpoConfig
 from edgereason.train.grpo.groups import Dealer, Groups, Problem
 from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures, alarms
@@ -54,7 +53,7 @@ from edgereason.train.lora.adapters import (
 from edgereason.train.lora.checkpoints import forget_lines_behind, step_of
 from edgereason.train.lora.loop import METRICS
 from edgereason.train.lora.masked_lora import MaskedLora
-from edgereason.train.lora.sft import ADAPTER, RECIPE, BaseConfig
+from edgereason.train.lora.sft import ADAPTER, BaseConfig, TorchBase
 
 FORMAT: Final = "edgereason-grpo"
 RESPONSES: Final = "responses.jsonl"
@@ -134,37 +133,33 @@ class Material:
             )
 
 
-Report = Callable[[UpdateFigures, list[str]], None]
-Swap = Callable[[MaskedLora, Callable[[Path], None]], Roller]
-"""A roller on the current adapter; the callable saves it for PEFT into a folder."""
+ReloadAdapter = Callable[[MaskedLora, Callable[[Path], None]], Roller]
+"""Gives an engine for rollouts that has the current adapter; the callable saves it for PEFT into a folder."""
 
 
 def grpo(
     recipe: GrpoRecipe,
-    base: PreTrainedModel,
-    base_sha256: str,
+    base: TorchBase,
     start: Path,
     material: Material,
-    swap: Swap,
+    reload_adapter: ReloadAdapter,
     folder: Path,
+    context: RunContext = RunContext(),
     *,
     resume: Path | None = None,
-    report: Report = lambda update, alarms: None,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """Trains an adapter further, or goes on with what `folder` holds.
 
     Args:
         recipe: what to do.
-        base: frozen, in float32; is given the adapter, and a second one as the reference.
-        base_sha256: of the GGUF that it was read from.
+        base: is given the adapter, and a second one as the reference.
         start: saved adapter to begin with.
         material: to learn from.
-        swap: gives a roller on the current adapter.
+        reload_adapter: gives an engine for rollouts that has the current adapter.
         folder: for everything that comes out; made if it is not there.
+        context: told of every update, and of what looks wrong in the latest ones; stopped, a checkpoint is
+            left and None returned.
         resume: a (light) checkpoint of elsewhere to go on from, where `folder` has none.
-        report: told of every update, and of what looks wrong in the latest ones.
-        should_stop: once true, a checkpoint is left and None returned.
 
     Returns:
         What was done, in plain values, empty in all processes but the first; None if it was stopped.
@@ -176,8 +171,8 @@ def grpo(
         TrainingError: a reward that can't be found, or a loss that is no number.
         EngineError: the engine failed in a rollout. The last checkpoint is whole, as after the former.
     """
-    if recipe.base.sha256 not in (None, base_sha256):
-        raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base_sha256}")
+    if recipe.base.sha256 not in (None, base.sha256):
+        raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base.sha256}")
     config = recipe.training
     if len(material.problems) < config.prompts:
         raise ConfigError(
@@ -192,11 +187,11 @@ def grpo(
     for bucket in recipe.budgets.buckets:
         material.require_room(bucket, recipe.reward.cap_tokens(bucket))
     if config.dtype == "bfloat16":
-        base.to(torch.bfloat16)
-    model = new_adapter(base, settings_of(start), config.seed)
-    load_adapter(model, start, base_sha256=base_sha256)
+        base.model.to(torch.bfloat16)
+    model = new_adapter(base.model, settings_of(start), config.seed)
+    load_adapter(model, start, base_sha256=base.sha256)
     if config.checkpoint_activations:
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        base.model.activation_checkpointing_enable({"use_reentrant": False})
     policy = MaskedLora(model, cached_bytes=config.cached_prompt_bytes)
     dealer = Dealer(
         problems={problem.id: problem for problem in material.problems},
@@ -215,15 +210,15 @@ def grpo(
             model,
             target,
             base_name=recipe.base.name,
-            base_sha256=base_sha256,
+            base_sha256=base.sha256,
             opening=material.opening,
             weights=weights or None,
         )
 
     def draw(ids: Sequence[str], step: int) -> Groups:
-        return dealer.deal(ids, step, swap(policy, save))
+        return dealer.deal(ids, step, reload_adapter(policy, save))
 
-    log = _Log(folder, material.vocabulary, report)
+    log = _Log(folder, material.vocabulary, context.progress)
     trainer = BudgetTrainer(
         policy,
         list(dealer.problems),
@@ -232,15 +227,16 @@ def grpo(
         folder,
         config,
         save=save,
-        load=lambda source: load_adapter(model, source, base_sha256=base_sha256),
+        load=lambda source: load_adapter(model, source, base_sha256=base.sha256),
         drawn=log.note,
         callbacks=[log],
-        should_stop=should_stop,
+        should_stop=context.should_stop,
     )
+    run = RunFolder(folder, "training")
     with trainer.args.main_process_first():
-        _open_folder(folder, recipe, material.problems, start)
+        _claim(run, recipe, material.problems, start)
     is_first = trainer.args.should_save  # another process speaks for all of them
-    with FolderLock(folder) if is_first else nullcontext():
+    with run.lock() if is_first else nullcontext():
         trainer.go_on(folder, resume)
         if trainer.state.global_step < trainer.state.max_steps:
             return None
@@ -251,7 +247,7 @@ def grpo(
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
-        "base": {"name": recipe.base.name, "sha256": base_sha256},
+        "base": {"name": recipe.base.name, "sha256": base.sha256},
         "start": adapter_sha256(start),
         "num_problems": len(material.problems),
         "steps": trainer.state.max_steps,
@@ -264,9 +260,9 @@ def grpo(
 class _Log(TrainerCallback):  # type: ignore[misc]
     """A line of metrics for every update: TRL's figures, and those of the drawing."""
 
-    def __init__(self, folder: Path, vocabulary: Vocabulary, report: Report) -> None:
+    def __init__(self, folder: Path, vocabulary: Vocabulary, progress: Progress) -> None:
         self._metrics, self._responses = folder / METRICS, folder / RESPONSES
-        self._vocabulary, self._report = vocabulary, report
+        self._vocabulary, self._progress = vocabulary, progress
         self._drawing: Drawing | None = None
         self._updates: list[UpdateFigures] = []
 
@@ -304,7 +300,8 @@ class _Log(TrainerCallback):  # type: ignore[misc]
         self._updates.append(figures)
         _append(self._metrics, [figures.to_json()])
         _append(self._responses, self._two_of(groups, figures.step))
-        self._report(figures, alarms(self._updates))
+        details = [*figures.texts(), *(f"! {alarm}" for alarm in alarms(self._updates))]
+        self._progress("updates", figures.step, figures.steps, details=details)
 
     def _two_of(self, groups: Groups, step: int) -> list[dict[str, Any]]:
         """The response that was worth the most, and the one that was worth the least."""
@@ -329,24 +326,7 @@ def _append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _open_folder(folder: Path, recipe: GrpoRecipe, problems: Sequence[Problem], start: Path) -> None:
-    """Makes the folder, or finds that it is this run's.
-
-    Raises:
-        ConfigError: it holds another run.
-    """
+def _claim(run: RunFolder, recipe: GrpoRecipe, problems: Sequence[Problem], start: Path) -> None:
     said = json.dumps([(p.id, p.prompt, p.reference) for p in problems])
     about = {"problems": hashlib.sha256(said.encode()).hexdigest(), "start": adapter_sha256(start)}
-    text = tomli_w.dumps(recipe.to_tables() | {"material": about})
-    path = folder / RECIPE
-    if path.is_file():
-        if path.read_text("utf-8") != text:
-            raise ConfigError(
-                f"{folder} holds a run of another recipe, other problems or another adapter: "
-                "give a new folder"
-            )
-        return
-    if not is_vacant(folder, RECIPE):
-        raise ConfigError(f"{folder} holds something else: give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    run.claim(RECIPE, recipe.to_tables() | {"material": about})

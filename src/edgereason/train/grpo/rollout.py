@@ -102,7 +102,7 @@ class Vocabulary:
 
 
 class EngineRoller:
-    """Draws on an engine; the adapter is swapped for the current one before it is asked.
+    """Draws on an engine; the adapter is reloaded before it is asked.
 
     Args:
         engine: of the base that ships; used by nobody else while it draws.
@@ -119,7 +119,7 @@ class EngineRoller:
         self._max_running = max_running
         self._adapter = adapter
 
-    def swap(self, write: Callable[[Path], None], path: Path) -> None:
+    def reload_adapter(self, write: Callable[[Path], None], path: Path) -> None:
         """Takes the current adapter in the place of the one before.
 
         Args:

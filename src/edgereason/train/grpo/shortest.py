@@ -16,23 +16,30 @@ Knows problems, rollouts and rows; does not know how an adapter is trained.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Self
 
-from edgereason.core.bundle import Base, file_sha256, write_atomically
+from edgereason.core.bundle import Base, file_sha256
+from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import ConfigError
+from edgereason.reasoning.model import describe_base
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RunFolder
 from edgereason.records.journal import Journal
-from edgereason.train.data.trace_folder import RECORD, claim_folder, length_summary
+from edgereason.train.data.traces import length_summary
 from edgereason.train.grpo.groups import Dealer, Group
-from edgereason.train.grpo.rollout import Roller
+from edgereason.train.grpo.material import QuestionSources, material_of
+from edgereason.train.grpo.recipe import GrpoRecipe
+from edgereason.train.grpo.rollout import EngineRoller, Roller
 from edgereason.train.lora.examples import Example, Origin, write_examples
+from edgereason.train.lora.run import shipped
 
 FORMAT: Final = "edgereason-shortest"
 EXAMPLES: Final = "examples.jsonl"
+_HOLDS: Final = "set of examples"
 RULE: Final = (
     "of a problem's right responses under a bucket B that end within (1+m)B, the shortest; ties by the "
     "number of the response"
@@ -90,17 +97,76 @@ class ShortestRow:
         )
 
 
+def run(
+    recipe: GrpoRecipe,
+    folder: Path,
+    context: RunContext = RunContext(),
+    *,
+    start: Path,
+    questions: QuestionSources,
+) -> dict[str, Any] | None:
+    """Keeps an adapter's shortest right responses, or goes on with what `folder` holds.
+
+    Args:
+        recipe: of GRPO: its budgets, rewards, samples and temperature count.
+        folder: for rows, examples and record; made if it is not there.
+        context: asked between draws whether to stop; what is written stays.
+        start: folder of a training, or a bundle, whose adapter answers.
+        questions: to answer, with the right answers.
+
+    Returns:
+        The record; None if it was stopped.
+
+    Raises:
+        ConfigError: settings, questions or folder are no good.
+        BundleError: an adapter or a base that doesn't fit.
+        TrainingError: a response can't be judged.
+    """
+    config = recipe.training
+    chosen, about_questions = questions.usable(config.seed)
+    bundle, part = shipped(start)
+    path = context.fetch(recipe.base.name)
+    with LlamaEngine(path, threads=context.threads, shares_cells=False) as engine:
+        base = describe_base(engine, path)
+        bundle.check_base(base)
+        material = material_of(engine, chosen, recipe.budgets.buckets)
+        for bucket in recipe.budgets.buckets:
+            material.require_room(bucket, recipe.reward.cap_tokens(bucket))
+        dealer = Dealer(
+            problems={problem.id: problem for problem in material.problems},
+            opening=material.opening,
+            hints=material.hints,
+            vocabulary=material.vocabulary,
+            rewards=recipe.reward,
+            count=config.samples,
+            seed=config.seed,
+        )
+        adapter = engine.load_adapter(bundle.verified_file(part))
+        roller = EngineRoller(
+            engine, temperature=config.temperature, max_running=config.parallel, adapter=adapter
+        )
+        depends_on = {
+            "adapter": part.sha256,
+            "samples": config.samples,
+            "temperature": config.temperature,
+            "margin": recipe.reward.margin,
+            "floor": recipe.reward.floor,  # floor and kind decide how far responses are drawn
+            "kind": str(recipe.reward.kind),
+            "seed": config.seed,
+        }
+        record = shortest(folder, dealer, roller, base, depends_on, context)
+    return record and RunFolder(folder, _HOLDS).write(record | context.about() | about_questions)
+
+
 def shortest(
     folder: Path,
     dealer: Dealer,
     roller: Roller,
     base: Base,
     run: Mapping[str, Any],
+    context: RunContext = RunContext(),
     *,
     together: int = 2,
-    about: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """Draws, chooses and writes examples, or goes on with those of `folder`.
 
@@ -110,17 +176,18 @@ def shortest(
         roller: draws from the policy.
         base: that the roller draws from.
         run: what else the rows depend on, in plain values; another run's folder is refused.
+        context: asked between draws whether to stop; what is written stays.
         together: problems that are drawn at a time, each under every bucket.
-        about: what else the record says.
-        progress: told how many rows there are, of how many.
-        should_stop: asked between draws; once true, None is returned and what is written stays.
+
+    Returns:
+        What the record says of them; None if it was stopped.
 
     Raises:
         ConfigError: the folder holds something else.
         TrainingError: a response can't be judged.
     """
     run = {"base": base.sha256, **run}
-    claim_folder(folder, run, FORMAT)
+    RunFolder(folder, _HOLDS).claim_record(FORMAT, run)
     asked = [(problem_id, bucket) for problem_id in dealer.problems for bucket in sorted(dealer.hints)]
     with Journal(folder, ShortestRow) as journal:
         rows = {row.key: row for row in journal.found if row.key in {*asked}}
@@ -132,19 +199,19 @@ def shortest(
                 )
         missing = [key for key in asked if key not in rows]
         size = together * len(dealer.hints)
-        progress(len(rows), len(asked))
+        context.progress("rows", len(rows), len(asked))
         for at in range(0, len(missing), size):
-            if should_stop():
+            if context.should_stop():
                 return None
             some = missing[at : at + size]
             fresh = [ShortestRow.of(group) for group in dealer.draw(some, (FORMAT,), roller)]
             journal.append(*fresh)
             rows |= {row.key: row for row in fresh}
-            progress(len(rows), len(asked))
+            context.progress("rows", len(rows), len(asked))
     found = [rows[key] for key in asked]
     examples = [_example(row, row.kept, dealer) for row in found if row.kept is not None]
     write_examples(folder / EXAMPLES, Origin.of(base, dealer.opening, examples), examples)
-    record = {
+    return {
         "format": FORMAT,
         "run": run,
         "rule": RULE,
@@ -164,10 +231,7 @@ def shortest(
             }
             for bucket in sorted(dealer.hints)
         },
-        **(about or {}),
     }
-    write_atomically(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return record
 
 
 def _example(row: ShortestRow, kept: tuple[int, ...], dealer: Dealer) -> Example:

@@ -30,7 +30,8 @@ from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array
 from edgereason.heads.features import Features, Part, PromptFeatures
-from edgereason.train.data.trace_folder import source_entry
+from edgereason.records.context import RunContext
+from edgereason.records.folder import source_entry
 from edgereason.train.data.traces import row_id
 from edgereason.train.heads.splits import Indices
 from edgereason.train.heads.states import StateJournal
@@ -174,32 +175,30 @@ class PromptStates:
         self,
         journal: StateJournal[PromptRow],
         prompts: Sequence[Prompt],
-        progress: Callable[[int, int], None],
-        should_stop: Callable[[], bool],
+        context: RunContext,
     ) -> bool:
         """Adds the features of prompts that are not in the journal yet; False if stopped before the last.
 
         Args:
             prompts: all of them fit.
-            progress: told after every prompt.
-            should_stop: asked between chunks of prompts; what is written stays.
+            context: asked between chunks of prompts whether to stop; what is written stays.
         """
         there = {row.key for row in journal.rows}
         missing = {prompt.sha256: prompt for prompt in prompts if prompt.sha256 not in there}
         total = len({prompt.sha256 for prompt in prompts})
         encoded = {key: self.encode(prompt) for key, prompt in missing.items()}
         taken = self.taken()
-        progress(total - len(missing), total)
+        context.progress("prompts", total - len(missing), total)
         if not missing:
             return True
         with self.engine.reserve(cells=max(map(len, encoded.values())), sequences=1):
             for done, (key, prompt) in enumerate(missing.items(), total - len(missing) + 1):
-                features = self._features(encoded[key], taken, should_stop)
+                features = self._features(encoded[key], taken, context.should_stop)
                 if features is None:
                     return False
                 row = PromptRow(sha256=key, id=prompt.id, source=prompt.source, num_tokens=len(encoded[key]))
                 journal.append([row], features[None])
-                progress(done, total)
+                context.progress("prompts", done, total)
         return True
 
     def _encode(self, messages: Sequence[Message]) -> tuple[int, ...]:

@@ -13,28 +13,23 @@ Knows files and records; does not know where states come from, nor how a head is
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array
 from edgereason.heads.file import Heads, read_heads, write_heads
 from edgereason.heads.reliability import summary
+from edgereason.records.folder import RunFolder, file_entry
 from edgereason.train.data.decontaminate import Evaluations
-from edgereason.train.data.trace_folder import RECORD
 from edgereason.train.heads.linear import Calibration, Labels
 
 FORMAT: Final = "edgereason-head"
 HEADS: Final = "heads.safetensors"
-
-Progress = Callable[[str, int, int], None]
-"""Takes what is being done, how much of it is, and of how much."""
 
 
 def store(folder: Path, heads: Heads) -> Heads:
@@ -69,9 +64,7 @@ def finish(folder: Path, run: Mapping[str, Any], heads: Heads, record: Mapping[s
         "format": FORMAT,
         "run": run,
         "heads": {
-            "name": HEADS,
-            "sha256": file_sha256(path),
-            "size_bytes": path.stat().st_size,
+            **file_entry(path),
             "storage": str(heads.storage),
             "base_sha256": heads.base_sha256,
             "adapter_sha256": heads.adapter_sha256,
@@ -79,9 +72,7 @@ def finish(folder: Path, run: Mapping[str, Any], heads: Heads, record: Mapping[s
         },
         **record,
     }
-    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / RECORD, text)
-    return dict(json.loads(text))
+    return RunFolder(folder, "head").write(whole)
 
 
 def require_names(entries: Sequence[Mapping[str, Any]]) -> None:

@@ -22,8 +22,8 @@ import numpy as np
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array
 from edgereason.reasoning.model import Model
+from edgereason.records.folder import model_entry
 from edgereason.records.journal import Journal, R
-from edgereason.train.data.trace_folder import model_entry
 
 STATES: Final = "states.f32"
 
@@ -95,5 +95,5 @@ class StateJournal(Generic[R]):
 
 def base_sha256(model: Model) -> str:
     """What heads call the base that they were trained on: the hash of its file, or a fake engine's name."""
-    entry = model_entry(model.engine)
+    entry = model_entry(model.info)
     return str(entry["sha256"] or entry["name"])

@@ -18,7 +18,7 @@ Knows prompts, features and the record; does not know terminals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,10 @@ from edgereason.heads.file import Heads
 from edgereason.heads.reliability import auroc_standard_error
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RunFolder, model_entry
 from edgereason.train.data.decontaminate import Evaluations
-from edgereason.train.data.trace_folder import claim_folder, length_summary, model_entry
+from edgereason.train.data.traces import length_summary
 from edgereason.train.heads.cross_validation import Fold, Measured, folds_of, measure
 from edgereason.train.heads.linear import Labels, calibrate
 from edgereason.train.heads.mlp import MlpConfig, calibrated_mlp, train_mlp
@@ -48,7 +50,6 @@ from edgereason.train.heads.prompt_states import (
 )
 from edgereason.train.heads.record import (
     FORMAT,
-    Progress,
     calibration_entry,
     finish,
     judge,
@@ -89,9 +90,7 @@ def train_switcher(
     *,
     model: Model,
     storage: Storage = Storage.F32,
-    about: Mapping[str, Any] | None = None,
-    progress: Progress = lambda what, done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
     """Trains a switcher, or goes on where `folder` stands.
 
@@ -102,9 +101,7 @@ def train_switcher(
         tests: only judged; a prompt of theirs is not learned from.
         model: its base prefills; nobody else may use it meanwhile.
         storage: of the weights.
-        about: what else the record says, such as date and machine.
-        progress: told after every prompt and every candidate.
-        should_stop: asked between steps; once true, the features that are written stay.
+        context: stopped, it keeps the features that are written.
 
     Returns:
         The record; None if it was stopped.
@@ -129,10 +126,10 @@ def train_switcher(
     counts["test_too_long"] = sum(len(test.prompts) - len(judged[test.name]) for test in tests)
     base, taken = base_sha256(model), reading.taken()
     run = {"head": "switcher", "base": base, "features": [one.to_json() for one in taken]}
-    claim_folder(folder, run, FORMAT)
+    RunFolder(folder, "switcher").claim_record(FORMAT, run)
     with StateJournal(folder, PromptRow, reading.width) as journal:
         everything = [*chosen, *(prompt for test in judged.values() for prompt in test)]
-        if not reading.collect(journal, everything, partial(progress, "prompts"), should_stop):
+        if not reading.collect(journal, everything, context):
             return None
         kept = journal.states()
         places = {row.key: place for place, row in enumerate(journal.rows)}
@@ -149,7 +146,7 @@ def train_switcher(
     folds = folds_of(labels, learned_families, [together[i] for i in splits["train"]], config.seed)
     wanted = config.layers or layers
     candidates = [replace(one, parts=parts) for one in taken if one.layer in wanted for parts in config.parts]
-    found = _choose(candidates, config, partial(features_of, learned), labels, folds, progress, should_stop)
+    found = _choose(candidates, config, partial(features_of, learned), labels, folds, context)
     if found is None:
         return None
     calibration = calibrate(found.measured.logits, labels[found.measured.rows])
@@ -159,7 +156,7 @@ def train_switcher(
         found.measured.num_epochs,
         found.mlp,
         found.features,
-        should_stop,
+        context.should_stop,
     )
     if trained is None:
         return None
@@ -179,7 +176,7 @@ def train_switcher(
     }
     record = {
         "head": "switcher",
-        "model": model_entry(model.engine),
+        "model": model_entry(model.info),
         "config": asdict(config),
         "prompts": [dict(one.entry) for one in prompts],
         "tests": [dict(one.entry) for one in tests],
@@ -199,7 +196,7 @@ def train_switcher(
         "calibration": calibration_entry(calibration),
         "threshold": heads.switcher.threshold,
         "reliability": reliability,
-        **(about or {}),
+        **context.about(),
     }
     return finish(folder, run, heads, record)
 
@@ -219,8 +216,7 @@ def _choose(
     rows_of: Callable[[Features], Array],
     labels: Labels,
     folds: Sequence[Fold],
-    progress: Progress,
-    should_stop: Callable[[], bool],
+    context: RunContext,
 ) -> _Found | None:
     """The features that are worth the most, and then the weight decay; None if stopped."""
     decays = [decay for decay in config.weight_decays if decay != config.mlp.weight_decay]
@@ -233,14 +229,14 @@ def _choose(
             assert best is not None
             features = best.features
             mlp = replace(config.mlp, weight_decay=decays[number - len(candidates)])
-        measured = measure(rows_of(features), labels, folds, mlp, should_stop)
+        measured = measure(rows_of(features), labels, folds, mlp, context.should_stop)
         if measured is None:
             return None
         of_way = {"layer": features.layer, "parts": list(features.parts), "weight_decay": mlp.weight_decay}
         tried.append(of_way | measured.to_json())
         if best is None or measured.worth > best.measured.worth:
             best = _Found(features, mlp, measured, tried)
-        progress("candidates", number + 1, total)
+        context.progress("candidates", number + 1, total)
     return best
 
 

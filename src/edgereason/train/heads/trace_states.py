@@ -46,6 +46,7 @@ from edgereason.errors import ConfigError, ContextOverflow
 from edgereason.heads.base import Array
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
 from edgereason.train.data.generate import sample_seed
 from edgereason.train.data.questions import Question
 from edgereason.train.heads.states import StateJournal
@@ -226,8 +227,7 @@ def collect(
     questions: Sequence[Question],
     model: Model,
     layers: Sequence[int],
-    progress: Callable[[int, int], None],
-    should_stop: Callable[[], bool],
+    context: RunContext,
 ) -> bool:
     """Adds the traces of questions that the journal lacks; False if stopped before the last.
 
@@ -237,8 +237,7 @@ def collect(
         questions: with unique ids; those that do not fit are left out.
         model: with the adapter that will run; its heads are not used.
         layers: whose means are kept, in this order, before the state behind the verification prompt.
-        progress: told after every question, in samples.
-        should_stop: asked between steps; what is written stays.
+        context: asked between steps whether to stop; what is written stays.
 
     Raises:
         ConfigError: the journal has traces of another question with the same id.
@@ -261,9 +260,9 @@ def collect(
         if first < config.samples:
             pending.append((question, first))
             requests.append(request)
-    progress(done, total)
+    context.progress("samples", done, total)
     num_missing = len(requests)
-    answered = answer_many(recording, requests, max_running=config.parallel, should_stop=should_stop)
+    answered = answer_many(recording, requests, max_running=config.parallel, should_stop=context.should_stop)
     with closing(answered):
         for index, response in answered:
             question, first = pending[index]
@@ -272,7 +271,7 @@ def collect(
             journal.append(rows, np.stack(states))
             num_missing -= 1
             done += len(rows)
-            progress(done, total)
+            context.progress("samples", done, total)
     return num_missing == 0
 
 

@@ -18,9 +18,8 @@ that one folder of traces serves either.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -34,9 +33,11 @@ from edgereason.heads.reliability import auroc, auroc_within
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RunFolder, model_entry
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
-from edgereason.train.data.trace_folder import claim_folder, length_summary, model_entry
+from edgereason.train.data.traces import length_summary
 from edgereason.train.heads.linear import (
     Calibration,
     CrossValidated,
@@ -50,7 +51,6 @@ from edgereason.train.heads.linear import (
 from edgereason.train.heads.prompt_states import layers_at
 from edgereason.train.heads.record import (
     FORMAT,
-    Progress,
     both,
     calibration_entry,
     finish,
@@ -97,9 +97,7 @@ def train_verifier(
     *,
     model: Model,
     storage: Storage = Storage.F32,
-    about: Mapping[str, Any] | None = None,
-    progress: Progress = lambda what, done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
     """Trains a verifier, or goes on where `folder` stands.
 
@@ -114,9 +112,7 @@ def train_verifier(
         tests: questions that are only judged; what they ask is not learned from either.
         model: with the adapter that will run; nobody else may use it meanwhile.
         storage: of the weights.
-        about: what else the record says, such as date and machine.
-        progress: told after every question and every fold.
-        should_stop: asked between steps; once true, the traces that are written stay.
+        context: stopped, it keeps the traces that are written.
 
     Returns:
         The record; None if it was stopped.
@@ -149,15 +145,14 @@ def train_verifier(
         "layers": list(kept.layers),
         **config.traces.run,
     }
-    claim_folder(folder, run, FORMAT)
+    RunFolder(folder, "verifier").claim_record(FORMAT, run)
     with StateJournal(folder, TraceStateRow, kept.width) as journal:
-        sampled = partial(progress, "samples")
-        if not collect(journal, config.traces, everything, model, kept.layers, sampled, should_stop):
+        if not collect(journal, config.traces, everything, model, kept.layers, context):
             return None
         samples = Samples.of(journal).only(lambda row: row.number < config.traces.samples)
     train, held_out = _split(samples, learned, config)
     _require_enough(train, held_out, config.folds)
-    fitted = _fit(train, kept, config, progress, should_stop)
+    fitted = _fit(train, kept, config, context)
     if fitted is None:
         return None
     made = Heads(
@@ -180,7 +175,7 @@ def train_verifier(
     counts["question_too_long"] = len(everything) - len(set(asked.questions))
     record = {
         "head": "verifier",
-        "model": model_entry(model.engine),
+        "model": model_entry(model.info),
         "verification_ids": list(heads.verifier.prompt_ids),
         "config": asdict(config),
         "questions": [dict(one.entry) for one in sources],
@@ -198,7 +193,7 @@ def train_verifier(
         "candidates": fitted.tried,
         "calibration": calibration_entry(fitted.calibration),
         "reliability": reliability,
-        **(about or {}),
+        **context.about(),
     }
     return finish(folder, run, heads, record)
 
@@ -279,8 +274,7 @@ def _fit(
     train: Samples,
     kept: _Kept,
     config: VerifierConfig,
-    progress: Progress,
-    should_stop: Callable[[], bool],
+    context: RunContext,
 ) -> _Fitted | None:
     """Folds choose a layer and the L2 term, and calibrate; the head then sees all. None if stopped."""
     folds = grouped(train.questions, config.folds, config.seed)
@@ -289,10 +283,10 @@ def _fit(
     for number, candidate in enumerate(kept.candidates):
 
         def of_all(done: int, total: int, before: int = number) -> None:
-            progress("folds", before * total + done, len(kept.candidates) * total)
+            context.progress("folds", before * total + done, len(kept.candidates) * total)
 
         measured = cross_validate(
-            kept.of(train, candidate), train.right, folds, config.l2, of_all, should_stop
+            kept.of(train, candidate), train.right, folds, config.l2, of_all, context.should_stop
         )
         if measured is None:
             return None

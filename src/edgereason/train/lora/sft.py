@@ -20,21 +20,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-import tomli_w
 import torch
 from transformers import PreTrainedModel
 
 from edgereason.config import read_tables, to_table
-from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError
-from edgereason.records.lock import FolderLock, is_vacant
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RECIPE, RunFolder
 from edgereason.train.lora.adapters import (
     CONFIG,
     LoraSettings,
@@ -44,13 +43,12 @@ from edgereason.train.lora.adapters import (
     save_adapter,
 )
 from edgereason.train.lora.checkpoints import last_checkpoint, step_of
-from edgereason.train.lora.examples import Example, HintConfig, announced, fitting
-from edgereason.train.lora.loop import METRICS, MaskedTrainer, StepReport, TrainConfig
+from edgereason.train.lora.examples import Example, HintConfig, fitting
+from edgereason.train.lora.loop import METRICS, MaskedTrainer, TrainConfig
 from edgereason.train.lora.masked_lora import MaskedLora
 
 FORMAT: Final = "edgereason-sft"
 ADAPTER: Final = "adapter"
-RECIPE: Final = "recipe.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +62,21 @@ class BaseConfig:
 
     name: str
     sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TorchBase:
+    """A base in torch.
+
+    Attributes:
+        model: frozen, in float32.
+        sha256: of the GGUF that it was read from.
+        opening: ids that turn the adapter on.
+    """
+
+    model: PreTrainedModel
+    sha256: str
+    opening: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,30 +105,24 @@ class SftRecipe:
 
 def sft(
     recipe: SftRecipe,
-    base: PreTrainedModel,
-    base_sha256: str,
+    base: TorchBase,
     examples: Sequence[Example],
-    opening: Sequence[int],
     folder: Path,
+    context: RunContext = RunContext(),
     *,
     start: Path | None = None,
     resume: Path | None = None,
-    report: Callable[[StepReport], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """Trains an adapter, or goes on with what `folder` holds.
 
     Args:
         recipe: what to do.
-        base: frozen, in float32; is given an adapter.
-        base_sha256: of the GGUF that it was read from.
+        base: is given an adapter.
         examples: to learn from.
-        opening: ids that turn the adapter on.
         folder: for everything that comes out; made if it is not there.
+        context: stopped, a checkpoint is left and None returned.
         start: a saved adapter of the recipe's shape to begin with, instead of a fresh one.
         resume: a (light) checkpoint of elsewhere to go on from, where `folder` has none.
-        report: told of every update.
-        should_stop: once true, a checkpoint is left and None returned.
 
     Returns:
         What was done, in plain values, empty in all processes but the first; None if it was stopped.
@@ -126,8 +133,8 @@ def sft(
             settings that don't go together.
         TrainingError: a loss that is no number; the last checkpoint is whole.
     """
-    if recipe.base.sha256 not in (None, base_sha256):
-        raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base_sha256}")
+    if recipe.base.sha256 not in (None, base.sha256):
+        raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base.sha256}")
     config = recipe.training
     kept, num_long = fitting(examples, config.max_tokens)
     if len(kept) < config.batch_rows:
@@ -136,12 +143,12 @@ def sft(
             f"update takes {config.batch_rows}: give more, or lower [training] batch_rows"
         )
     if config.dtype == "bfloat16":
-        base.to(torch.bfloat16)
-    model = new_adapter(base, recipe.lora, config.seed)
+        base.model.to(torch.bfloat16)
+    model = new_adapter(base.model, recipe.lora, config.seed)
     if start is not None:
-        load_adapter(model, start, base_sha256=base_sha256)
+        load_adapter(model, start, base_sha256=base.sha256)
     if config.checkpoint_activations:
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        base.model.activation_checkpointing_enable({"use_reentrant": False})
 
     def save(target: Path, weights: dict[str, Any] | None = None) -> None:
         gathered = weights and {name.removeprefix("model."): tensor for name, tensor in weights.items()}
@@ -149,8 +156,8 @@ def sft(
             model,
             target,
             base_name=recipe.base.name,
-            base_sha256=base_sha256,
-            opening=opening,
+            base_sha256=base.sha256,
+            opening=base.opening,
             weights=gathered or None,
         )
 
@@ -160,16 +167,17 @@ def sft(
         folder,
         config,
         save=save,
-        load=lambda source: load_adapter(model, source, base_sha256=base_sha256),
-        report=report,
-        should_stop=should_stop,
+        load=lambda source: load_adapter(model, source, base_sha256=base.sha256),
+        report=lambda step: context.progress("training", step.step, step.steps, f"loss {step.loss:.4f}"),
+        should_stop=context.should_stop,
     )
+    run = RunFolder(folder, "training")
     with trainer.args.main_process_first():
         if resume is not None:
             step_of(resume)
-        _open_folder(folder, recipe, kept, start)
+        _claim(run, recipe, kept, start)
     is_first = trainer.args.should_save  # another process speaks for all of them
-    with FolderLock(folder) if is_first else nullcontext():
+    with run.lock() if is_first else nullcontext():
         at = last_checkpoint(folder) or resume
         trainer.train(resume_from_checkpoint=None if at is None else str(at))
         if trainer.state.global_step < trainer.state.max_steps:
@@ -182,11 +190,10 @@ def sft(
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
-        "base": {"name": recipe.base.name, "sha256": base_sha256},
+        "base": {"name": recipe.base.name, "sha256": base.sha256},
         "start": start and adapter_sha256(start),
         "num_examples": len(kept),
         "num_too_long": num_long,
-        "buckets": list(announced(kept)),
         "num_hinted": sum(one.bucket is not None for one in kept),
         "response_tokens_mean": fmean(len(one.response) for one in kept),
         "steps": trainer.state.max_steps,
@@ -204,21 +211,7 @@ def _end_loss(updates: Sequence[dict[str, Any]]) -> float:
     return fmean(losses[-max(1, len(losses) // 10) :])
 
 
-def _open_folder(folder: Path, recipe: SftRecipe, examples: Sequence[Example], start: Path | None) -> None:
-    """Makes the folder, or finds that it is this run's.
-
-    Raises:
-        ConfigError: it holds another run.
-    """
+def _claim(run: RunFolder, recipe: SftRecipe, examples: Sequence[Example], start: Path | None) -> None:
     digest = hashlib.sha256(json.dumps([(e.id, e.prompt, e.response) for e in examples]).encode())
     tables = recipe.to_tables() | {"examples": {"sha256": digest.hexdigest()}}
-    text = tomli_w.dumps(tables | ({"start": {"sha256": adapter_sha256(start)}} if start else {}))
-    path = folder / RECIPE
-    if path.is_file():
-        if path.read_text("utf-8") != text:
-            raise ConfigError(f"{folder} holds a run of another recipe or other examples: give a new folder")
-        return
-    if not is_vacant(folder, RECIPE):
-        raise ConfigError(f"{folder} holds something else: give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    run.claim(RECIPE, tables | ({"start": {"sha256": adapter_sha256(start)}} if start else {}))

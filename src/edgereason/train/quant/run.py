@@ -20,23 +20,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import tomli_w
 import torch
 from transformers import PreTrainedModel
 
 from edgereason.core.bundle import file_sha256, write_atomically
-from edgereason.errors import BundleError, ConfigError
+from edgereason.engine.llama import LlamaEngine
+from edgereason.errors import BundleError
+from edgereason.hub.store import converted_folder
 from edgereason.quant.apply import apply, require_blocks
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.quant.learned import Learned
 from edgereason.quant.merge import check_fit
-from edgereason.records.lock import is_vacant
+from edgereason.records.context import RunContext
+from edgereason.records.folder import RECIPE, RunFolder, file_entry
+from edgereason.train.quant.calibration import CalibrationText, read_calibration
 from edgereason.train.quant.checkpoint import Checkpoint
 from edgereason.train.quant.end_to_end import (
     Ids,
@@ -53,7 +57,7 @@ from edgereason.train.quant.recipe import Recipe
 from edgereason.train.quant.student import Student
 
 FORMAT: Final = "edgereason-quantize"
-RECIPE: Final = "recipe.toml"
+_HOLDS: Final = "quantization"
 PROGRESS: Final = "progress.jsonl"
 LEARNED: Final = "learned.gguf"
 BASE: Final = "base.gguf"
@@ -62,14 +66,41 @@ _HELD_OUT: Final = 4
 """Windows of text that are never trained on: the divergence from the teacher is measured there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a stage is; `note` says what a person may want to see, such as the loss."""
+def run(
+    recipe: Recipe,
+    model: str,
+    folder: Path,
+    context: RunContext = RunContext(),
+    *,
+    text: Sequence[Path] = (),
+) -> dict[str, Any] | None:
+    """Makes a base with its record, or goes on with what `folder` holds.
 
-    stage: str
-    done: int
-    total: int
-    note: str = ""
+    Args:
+        recipe: what to do.
+        model: name or file of the teacher.
+        folder: for everything that comes out; made if it is not there.
+        context: stopped, a checkpoint is left.
+        text: what the base learns from: .txt, .raw, or rows with text, messages, or question and solution.
+
+    Returns:
+        The record; None if it was stopped.
+
+    Raises:
+        BundleError: another teacher than the recipe's.
+        ConfigError: too little text, a folder with another run, or settings that don't fit the model.
+        ModelFileError: the teacher can't be read or cut into blocks.
+    """
+    teacher = context.fetch(model)
+    texts: list[CalibrationText] = []
+    if recipe.end_to_end.steps and text:
+        with LlamaEngine(teacher) as engine:
+            texts = read_calibration(engine, text)
+    record = quantize(recipe, teacher, [one.ids for one in texts], folder, context)
+    if record is None:
+        return None
+    record |= {"text": [{"name": one.name, "sha256": one.sha256} for one in texts]}
+    return RunFolder(folder, _HOLDS).write(record | context.about())
 
 
 def quantize(
@@ -77,11 +108,7 @@ def quantize(
     teacher: Path,
     texts: Sequence[Ids],
     folder: Path,
-    *,
-    cache: Path,
-    threads: int,
-    report: Callable[[Progress], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
     """Makes a base, or goes on with what `folder` holds.
 
@@ -90,10 +117,7 @@ def quantize(
         teacher: GGUF whose weights are to be quantized.
         texts: calibration text as ids, one array for each file; each gives an equal share of the windows.
         folder: for everything that comes out; made if it is not there.
-        cache: folder of converted teachers.
-        threads: CPU threads.
-        report: told how far it is.
-        should_stop: once true, a checkpoint is left and None returned.
+        context: stopped, a checkpoint is left and None returned.
 
     Returns:
         What was done, in plain values, for a record; None if it was stopped.
@@ -104,7 +128,7 @@ def quantize(
         ModelFileError: the teacher can't be read or cut into blocks.
     """
     keep_freed_memory()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(context.num_threads)
     teacher_sha256 = file_sha256(teacher)
     expected = recipe.base.teacher_sha256
     if expected not in (None, teacher_sha256):
@@ -116,15 +140,15 @@ def quantize(
     config = recipe.end_to_end
     if config.steps:
         require_text(texts, config, _HELD_OUT)
-    _open_folder(folder, recipe)
+    RunFolder(folder, _HOLDS).claim(RECIPE, recipe.to_tables())
 
     record: dict[str, Any] = {"format": FORMAT, "name": recipe.base.name, "recipe_sha256": recipe.sha256}
     learned = Learned(name=recipe.base.name, teacher_sha256=teacher_sha256, storage=recipe.storage)
     check_fit(model, learned)
     if recipe.learns:
-        report(Progress("loading the teacher", 0, 1))
-        with_torch = load_torch(model, teacher_sha256, cache)
-        outcome = _learn(recipe, model, with_torch, teacher_sha256, texts, folder, report, should_stop)
+        context.progress("loading the teacher", 0, 1)
+        with_torch = load_torch(model, teacher_sha256, converted_folder())
+        outcome = _learn(recipe, model, with_torch, teacher_sha256, texts, folder, context)
         if outcome is None:
             return None
         tensors, figures = outcome
@@ -135,15 +159,15 @@ def quantize(
         teacher,
         learned,
         folder / BASE,
-        progress=lambda done, total: report(Progress("merging and packing", done, total)),
+        progress=partial(context.progress, "merging and packing"),
     )
     (folder / _CHECKPOINT).unlink(missing_ok=True)
     return record | {
-        "teacher": {"name": teacher.name, "sha256": teacher_sha256, "size_bytes": teacher.stat().st_size},
-        "learned": _entry(folder / LEARNED),
-        "base": _entry(folder / BASE),
+        "teacher": file_entry(teacher),
+        "learned": file_entry(folder / LEARNED),
+        "base": file_entry(folder / BASE),
         "recipe": recipe.to_tables(),
-        "threads": threads,
+        "threads": context.num_threads,
         "torch": torch.__version__,
     }
 
@@ -155,8 +179,7 @@ def _learn(
     teacher_sha256: str,
     texts: Sequence[Ids],
     folder: Path,
-    report: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
+    context: RunContext,
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]] | None:
     """What was learned, and figures of it; None if it was stopped."""
     config, seed = recipe.end_to_end, recipe.base.seed
@@ -175,12 +198,12 @@ def _learn(
             student,
             recipe.local,
             seed,
-            lambda step, loss: report(
-                Progress("pre-optimising", step, recipe.local.steps, f"unevenness {loss:.4f}")
+            lambda step, loss: context.progress(
+                "pre-optimising", step, recipe.local.steps, f"unevenness {loss:.4f}"
             ),
-            should_stop,
+            context.should_stop,
         )
-        if should_stop():
+        if context.should_stop():
             return None  # minutes of work, done again
     if not config.steps:
         return student.learned(), figures
@@ -190,13 +213,13 @@ def _learn(
 
     def on_step(step: StepReport) -> None:
         _append(folder / PROGRESS, asdict(step))
-        report(Progress("training", step.step, step.steps, f"JSD {step.loss:.5f}"))
+        context.progress("training", step.step, step.steps, f"JSD {step.loss:.5f}")
 
     if checkpoint.exists:
         _keep(folder / PROGRESS, checkpoint.step)
     else:
         student.refresh()
-        report(Progress("measuring", 0, 1))
+        context.progress("measuring", 0, 1)
         before = divergence(student, teacher, held_out, config.dtype)
         write_atomically(folder / PROGRESS, "")
         _append(folder / PROGRESS, {"step": 0, "held_out_jsd": before})
@@ -207,7 +230,7 @@ def _learn(
         config,
         checkpoint=checkpoint,
         report=on_step,
-        should_stop=should_stop,
+        should_stop=context.should_stop,
     )
     if not finished:
         return None
@@ -230,27 +253,3 @@ def _keep(path: Path, step: int) -> None:
     """Drops the lines of steps that will be made again."""
     kept = [line for line in _lines(path) if line["step"] <= step]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def _open_folder(folder: Path, recipe: Recipe) -> None:
-    """Makes the folder, or finds that it is this recipe's.
-
-    Raises:
-        ConfigError: it holds something else, or can't be written.
-    """
-    path, text = folder / RECIPE, tomli_w.dumps(recipe.to_tables())
-    if path.is_file():
-        if path.read_text("utf-8") != text:
-            raise ConfigError(f"{folder} holds another recipe's run: quantize into a new folder (-o)")
-        return
-    try:
-        if not is_vacant(folder, RECIPE):
-            raise ConfigError(f"{folder} holds something else: quantize into a new folder (-o)")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise ConfigError(f"{folder} can't be written: {error.strerror}") from error
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "sha256": file_sha256(path), "size_bytes": path.stat().st_size}

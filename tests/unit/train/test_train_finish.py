@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.bundle import Base
-from edgereason.train.lora import finish as train_end
-from edgereason.train.lora.finish import finish
+from edgereason.records.context import RunContext
+from edgereason.train.lora import run as lora_run
 
 BASE = Base(
     name="tiny.gguf", sha256="ab" * 32, arch="qwen2", hidden_size=64, num_layers=2, vocab_sha256="cd" * 32
@@ -20,10 +20,12 @@ def test_a_finished_training_keeps_its_record_and_its_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exports = iter([{"sha256": "first"}])  # a second export would find nothing here
-    monkeypatch.setattr(train_end, "write_bundle", lambda *_: next(exports))
+    monkeypatch.setattr(lora_run, "write_bundle", lambda *_: next(exports))
 
     def end(record: dict[str, int]) -> dict[str, object]:
-        return finish(tmp_path, record, tmp_path / BASE.name, BASE, (1,), (64,), threads=1)
+        return lora_run.finish(
+            tmp_path, record | {"buckets": [64]}, tmp_path / BASE.name, BASE, (1,), RunContext(threads=1)
+        )
 
     first = end({"steps": 4})
     assert (first["steps"], first["adapter"]) == (4, {"sha256": "first"})

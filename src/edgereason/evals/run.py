@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from edgereason.config import read_toml
+from edgereason.config import read_toml, require_at_least_one
 from edgereason.core.bundle import Bundle
 from edgereason.core.types import Route
 from edgereason.data.texts import read_text
@@ -29,48 +29,28 @@ from edgereason.errors import ConfigError
 from edgereason.evals.curves.budgets import budget_curve, require_cuttable
 from edgereason.evals.curves.sweep import require_names, sweep
 from edgereason.evals.curves.votes import NUM_DRAWS
-from edgereason.evals.evaluate import EvalConfig, Progress, evaluate
+from edgereason.evals.evaluate import EvalConfig, evaluate
 from edgereason.evals.likelihood.loglik import ChoiceRow
 from edgereason.evals.likelihood.loglik import run_loglik as weigh
 from edgereason.evals.likelihood.loglik import summarise as summarise_choices
 from edgereason.evals.likelihood.ppl import WINDOW_TOKENS, perplexity, text_tokens
 from edgereason.evals.likelihood.tasks import Orders, load_loglik_task, resolved_orders
-from edgereason.evals.limits import require_at_least_one
 from edgereason.evals.metrics import summarise
+from edgereason.evals.record import RUN, bundle_entry, open_folder, read_config, write_summary
 from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.base import Item
 from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.hub.bundles import bundle_folder
 from edgereason.hub.catalog import DEFAULT_MODEL
 from edgereason.hub.locate import base_file
-from edgereason.hub.pull import resolve
 from edgereason.reasoning.model import Model, load
-from edgereason.records.folder import (
-    RUN,
-    about,
-    bundle_entry,
-    data_entry,
-    model_entry,
-    open_folder,
-    read_config,
-    write_summary,
-)
+from edgereason.records.context import RunContext
+from edgereason.records.folder import data_entry, model_entry
 from edgereason.records.journal import Journal
 
 PPL_FORMAT: Final = "edgereason-ppl"
 
-Report = Callable[[Progress], None]
-Share = Callable[[float], None]
 Fetch = Callable[[str], Path]
-ShouldStop = Callable[[], bool]
-
-
-def _never() -> bool:
-    return False
-
-
-def _silent(_: object) -> None:
-    pass
 
 
 def _load(config: EvalConfig, fetch: Fetch) -> Model:
@@ -92,23 +72,19 @@ def _loaded(config: EvalConfig, named: str | Path, fetch: Fetch) -> Model:
 def run_task(
     config: EvalConfig,
     folder: Path,
+    context: RunContext = RunContext(),
     *,
     data: Path | None = None,
     load_model: Callable[[EvalConfig, Fetch], Model] = _load,
-    fetch: Fetch = resolve,
-    progress: Report = _silent,
-    should_stop: ShouldStop = _never,
 ) -> dict[str, Any] | None:
     """Asks a task's questions, or goes on with an evaluation that `folder` holds.
 
     Args:
         config: what to ask, and how.
         folder: of the record; made if it is not there.
+        context: stopped, it keeps the rows that are written; the configuration has the threads.
         data: a local file instead of the task's data set.
         load_model: loads what `config` names; by default from catalogue, file or bundle.
-        fetch: gives a model's file by its name; by default pulls it, unseen.
-        progress: told after every row.
-        should_stop: once true, rows that are written stay, and None is returned.
 
     Returns:
         The summary, as `summary.json` has it; None if it was stopped before the last row.
@@ -119,7 +95,7 @@ def run_task(
     task = _allowed_task(config, data, run_code=config.run_code)
     resolved = config.resolved(task.preset)
     resolved.request("?", 0)  # refused now, not in the middle
-    with load_model(config, fetch) as model:
+    with load_model(config, context.fetch) as model:
         record = open_folder(
             folder,
             resolved,
@@ -127,9 +103,7 @@ def run_task(
             model=model_entry(model.info),
             bundle=bundle_entry(model.bundle),
         )
-        samples, speed = evaluate(
-            resolved, task.items, model, folder, progress=progress, should_stop=should_stop
-        )
+        samples, speed = evaluate(resolved, task.items, model, folder, context)
         if len(samples) < len(task.items) * (resolved.repeats or 1):
             return None
         return write_summary(folder, resolved, record, summarise(samples, budget_s=resolved.budget_s), speed)
@@ -178,18 +152,16 @@ class LoglikConfig:
 def run_loglik(
     config: LoglikConfig,
     folder: Path,
+    context: RunContext = RunContext(),
     *,
     data: Path | None = None,
-    fetch: Fetch = resolve,
-    progress: Report = _silent,
-    should_stop: ShouldStop = _never,
 ) -> dict[str, Any] | None:
     """Weighs a task's options, or goes on with an evaluation that `folder` holds; see `run_task`."""
     resolved = config.resolved()
     task = load_loglik_task(
         config.task, data=data, limit=config.limit, orders=resolved.orders, shots=config.shots
     )
-    path = fetch(config.model)
+    path = context.fetch(config.model)
     start_s = time.perf_counter()
     with LlamaEngine(path, threads=config.threads, kv=config.kv) as engine:
         record = open_folder(
@@ -205,19 +177,11 @@ def run_loglik(
             def on_done(row: ChoiceRow) -> None:
                 journal.append(row)
                 rows[row.id] = row
-                spent_s, fresh = time.perf_counter() - start_s, len(rows) - len(journal.found)
-                progress(
-                    Progress(
-                        done=len(rows),
-                        total=len(task.items),
-                        accuracy=sum(row.is_right for row in rows.values()) / len(rows),
-                        tokens_per_s=None,
-                        left_s=spent_s / fresh * (len(task.items) - len(rows)),
-                    )
-                )
+                share = sum(row.is_right for row in rows.values()) / len(rows)
+                context.progress("", len(rows), len(task.items), f"{share:.1%} right")
 
             if pending:
-                weigh(engine, pending, task=task.name, on_done=on_done, should_stop=should_stop)
+                weigh(engine, pending, task=task.name, on_done=on_done, should_stop=context.should_stop)
         if len(rows) < len(task.items):
             return None
         figures = summarise_choices(
@@ -229,39 +193,50 @@ def run_loglik(
         return write_summary(folder, resolved, record, figures, speed)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PplConfig:
+    """How a perplexity is measured.
+
+    Attributes:
+        model: a name of the catalogue or a GGUF file.
+        window_tokens: of a window.
+        stride_tokens: between windows; None for a window's length.
+        limit_tokens: only the text's first so many.
+        kv: type of the KV cache.
+    """
+
+    model: str = DEFAULT_MODEL
+    window_tokens: int = WINDOW_TOKENS
+    stride_tokens: int | None = None
+    limit_tokens: int | None = None
+    kv: KvType = "f16"
+
+    def __post_init__(self) -> None:
+        require_at_least_one(limit_tokens=self.limit_tokens)
+
+
 def run_ppl(
-    text: Path,
-    *,
-    model: str = DEFAULT_MODEL,
-    window_tokens: int = WINDOW_TOKENS,
-    stride_tokens: int | None = None,
-    limit_tokens: int | None = None,
-    threads: int | None = None,
-    kv: KvType = "f16",
-    fetch: Fetch = resolve,
-    progress: Share = _silent,
-    should_stop: ShouldStop = _never,
+    text: Path, config: PplConfig = PplConfig(), context: RunContext = RunContext()
 ) -> dict[str, Any] | None:
     """The record of a text's perplexity; None if it was stopped.
 
     Args:
         text: a .raw or .txt file, or a data set with a `text` field.
-        model: a name of the catalogue or a GGUF file.
-        limit_tokens: only the text's first so many.
-        kv: type of the KV cache.
+        config: how.
+        context: asked before every window whether to stop.
     """
-    require_at_least_one(limit_tokens=limit_tokens, threads=threads)
+    require_at_least_one(threads=context.threads)
     source = read_text(text)
-    path = fetch(model)
+    path = context.fetch(config.model)
     start_s = time.perf_counter()
-    with LlamaEngine(path, threads=threads, kv=kv) as engine:
+    with LlamaEngine(path, threads=context.threads, kv=config.kv) as engine:
         result = perplexity(
             engine,
-            text_tokens(engine, source.text)[:limit_tokens],
-            window_tokens=window_tokens,
-            stride_tokens=stride_tokens,
-            on_progress=progress,
-            should_stop=should_stop,
+            text_tokens(engine, source.text)[: config.limit_tokens],
+            window_tokens=config.window_tokens,
+            stride_tokens=config.stride_tokens,
+            on_progress=lambda share: context.progress("", round(100 * share), 100),
+            should_stop=context.should_stop,
         )
         if result is None:
             return None
@@ -269,38 +244,47 @@ def run_ppl(
             "format": PPL_FORMAT,
             **result.to_json(),
             "wall_s": time.perf_counter() - start_s,
-            "limit_tokens": limit_tokens,
-            "kv": kv,
+            "limit_tokens": config.limit_tokens,
+            "kv": config.kv,
             "data": data_entry(source.name, source.sha256, None),
             "model": model_entry(engine.info),
-            **about(threads),
+            **context.about(),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutConfig:
+    """Hard budgets at which recorded traces are cut, which takes the model again.
+
+    Attributes:
+        limits_tokens: the budgets.
+        data: of the runs, where it was a local file.
+        model: of the runs, where it was a local file; a bundle's folder where it was one.
+        run_code: allows code tasks to run what the model wrote.
+    """
+
+    limits_tokens: Sequence[int]
+    data: Path | None = None
+    model: str | None = None
+    run_code: bool = False
 
 
 def run_sweep(
     folders: Sequence[Path],
+    context: RunContext = RunContext(),
     *,
-    limits_tokens: Sequence[int] = (),
-    data: Path | None = None,
-    model: str | None = None,
-    run_code: bool = False,
+    cut: CutConfig | None = None,
     draws: int = NUM_DRAWS,
     seed: int = 0,
-    fetch: Fetch = resolve,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: ShouldStop = _never,
 ) -> dict[str, Any] | None:
     """Every curve that recorded evaluations have rows for, as a record; None if it was stopped.
 
     Args:
         folders: of evaluations, their names different.
-        limits_tokens: hard budgets at which traces are cut, which takes the model; none by default.
-        data: of the runs that are cut, where it was a local file.
-        model: of the runs that are cut, where it was a local file; a bundle's folder where it was one.
-        run_code: allows code tasks to run what the model wrote.
+        context: asked between steps whether to stop.
+        cut: at which hard budgets traces are cut; None for no such curve.
         draws: of vote curves.
         seed: of draws and bootstraps.
-        fetch: as for `run_task`.
 
     Raises:
         ConfigError: a folder is no evaluation, or data or model are not those of its record.
@@ -308,26 +292,24 @@ def run_sweep(
     runs = [(folder.resolve().name, read_samples(folder)) for folder in folders]
     require_names(runs)
     budgets: dict[str, Any] = {}
-    if limits_tokens:
+    if cut is not None:
         cuts = [
-            _Cut.of(folder, samples, limits_tokens, data, run_code=run_code)
+            _Cut.of(folder, samples, cut)
             for folder, (_, samples) in zip(folders, runs, strict=True)
             if all(sample.route is Route.THINK for sample in samples)
         ]
         if not cuts:
             raise ConfigError("hard budgets cut thinking, and no run here thinks on every question")
-        for cut in cuts:
-            with cut.load(model, fetch) as loaded:
-                curve = budget_curve(
-                    cut.config, cut.items, cut.samples, loaded, limits_tokens, progress, should_stop
-                )
+        for one in cuts:
+            with one.load(cut.model, context.fetch) as loaded:
+                curve = budget_curve(one.config, one.items, one.samples, loaded, cut.limits_tokens, context)
             if curve is None:
                 return None
-            budgets[cut.folder.resolve().name] = curve
+            budgets[one.folder.resolve().name] = curve
     sources = {name: _source(folder) for folder, (name, _) in zip(folders, runs, strict=True)}
     bases = {name: source["model"].get("sha256") for name, source in sources.items()}
     record = sweep(runs, bases=bases, budgets=budgets or None, draws=draws, seed=seed)
-    return record | {"runs": sources, "seed": seed, **about(None)}
+    return record | {"runs": sources, "seed": seed, **context.about()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,25 +322,17 @@ class _Cut:
     samples: Sequence[Sample]
 
     @classmethod
-    def of(
-        cls,
-        folder: Path,
-        samples: Sequence[Sample],
-        limits_tokens: Sequence[int],
-        data: Path | None,
-        *,
-        run_code: bool,
-    ) -> Self:
+    def of(cls, folder: Path, samples: Sequence[Sample], cut: CutConfig) -> Self:
         config, source = read_config(folder / RUN, EvalConfig), _source(folder)
         found = source["data"]
-        task = _allowed_task(config, data, run_code=run_code)
+        task = _allowed_task(config, cut.data, run_code=cut.run_code)
         if (task.data_sha256, task.data_revision) != (found.get("sha256"), found.get("revision")):
             raise ConfigError(
                 f"{folder.name} was evaluated on {found.get('name')}, and {task.data_name} is not that: "
                 "give the same file (--data)"
             )
         items = {item.id: item for item in task.items}
-        require_cuttable(config, items, samples, limits_tokens, source["bundle"].get("buckets", ()))
+        require_cuttable(config, items, samples, cut.limits_tokens, source["bundle"].get("buckets", ()))
         return cls(folder, config, items, samples)
 
     def load(self, model: str | None, fetch: Fetch) -> Model:

@@ -56,5 +56,18 @@ def test_cpu_shares_come_from_the_counters(tmp_path, monkeypatch):
     assert watch.shares() == {"steal_share": 0.2, "others_share": pytest.approx(0.1)}
 
 
+def test_what_its_own_processes_used_is_not_counted_as_others(tmp_path, monkeypatch):
+    # GIVEN 10 s of which 3 were busy: 0.5 in this process, 2 in one that it started and that has ended
+    monkeypatch.setattr(os, "sysconf", lambda _: 100)
+    spent = iter([os.times_result((1.0, 1.0, 7.0, 0.0, 0.0)), os.times_result((1.25, 1.25, 8.5, 0.5, 10.0))])
+    monkeypatch.setattr(os, "times", lambda: next(spent))
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\n")
+    watch = CpuWatch(stat)
+    stat.write_text("cpu  200 0 100 700 0 0 0 0 0 0\n")
+    # THEN half a second of ten is left for others
+    assert watch.shares() == {"steal_share": 0.0, "others_share": pytest.approx(0.05)}
+
+
 def test_cpu_shares_are_unknown_where_there_are_no_counters(tmp_path):
     assert CpuWatch(tmp_path / "none").shares() == {"steal_share": None, "others_share": None}

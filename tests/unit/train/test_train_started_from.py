@@ -8,7 +8,7 @@ import pytest
 
 from edgereason.core.bundle import Base, Bundle, Part, file_sha256
 from edgereason.errors import BundleError
-from edgereason.train.lora.start import started_from
+from edgereason.train.lora.run import started_from
 
 
 def bundle(folder: Path, *, has_adapter: bool = True) -> Bundle:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from told import Told
 
 from edgereason.core.types import Mode
 from edgereason.engine.llama import LlamaEngine
@@ -16,13 +17,16 @@ from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.likelihood.ppl import perplexity, text_tokens
-from edgereason.evals.runs import LoglikConfig, run_loglik, run_ppl, run_sweep, run_task
+from edgereason.evals.record import read_config
+from edgereason.evals.run import CutConfig, LoglikConfig, PplConfig, run_loglik, run_ppl, run_sweep, run_task
 from edgereason.evals.samples import read_samples
 from edgereason.evals.tasks.base import Preset
 from edgereason.reasoning.model import Model
-from edgereason.records.folder import read_config
+from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES
 
+PATHS = RunContext(fetch=Path)
+"""Models are named by their paths."""
 REPLIES = [f"I count {n}.\n</think>\n\nThe final answer is {n}." for n in range(5)]
 CONFIG = EvalConfig(task="gsm8k", model="scripted", mode=Mode.THINK, budget=100, streams=3, stop_early=False)
 
@@ -145,14 +149,13 @@ def test_a_folder_with_nothing_but_an_earlier_lock_takes_a_run(data: Path, tmp_p
 
 
 def test_how_many_run_at_a_time_may_change_between_sittings(data: Path, tmp_path: Path) -> None:
-    seen: list[object] = []
+    seen = Told()
     stopped = run_task(
         CONFIG,
         tmp_path / "a",
+        RunContext(progress=seen, should_stop=lambda: len(seen) > 3),
         data=data,
         load_model=scripted,
-        progress=seen.append,
-        should_stop=lambda: len(seen) > 3,
     )
     assert stopped is None
     assert not (tmp_path / "a" / "summary.json").exists()
@@ -194,20 +197,20 @@ def test_budgets_of_runs_that_did_not_think_are_refused(data: Path, tmp_path: Pa
     chat = replace(CONFIG, mode=Mode.CHAT, budget=None, streams=1)
     run_task(chat, tmp_path / "chat", data=data, load_model=scripted)
     with pytest.raises(ConfigError, match="no run here thinks"):
-        run_sweep([tmp_path / "chat"], limits_tokens=(64,))
+        run_sweep([tmp_path / "chat"], cut=CutConfig(limits_tokens=(64,)))
 
 
 def test_two_processes_do_not_write_into_one_folder(data: Path, tmp_path: Path) -> None:
     class Second(Exception):
         pass
 
-    def start_another(_: object) -> None:
+    def start_another(*_: object) -> None:
         with pytest.raises(ConfigError, match="another process"):
             run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
         raise Second
 
     with pytest.raises(Second):
-        run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted, progress=start_another)
+        run_task(CONFIG, tmp_path / "a", RunContext(progress=start_another), data=data, load_model=scripted)
     done = run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
     assert done is not None
     assert done["n"] == 8
@@ -222,14 +225,13 @@ def test_rows_that_two_processes_wrote_are_refused(data: Path, tmp_path: Path) -
 
 
 def test_an_unfinished_record_that_was_compressed_is_not_split_in_two(data: Path, tmp_path: Path) -> None:
-    seen: list[object] = []
+    seen = Told()
     run_task(
         CONFIG,
         tmp_path / "a",
+        RunContext(progress=seen, should_stop=lambda: len(seen) > 3),
         data=data,
         load_model=scripted,
-        progress=seen.append,
-        should_stop=lambda: len(seen) > 3,
     )
     path = tmp_path / "a" / SAMPLES
     kept = gzip.compress(path.read_bytes())
@@ -246,7 +248,7 @@ def test_an_unfinished_run_goes_on_with_the_versions_that_it_began_with(data: Pa
     record.write_text(record.read_text().replace('llama-cpp-python = "', 'llama-cpp-python = "0.'))
     assert run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted) is not None  # finished: only read
     (tmp_path / "a" / "summary.json").unlink()
-    with pytest.raises(ConfigError, match=r"llama-cpp-python: 0\.0\.\S+ there"):
+    with pytest.raises(ConfigError, match=r"llama-cpp-python: '0\.0\.\S+' there"):
         run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
 
 
@@ -279,7 +281,9 @@ def test_sweeps_refuse_runs_of_one_name_before_anything_is_cut(data: Path, tmp_p
         run_task(CONFIG, tmp_path / parent / "a", data=data, load_model=scripted)
     with pytest.raises(ConfigError, match="two evaluations are called 'a'"):
         run_sweep(
-            [tmp_path / "x" / "a", tmp_path / "y" / "a"], limits_tokens=(64,), data=data, fetch=pytest.fail
+            [tmp_path / "x" / "a", tmp_path / "y" / "a"],
+            RunContext(fetch=pytest.fail),
+            cut=CutConfig(limits_tokens=(64,), data=data),
         )
 
 
@@ -290,12 +294,14 @@ def test_a_sweep_over_other_data_or_another_model_is_refused(
     other = tmp_path / "other.jsonl"
     other.write_text(data.read_text().replace("How many is 0", "How many is zero"))
     with pytest.raises(ConfigError, match="give the same file"):
-        run_sweep([tmp_path / "a"], limits_tokens=(80,), data=other, fetch=pytest.fail)
+        run_sweep(
+            [tmp_path / "a"], RunContext(fetch=pytest.fail), cut=CutConfig(limits_tokens=(80,), data=other)
+        )
     record = tmp_path / "a" / "run.toml"
     record.write_text(record.read_text() + '\n[record.bundle]\nname = "b"\nsha256 = ["00"]\nsize_bytes = 1\n')
-    monkeypatch.setattr("edgereason.evals.runs.load", lambda *_, **__: Model(ScriptedEngine(REPLIES)))
+    monkeypatch.setattr("edgereason.evals.run.load", lambda *_, **__: Model(ScriptedEngine(REPLIES)))
     with pytest.raises(ConfigError, match="was evaluated with b"):
-        run_sweep([tmp_path / "a"], limits_tokens=(80,), data=data, fetch=Path)
+        run_sweep([tmp_path / "a"], PATHS, cut=CutConfig(limits_tokens=(80,), data=data))
 
 
 # ── the KV cache's type ──────────────────────────────────────────────────────────────────────────
@@ -310,14 +316,14 @@ def test_the_caches_type_reaches_the_engine_and_the_record(
         asked.append(options["kv"])
         return Model(ScriptedEngine(REPLIES))
 
-    monkeypatch.setattr("edgereason.evals.runs.load", load)
-    summary = run_task(replace(CONFIG, kv="q8_0"), tmp_path / "a", data=data, fetch=Path)
+    monkeypatch.setattr("edgereason.evals.run.load", load)
+    summary = run_task(replace(CONFIG, kv="q8_0"), tmp_path / "a", data=data, context=PATHS)
     assert asked == ["q8_0"]
     assert summary is not None
     assert summary["config"]["kv"] == "q8_0"
     assert read_config(tmp_path / "a" / "run.toml", EvalConfig).kv == "q8_0"
     # A sweep that cuts the run's traces takes the run's own type.
-    run_sweep([tmp_path / "a"], limits_tokens=(80,), data=data, fetch=Path)
+    run_sweep([tmp_path / "a"], PATHS, cut=CutConfig(limits_tokens=(80,), data=data))
     assert asked == ["q8_0", "q8_0"]
 
 
@@ -345,7 +351,7 @@ def test_a_perplexity_is_measured_with_the_caches_type_that_it_records(tmp_path:
     for kv in ("f16", "q8_0"):
         with LlamaEngine(smollm2, kv=kv) as engine:  # type: ignore[arg-type]
             expected = perplexity(engine, text_tokens(engine, text.read_text()), window_tokens=32)
-        record = run_ppl(text, model=str(smollm2), window_tokens=32, kv=kv, fetch=Path)  # type: ignore[arg-type]
+        record = run_ppl(text, PplConfig(model=str(smollm2), window_tokens=32, kv=kv), PATHS)  # type: ignore[arg-type]
         assert record is not None and expected is not None
         assert (record["kv"], record["nll_mean"]) == (kv, pytest.approx(expected.nll_mean, abs=1e-6))
         found[kv] = record["nll_mean"]
@@ -378,7 +384,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         asked.append(kv)
         return closing(ScriptedEngine())
 
-    monkeypatch.setattr("edgereason.evals.runs.LlamaEngine", engine)
+    monkeypatch.setattr("edgereason.evals.run.LlamaEngine", engine)
     return asked
 
 
@@ -386,7 +392,7 @@ def test_likelihoods_record_their_orders_examples_and_cache(
     choices: Path, tmp_path: Path, engines: list[object]
 ) -> None:
     config = replace(MMLU, shots=2, kv="q8_0")
-    summary = run_loglik(config, tmp_path / "a", data=choices, fetch=Path)
+    summary = run_loglik(config, tmp_path / "a", data=choices, context=PATHS)
     assert engines == ["q8_0"]
     assert summary is not None
     assert (summary["n"], summary["letters"]) == (4, {"A": 1.0, "B": 0.0, "C": 0.0, "D": 0.0})
@@ -406,21 +412,21 @@ def test_likelihoods_record_their_orders_examples_and_cache(
 def test_likelihoods_of_another_kind_are_refused(
     choices: Path, tmp_path: Path, engines: list[object], change: dict[str, object], named: str
 ) -> None:
-    run_loglik(MMLU, tmp_path / "a", data=choices, fetch=Path)
+    run_loglik(MMLU, tmp_path / "a", data=choices, context=PATHS)
     with pytest.raises(ConfigError, match=named):
-        run_loglik(replace(MMLU, **change), tmp_path / "a", data=choices, fetch=Path)  # type: ignore[arg-type]
+        run_loglik(replace(MMLU, **change), tmp_path / "a", data=choices, context=PATHS)  # type: ignore[arg-type]
 
 
 def test_likelihoods_that_name_no_orders_are_of_the_given_one(
     choices: Path, tmp_path: Path, engines: list[object]
 ) -> None:
     given = replace(MMLU, orders="given")
-    first = run_loglik(given, tmp_path / "a", data=choices, fetch=Path)
+    first = run_loglik(given, tmp_path / "a", data=choices, context=PATHS)
     without(tmp_path / "a" / "run.toml", "orders", "shots", "kv")
-    assert run_loglik(given, tmp_path / "a", data=choices, fetch=Path) == first
+    assert run_loglik(given, tmp_path / "a", data=choices, context=PATHS) == first
     assert read_config(tmp_path / "a" / "run.toml", LoglikConfig).orders == "given"
     with pytest.raises(ConfigError, match="orders: 'given' there, 'cyclic' now"):
-        run_loglik(MMLU, tmp_path / "a", data=choices, fetch=Path)
+        run_loglik(MMLU, tmp_path / "a", data=choices, context=PATHS)
     # A run file that is not a record has the default.
     (tmp_path / "run.toml").write_text('[eval]\ntask = "mmlu"\nscore = "loglik"\n')
     assert read_config(tmp_path / "run.toml", LoglikConfig).resolved().orders == "cyclic"
@@ -430,12 +436,14 @@ def test_texts_without_letters_go_on_where_an_older_version_left_them(
     choices: Path, tmp_path: Path, engines: list[object]
 ) -> None:
     arc = replace(MMLU, task="arc-easy")
-    first = run_loglik(arc, tmp_path / "a", data=choices, fetch=Path)
+    first = run_loglik(arc, tmp_path / "a", data=choices, context=PATHS)
     assert first is not None
     assert first["letters"] is None
     without(tmp_path / "a" / "run.toml", "shots", "kv")
-    assert run_loglik(arc, tmp_path / "a", data=choices, fetch=Path) == first
+    assert run_loglik(arc, tmp_path / "a", data=choices, context=PATHS) == first
     again = read_config(tmp_path / "a" / "run.toml", LoglikConfig)
-    assert run_loglik(again, tmp_path / "b", data=choices, fetch=Path) is not None
+    assert run_loglik(again, tmp_path / "b", data=choices, context=PATHS) is not None
     with pytest.raises(ConfigError, match="shows no options"):
-        run_loglik(replace(arc, orders="cyclic"), tmp_path / "c", data=choices, fetch=pytest.fail)
+        run_loglik(
+            replace(arc, orders="cyclic"), tmp_path / "c", data=choices, context=RunContext(fetch=pytest.fail)
+        )

@@ -1,24 +1,50 @@
-"""`edgereason eval TASK`: a task's questions asked and scored, or its options weighed by likelihood.
+"""`edgereason eval`: how good the answers are, what they cost, and what else recorded rows can tell.
 
-Owns the options, and which of them go together. Does not know how anything is asked, scored or summed up.
+::
+
+    eval TASK      asks a task's questions, or weighs its options (--score loglik)
+    eval sweep     curves from evaluations that are there
+    eval compare   two or more of them, paired by question
+    eval ppl       perplexity of a text
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
-from edgereason.cli.options import KV
+from edgereason.cli.long_run import finished, run_context
+from edgereason.cli.options import KV, KvOption
 from edgereason.core.types import Effort, Mode, Vote
 
 if TYPE_CHECKING:
-    from edgereason.records.folder import C
+    from edgereason.evals.record import C
+
+_TASK: Final = "task"
+
+
+class _TaskGroup(TyperGroup):
+    """A group whose unknown subcommands are names of tasks: `eval gsm8k` is `eval task gsm8k`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = [_TASK, *args]
+        return super().parse_args(ctx, args)
+
+
+eval_app = typer.Typer(name="eval", cls=_TaskGroup, no_args_is_help=True)
+
+
+@eval_app.callback()
+def _eval() -> None:
+    """Evaluate a model on a task, as in `edgereason eval gsm8k --mode think`, or on recorded rows."""
 
 
 class Order(StrEnum):
@@ -35,6 +61,7 @@ class Score(StrEnum):
     LOGLIK = "loglik"
 
 
+@eval_app.command(_TASK)
 def task(
     name: Annotated[
         str | None,
@@ -90,11 +117,8 @@ def task(
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json's content.")] = False,
 ) -> None:
     """Ask a task's questions and score the answers; a folder that is there goes on where it stopped."""
-    from edgereason.cli.pull import fetch
-    from edgereason.cli.terminal.interrupt import stop_on_interrupt
-    from edgereason.cli.terminal.progress import figures, progress_display
     from edgereason.evals.evaluate import EvalConfig
-    from edgereason.evals.runs import LoglikConfig, run_loglik, run_task
+    from edgereason.evals.run import LoglikConfig, run_loglik, run_task
 
     options = {
         "task": name,
@@ -128,18 +152,10 @@ def task(
     is_asked = score is Score.ANSWER
     settings: Any = _settings(EvalConfig if is_asked else LoglikConfig, given, config)
     folder = output or _new_folder(settings.task, score)
-    with stop_on_interrupt() as should_stop, progress_display() as show:
-        summary = (run_task if is_asked else run_loglik)(
-            settings,
-            folder,
-            data=data,
-            fetch=fetch,
-            progress=lambda state: show(state.done, state.total, figures(state)),
-            should_stop=should_stop,
+    with run_context() as context:
+        summary = finished(
+            (run_task if is_asked else run_loglik)(settings, folder, context, data=data), folder
         )
-    if summary is None:
-        typer.echo(f"stopped: the same command with -o {folder} goes on", err=True)
-        raise typer.Exit(130)
     typer.echo(f"rows are in {folder}", err=True)
     typer.echo(json.dumps(summary, ensure_ascii=False) if as_json else _sentence(summary))
 
@@ -155,7 +171,7 @@ def _score_of(path: Path | None) -> Score:
 def _settings(kind: type[C], given: dict[str, Any], path: Path | None) -> C:
     """The run file's settings, with the options before them."""
     from edgereason.config import parse
-    from edgereason.records.folder import read_config
+    from edgereason.evals.record import read_config
 
     if path is not None:
         base = read_config(path, kind)
@@ -190,3 +206,123 @@ def _sentence(summary: dict[str, Any]) -> str:
         f"{summary['num_questions']} questions); tokens: mean {summary['mean_tokens']:.0f}, "
         f"median {median:.0f}, 90 % below {p90:.0f}; {summary['share_cut']:.0%} cut"
     )
+
+
+@eval_app.command()
+def sweep(
+    runs: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders of evaluations.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File of the record.")] = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(help="Hard budgets at which traces are cut, such as 64,128,256; generates answers."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With --budgets: the local file that the run was evaluated on.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --budgets: the model file or bundle of the run, if it was one.")
+    ] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="With --budgets: let the task run what the model wrote.")
+    ] = False,
+    draws: Annotated[int, typer.Option(min=2, help="Draws of a vote curve.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of draws and bootstraps.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
+) -> None:
+    """Draw curves from evaluations: votes over streams, the switcher's threshold, hard budgets."""
+    from edgereason.evals.run import CutConfig, run_sweep
+
+    limits = _numbers(budgets)
+    cut = CutConfig(limits_tokens=limits, data=data, model=model, run_code=run_code) if limits else None
+    with run_context() as context:
+        record = finished(run_sweep(runs, context, cut=cut, draws=draws, seed=seed))
+    text = json.dumps(record, ensure_ascii=False)
+    _write(output, text)
+    for note in record["notes"]:
+        typer.echo(note, err=True)
+    if as_json or output is None:
+        typer.echo(text)
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"expected numbers with commas between them, got {text!r}", param_hint="'--budgets'"
+        ) from error
+
+
+@eval_app.command()
+def compare(
+    base: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BASE", help="Folder of one evaluation, or a sweep that cut one at hard budgets."
+        ),
+    ],
+    others: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Those to compare with it.")],
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object on stdout.")] = False,
+) -> None:
+    """Pair evaluations by question: difference with its 95 % interval, questions won and lost, sign test."""
+    from edgereason.evals.compare import compare_folders
+
+    differences = compare_folders(base, others, seed=seed)
+    if as_json:
+        rows = [{"name": o.resolve().name, **asdict(d)} for o, d in zip(others, differences, strict=True)]
+        typer.echo(json.dumps({"base": base.resolve().name, "compared": rows}))
+        return
+    for other, found in zip(others, differences, strict=True):
+        low, high = (100 * end for end in found.ci95)
+        typer.echo(
+            f"{other}: {100 * found.accuracy:.1f} % against {100 * found.base_accuracy:.1f} % "
+            f"on {found.num_questions} questions, {100 * found.difference:+.1f} points "
+            f"({low:+.1f} to {high:+.1f}), {found.won} won, {found.lost} lost, p = {found.p_value:.2g}"
+        )
+
+
+@eval_app.command()
+def ppl(
+    text: Annotated[Path, typer.Argument(metavar="FILE", help="A .raw or .txt file, or rows with a text.")],
+    model: Annotated[str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file.")] = None,
+    window: Annotated[int, typer.Option(help="Tokens of a window.")] = 2048,
+    stride: Annotated[int | None, typer.Option(help="Tokens between windows. [the window]")] = None,
+    limit_tokens: Annotated[int | None, typer.Option(help="Only the text's first so many tokens.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [all]")] = None,
+    kv: KvOption = KV.F16,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File of the record.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
+) -> None:
+    """Measure the perplexity of a text by sliding windows."""
+    from edgereason.evals.run import PplConfig, run_ppl
+    from edgereason.hub.catalog import DEFAULT_MODEL
+
+    config = PplConfig(
+        model=model or DEFAULT_MODEL,
+        window_tokens=window,
+        stride_tokens=stride,
+        limit_tokens=limit_tokens,
+        kv="q8_0" if kv is KV.Q8_0 else "f16",
+    )
+    with run_context(threads) as context:
+        record = finished(run_ppl(text, config, context))
+    line = json.dumps(record, ensure_ascii=False)
+    _write(output, line)
+    low_high = record["ppl_ci95"]
+    interval = "" if low_high is None else f" (95 % interval {low_high[0]:.3f} to {low_high[1]:.3f})"
+    typer.echo(
+        line
+        if as_json
+        else f"perplexity {record['ppl']:.3f}{interval} over {record['num_tokens']} tokens, windows of "
+        f"{record['window_tokens']}, {record['stride_tokens']} apart"
+    )
+
+
+def _write(output: Path | None, text: str) -> None:
+    """Writes a record to a file, if one was named."""
+    from edgereason.core.bundle import write_atomically
+
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, text + "\n")

@@ -1,0 +1,101 @@
+"""What commands that run long share: Ctrl-C, a progress display, the record's own command, and how they end.
+
+::
+
+    with run_context(threads) as context:
+        record = run(recipe, output, context)
+    show_record(record, output, as_json, sentence)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from edgereason.records.context import RunContext
+
+_DECIDE_NOTHING: Final = {"--into": True, "--threads": True, "--json": False}
+"""Options that do not change what is made, and whether a value follows them."""
+
+
+@contextmanager
+def run_context(threads: int | None = None, *, base: str | None = None) -> Iterator[RunContext]:
+    """A context that stops at Ctrl-C, shows progress and pulls models in view.
+
+    Args:
+        threads: CPU threads; None for all.
+        base: a name or a file that is used in place of whatever model the run asks for.
+    """
+    from edgereason.cli.pull import fetch
+    from edgereason.cli.terminal.interrupt import stop_on_interrupt
+    from edgereason.cli.terminal.progress import progress_display
+    from edgereason.records.context import RunContext
+
+    with stop_on_interrupt() as should_stop, progress_display() as progress:
+        yield RunContext(
+            should_stop=should_stop,
+            progress=progress,
+            threads=threads,
+            fetch=lambda name: fetch(base or name),
+            command=command_given(sys.argv[1:]),
+        )
+
+
+def command_given(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The running command for a record: each file and folder by its name, what decides nothing left out.
+
+    Run where the files lie, it makes the same again.
+
+    Args:
+        arguments: of the command line, without the program.
+    """
+    words, rest = ["edgereason"], iter(arguments)
+    for word in rest:
+        option, is_joined, value = word.partition("=")
+        if option in _DECIDE_NOTHING:
+            if _DECIDE_NOTHING[option] and not is_joined:
+                next(rest, None)
+        elif option.startswith("--") and is_joined:
+            words.append(f"{option}={_name(value)}")
+        else:
+            words.append(_name(word))
+    return tuple(words)
+
+
+def _name(word: str) -> str:
+    """A path's last part; anything else as it is, such as a data set of the hub."""
+    path = Path(word)
+    is_path = path.is_absolute() or (os.sep in word and (path.exists() or path.parent.exists()))
+    return path.name if is_path else word
+
+
+def show_record(
+    record: dict[str, Any] | None,
+    output: Path,
+    as_json: bool,
+    sentence: Callable[[dict[str, Any]], str],
+) -> None:
+    """Prints a finished run's record as JSON or as a sentence; ends the command if the run was stopped."""
+    whole = finished(record, output)
+    typer.echo(json.dumps(whole, ensure_ascii=False) if as_json else sentence(whole))
+
+
+def finished(record: dict[str, Any] | None, output: Path | None = None) -> dict[str, Any]:
+    """The record of a run that was not stopped; else the command ends with exit code 130.
+
+    Args:
+        record: None of a run that was stopped.
+        output: folder in which the same command goes on, if there is one.
+    """
+    if record is None:
+        typer.echo(f"stopped: the same command with -o {output} goes on" if output else "stopped", err=True)
+        raise typer.Exit(130)
+    return record
