@@ -1,12 +1,13 @@
-"""Run files: TOML to frozen dataclasses and back, and nothing let through that is not understood.
+"""Plain values of TOML or JSON to frozen dataclasses and back; what is not understood is refused.
 
 ::
 
-    run.toml ─ read ─→ tables ─ parse(cls, table) ─→ frozen dataclass ─ to_table ─→ run.toml
+    run.toml ─ read_toml ─→ tables ─ parse(cls, table) ─→ frozen dataclass ─ to_table ─→ run.toml
+    bundle.json ─────────────────↗
 
 A key that the dataclass does not have is refused with the nearest one that it has; so is a value of another
-type. `None` has no spelling in TOML: a field left out has its default. Each configuration is a dataclass
-beside its one consumer and checks ranges itself; this module knows types and names only.
+type. A field left out has its default; `None` is JSON's null, which TOML can't spell. Each dataclass stands
+beside its one consumer and checks ranges itself; this module checks types and names only.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import typing
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from edgereason.errors import ConfigError
+from edgereason.errors import ConfigError, EdgeReasonError
 
 T = TypeVar("T")
+
+_WORDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -40,22 +43,28 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is no TOML: {error}") from error
 
 
-def parse(kind: type[T], table: Mapping[str, Any], where: str) -> T:
-    """A dataclass from a table.
+def parse(
+    kind: type[T], table: Mapping[str, Any], where: str, error: type[EdgeReasonError] = ConfigError
+) -> T:
+    """A dataclass from a table or JSON object.
 
     Args:
-        kind: a dataclass whose fields are str, int, float, bool, a StrEnum, an optional or a tuple of these.
+        kind: a dataclass whose fields are of the types that `read_value` knows.
         table: its fields by name.
         where: what the table is called in messages, such as "gsm8k.toml [eval]".
+        error: what is raised.
 
     Raises:
-        ConfigError: a key is unknown, a value has the wrong type, or a field without default is left out.
+        EdgeReasonError: of the class `error`; a key is unknown, a value has the wrong type, or a field
+            without default is left out.
     """
+    if not isinstance(table, Mapping):
+        raise error(f"{where} must hold values by name, got {table!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     for name in table:
         if name not in fields:
-            raise ConfigError(f"{where} has no setting {name!r}: {nearest(name, fields)}")
+            raise error(f"{where} has no setting {name!r}: {nearest(name, fields)}")
     missing = [
         name
         for name, field in fields.items()
@@ -64,8 +73,60 @@ def parse(kind: type[T], table: Mapping[str, Any], where: str) -> T:
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}")
-    return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in table.items()})
+        raise error(f"{where} lacks {', '.join(missing)}")
+    return kind(
+        **{name: read_value(hints[name], value, f"{where}: {name}", error) for name, value in table.items()}
+    )
+
+
+def read_value(hint: Any, value: Any, where: str, error: type[EdgeReasonError] = ConfigError) -> Any:
+    """A plain value as a type has it.
+
+    Args:
+        hint: `Any`, str, int, float, bool, a StrEnum, a Literal, a dataclass, an optional, a tuple of any
+            or of a fixed length, or a Mapping from str, of these.
+        value: as TOML or JSON has it.
+        where: what the value is called in messages.
+        error: what is raised.
+
+    Raises:
+        EdgeReasonError: of the class `error`; the value is of another type.
+    """
+    origin, kinds = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        (kind,) = (one for one in kinds if one is not types.NoneType)  # only optionals are unions here
+        return None if value is None else read_value(kind, value, where, error)
+    if origin is typing.Literal:
+        if value not in kinds:
+            raise error(f"{where} must be one of {', '.join(map(repr, kinds))}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise error(f"{where} must be a list, got {value!r}")
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(value) != len(kinds):
+            raise error(f"{where} must be a list of {len(kinds)}, got {value!r}")
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(read_value(kind, one, f"{where}[{i}]", error) for i, (kind, one) in pairs)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise error(f"{where} must hold values by name, got {value!r}")
+        return {name: read_value(kinds[1], one, f"{where}: {name}", error) for name, one in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return parse(typing.cast("type", hint), value, where, error)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        try:
+            return hint(value)
+        except ValueError as wrong:
+            raise error(f"{where} must be one of {', '.join(hint)}, got {value!r}") from wrong
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise error(f"{where} must be {_WORDS.get(hint, hint.__name__)}, got {value!r}")
+    return value
 
 
 def read_tables(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
@@ -114,30 +175,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, StrEnum) else value
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
-        assert len(kinds) == 1, "only optionals are unions here"
-        return _value(kinds[0], value, where)
-    if origin is typing.Literal:
-        allowed = typing.get_args(hint)
-        if value not in allowed:
-            raise ConfigError(f"{where} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} must be a list, got {value!r}")
-        return tuple(_value(typing.get_args(hint)[0], one, where) for one in value)
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        try:
-            return hint(value)
-        except ValueError as error:
-            raise ConfigError(f"{where} must be one of {', '.join(hint)}, got {value!r}") from error
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} must be of type {hint.__name__}, got {value!r}")
-    return value

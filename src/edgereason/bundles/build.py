@@ -27,9 +27,8 @@ from edgereason.bundles.results import HEAD, RESULT_FORMATS, results_of
 from edgereason.bundles.same_heads import SWITCHER, VERIFIER, SameHeads
 from edgereason.bundles.trainings import ADAPTER, EARLIER, TRAININGS, buckets_of, history_of, made_by
 from edgereason.bundles.verify import BaseFile, read_base, require_adapter
-from edgereason.core.bundle import BASE_FILE, Bundle, Part, file_sha256, write_atomically
+from edgereason.core.bundle import BASE_FILE, Bundle, Part, Result, file_sha256, write_atomically
 from edgereason.core.chat import CLOSING
-from edgereason.core.result import Result
 from edgereason.errors import BundleError
 from edgereason.reasoning.model import heads_of
 from edgereason.records.machine import versions

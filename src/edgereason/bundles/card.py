@@ -17,8 +17,7 @@ from typing import Any, Final
 from edgereason.bundles.commands import BUNDLE
 from edgereason.bundles.results import HEAD
 from edgereason.bundles.same_heads import SWITCHER, VERIFIER
-from edgereason.core.bundle import BASE_FILE, Bundle
-from edgereason.core.result import Result
+from edgereason.core.bundle import BASE_FILE, Bundle, Result
 from edgereason.errors import BundleError
 from edgereason.heads.file import read_heads
 from edgereason.hub.catalog import find, find_by_sha256

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edgereason.core.fields import Fields
 from edgereason.errors import BundleError
 from edgereason.evals.record import SUMMARY
-from edgereason.report.fields import Fields
 
 _NAMES: Final = (SUMMARY, "record.json")
 

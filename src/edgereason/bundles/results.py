@@ -26,11 +26,10 @@ from edgereason.bundles.commands import (
     sweep_command,
 )
 from edgereason.bundles.records import RecordFile
-from edgereason.core.bundle import Base
-from edgereason.core.result import Result
+from edgereason.core.bundle import Base, Result
+from edgereason.core.fields import Fields
 from edgereason.errors import BundleError, ConfigError
 from edgereason.hub.catalog import find_by_sha256
-from edgereason.report.fields import Fields
 from edgereason.report.records import BENCHES, EVAL, PERPLEXITY, SWEEP, kv_setting, likelihood_setting
 
 HEAD: Final = "edgereason-head"

@@ -14,8 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from edgereason.bundles.results import HEAD
-from edgereason.core.bundle import Bundle
-from edgereason.core.result import Result
+from edgereason.core.bundle import Bundle, Result
 from edgereason.heads.file import Heads, read_heads
 
 SWITCHER: Final = "switcher"

@@ -26,8 +26,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.core.result import Result, read_result
-from edgereason.core.section import Section
+from edgereason.config import parse
 from edgereason.errors import BundleError
 
 MANIFEST: Final = "bundle.json"
@@ -57,6 +56,33 @@ class Part:
 
     file: str
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a record of a measurement says of a bundle, or of its base alone.
+
+    Attributes:
+        what: was measured, in a few words, such as "gsm8k, think".
+        record: format of the record, such as "edgereason-eval".
+        sha256: of the record.
+        command: measures it again.
+        figures: by name.
+        parts: hashes of the parts that took part, beside the base.
+        intervals: of 95 %, of those figures that have one.
+        machine: that it was measured on, for figures that depend on it.
+        commit: of the code that measured it.
+    """
+
+    what: str
+    record: str
+    sha256: str
+    command: str
+    figures: Mapping[str, float]
+    parts: tuple[str, ...] = ()
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    machine: str | None = None
+    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,30 +146,19 @@ class Bundle:
             raise BundleError(f"no {MANIFEST} in {folder}: that folder is no bundle") from error
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} can't be read as JSON: {error}") from error
-        return cls._from_manifest(folder, Section(manifest, MANIFEST))
-
-    @classmethod
-    def _from_manifest(cls, folder: Path, manifest: Section) -> Bundle:
-        if manifest.take("format", str) != FORMAT:
-            raise BundleError(f"{folder / MANIFEST} is no edgereason bundle: its format is not {FORMAT!r}")
-        version = manifest.take("version", int)
-        if version != VERSION:
+        if not isinstance(manifest, dict):
+            raise BundleError(f"{path} must be a JSON object, got {type(manifest).__name__}")
+        if (kind := manifest.pop("format", None)) != FORMAT:
+            raise BundleError(f"{path} is not a manifest: its format is {kind!r}, expected {FORMAT!r}")
+        if (version := manifest.pop("version", None)) != VERSION:
             raise BundleError(f"the bundle has version {version}, this edgereason reads version {VERSION}")
-        bundle = cls(
-            folder=folder,
-            base=_base(manifest.section("base")),
-            opening_ids=manifest.ints("opening_ids"),
-            closing=manifest.take("closing", str),
-            buckets=manifest.ints("buckets", optional=True),
-            adapter=_part(manifest.section_or_none("adapter")),
-            heads=_part(manifest.section_or_none("heads")),
-            name=manifest.text("name"),
-            earlier_heads=manifest.texts("earlier_heads"),
-            calibration=manifest.plain("calibration"),
-            provenance=manifest.plain("provenance") or {},
-            results=tuple(map(read_result, manifest.sections("results"))),
-        )
-        manifest.end()
+        bundle = parse(cls, {"folder": folder} | manifest, MANIFEST, BundleError)
+        for part in bundle.parts:
+            if Path(part.file).name != part.file:
+                raise BundleError(f"{MANIFEST}: file must name a file inside the bundle, got {part.file!r}")
+        for key in ("opening_ids", "buckets"):
+            if any(number < 0 for number in getattr(bundle, key)):
+                raise BundleError(f"{MANIFEST}: {key} must be numbers from 0 on, got {getattr(bundle, key)}")
         return bundle
 
     def write(self) -> None:
@@ -217,26 +232,3 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _base(section: Section) -> Base:
-    base = Base(
-        name=section.take("name", str),
-        sha256=section.take("sha256", str),
-        arch=section.take("arch", str),
-        hidden_size=section.take("hidden_size", int),
-        num_layers=section.take("num_layers", int),
-        vocab_sha256=section.take("vocab_sha256", str),
-    )
-    section.end()
-    return base
-
-
-def _part(section: Section | None) -> Part | None:
-    if section is None:
-        return None
-    part = Part(file=section.take("file", str), sha256=section.take("sha256", str))
-    if Path(part.file).name != part.file:
-        raise BundleError(f"{section.where}.file must name a file inside the bundle, got {part.file!r}")
-    section.end()
-    return part

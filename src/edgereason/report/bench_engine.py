@@ -5,7 +5,7 @@ Knows that record's shape; does not know what its figures mean.
 
 from __future__ import annotations
 
-from edgereason.report.fields import Fields
+from edgereason.core.fields import Fields
 from edgereason.report.markdown import DASH, cell, table
 from edgereason.report.records import Record, Records
 from edgereason.report.style import Plot

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from edgereason.core.fields import Fields
 from edgereason.report import style
-from edgereason.report.fields import Fields
 from edgereason.report.markdown import DASH, cell, number, table
 from edgereason.report.records import Record, Records
 from edgereason.report.style import Plot

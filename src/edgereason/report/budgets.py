@@ -17,9 +17,9 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from edgereason.core.fields import Fields
 from edgereason.errors import ConfigError
 from edgereason.report import style
-from edgereason.report.fields import Fields
 from edgereason.report.labels import End, label_ends
 from edgereason.report.markdown import cell
 from edgereason.report.records import Record, Records, Run

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.config import read_toml
+from edgereason.core.fields import Fields
 from edgereason.errors import ConfigError
 from edgereason.evals.record import BEFORE_NAMED, FORMAT, MAY_DIFFER, RUN, SUMMARY
 from edgereason.evals.samples import Sample, read_samples
-from edgereason.report.fields import Fields
 from edgereason.report.markdown import cell
 
 EVAL: Final = FORMAT

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from edgereason.core.fields import Fields
 from edgereason.report import style
-from edgereason.report.fields import Fields
 from edgereason.report.labels import End, label_ends
 from edgereason.report.records import Record, Records
 from edgereason.report.style import Plot

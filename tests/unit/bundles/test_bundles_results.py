@@ -15,8 +15,7 @@ from edgereason.bundles.commands import eval_command
 from edgereason.bundles.records import read_record
 from edgereason.bundles.results import results_of
 from edgereason.cli.main import app
-from edgereason.core.bundle import Base, Bundle, Part, file_sha256
-from edgereason.core.result import Result
+from edgereason.core.bundle import Base, Bundle, Part, Result, file_sha256
 from edgereason.core.types import Mode, Vote
 from edgereason.errors import BundleError
 

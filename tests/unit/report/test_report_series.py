@@ -14,6 +14,7 @@ from benchmarks.peers.record import Run as PeerRun
 from benchmarks.peers.record import Standing, case_entry, peer_entry
 from edgereason.bench.parallel import StepTiming, case_entries
 from edgereason.bench.switch import length_entry
+from edgereason.core.fields import Fields
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
 from edgereason.evals.curves.sweep import sweep
@@ -22,7 +23,6 @@ from edgereason.report.bench_parallel import Depth, parallel_depths
 from edgereason.report.bench_peers import contenders, peer_panels
 from edgereason.report.bench_switch import FirstToken, first_tokens
 from edgereason.report.budgets import Budgets, budget_blocks, budget_curves, run_curves
-from edgereason.report.fields import Fields
 from edgereason.report.labels import place_labels, spread
 from edgereason.report.lengths import Lengths, bin_edges, lengths, reductions
 from edgereason.report.overview import Point, changes, run_points
