@@ -5,7 +5,7 @@
     ──────╮  majority        lines: right of the axes, at the height of their ends, pushed apart
     ────╮ ╰─ weighted        points: beside them, where they cover nothing
 
-Where a label goes is pure arithmetic; writing it there is matplotlib's. Does not know what is drawn.
+Where a label goes is pure arithmetic; writing it there is matplotlib's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edgereason.report.style import short
+from edgereason.report.style import look, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +63,11 @@ def label_ends(axes: Axes, ends: Sequence[End], *, num_lines: int = 1) -> None:
         axes.plot(piece, (height, height), transform=axes.transAxes, clip_on=False, **end.look)
         left = 1 + 0.33 * inch
         axes.text(left, height, end.name, transform=axes.transAxes, va="center", fontsize=_LABEL_POINTS)
+
+
+def label_lines(axes: Axes, ends: Sequence[tuple[float, str]]) -> None:
+    """As `label_ends`, for lines drawn by `style.line` in this order: the height of each end, and a name."""
+    label_ends(axes, [End(y, name, look(index)) for index, (y, name) in enumerate(ends)])
 
 
 def label_points(axes: Axes, spots: Sequence[Spot]) -> None:

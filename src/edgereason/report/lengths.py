@@ -5,7 +5,7 @@
     runs of one task ─┬─ shares per bin, cumulative shares ───────────→ lengths
                       └─ reference, other: mean length a question ─→ ratio of each question, sorted
 
-A length is the winning stream's, thinking and answer together. Knows rows and series; does not know pages.
+A length is the winning stream's, thinking and answer together.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from edgereason.evals.samples import Sample
 from edgereason.report import style
 from edgereason.report.labels import End, label_ends
 from edgereason.report.markdown import cell, percent
-from edgereason.report.records import Records, Run, Source
-from edgereason.report.style import Plot
+from edgereason.report.records import Run
+from edgereason.report.style import Block, Plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,46 +133,42 @@ def mean_lengths(samples: Sequence[Sample]) -> dict[str, float]:
     return {question: fmean(tokens) for question, tokens in by_question.items()}
 
 
-def length_blocks(records: Records) -> list[str | Plot]:
-    """A figure for every task."""
-    blocks: list[str | Plot] = []
-    for task, runs in records.tasks().items():
-        series = lengths(runs)
-        blocks.append(
-            Plot(
-                name=f"lengths-{style.slug(task)}",
-                alt=f"Distribution of response lengths on {task}",
-                caption=f"Response lengths on {cell(task)}: tokens of the winning stream, thinking and "
-                "answer. Left, the share of responses in each bin; right, the share at most so long. "
-                "The legend gives each run's median.",
-                sources=tuple(run.source for run in runs),
-                draw=partial(draw_lengths, series),
-                height_in=3.4 if len(series) <= _MOST_INSIDE else 3.8 + 0.07 * len(series),
-            )
+def length_blocks(task: str, runs: Sequence[Run]) -> list[Block]:
+    """A figure of a task."""
+    series = lengths(runs)
+    return [
+        Plot(
+            name=f"lengths-{style.slug(task)}",
+            alt=f"Distribution of response lengths on {task}",
+            caption=f"Response lengths on {cell(task)}: tokens of the winning stream, thinking and "
+            "answer. Left, the share of responses in each bin; right, the share at most so long. "
+            "The legend gives each run's median.",
+            sources=tuple(run.source for run in runs),
+            draw=partial(draw_lengths, series),
+            height_in=3.4 if len(series) <= _MOST_INSIDE else 3.8 + 0.07 * len(series),
         )
-    return blocks
+    ]
 
 
-def reduction_blocks(records: Records) -> list[str | Plot]:
-    """A figure for every task with two runs or more over the same questions."""
-    blocks: list[str | Plot] = []
-    for task, runs in records.tasks().items():
-        series = reductions(runs)
-        if not series:
-            continue
-        drawn = {series[0].reference, *(one.label for one in series)}
-        blocks.append(
-            Plot(
-                name=f"reduction-{style.slug(task)}",
-                alt=f"Length of each question's response on {task}, relative to {series[0].reference}",
-                caption=f"Each question of {cell(task)}: its response length (mean over repetitions) over "
-                f"that of {cell(series[0].reference)}, sorted. Below the line, shorter. Labels give "
-                "the share that got shorter, and the ratio of the mean lengths." + _unmeasured(series),
-                sources=_sources(runs, drawn),
-                draw=partial(draw_reductions, series),
-            )
+def reduction_blocks(task: str, runs: Sequence[Run]) -> list[Block]:
+    """A figure of a task with two runs or more over the same questions."""
+    series = reductions(runs)
+    if not series:
+        return []
+    drawn = {series[0].reference, *(one.label for one in series)}
+    number = max(one.num_unmeasured for one in series)
+    unmeasured = f" Without those that had no token in the reference ({number})." if number else ""
+    return [
+        Plot(
+            name=f"reduction-{style.slug(task)}",
+            alt=f"Length of each question's response on {task}, relative to {series[0].reference}",
+            caption=f"Each question of {cell(task)}: its response length (mean over repetitions) over "
+            f"that of {cell(series[0].reference)}, sorted. Below the line, shorter. Labels give "
+            "the share that got shorter, and the ratio of the mean lengths." + unmeasured,
+            sources=tuple(run.source for run in runs if run.label in drawn),
+            draw=partial(draw_reductions, series),
         )
-    return blocks
+    ]
 
 
 def draw_lengths(series: Sequence[Lengths], figure: Figure) -> None:
@@ -201,7 +197,7 @@ def draw_reductions(series: Sequence[Reduction], figure: Figure) -> None:
     """Sorted ratios on a logarithmic axis, the reference's length as a line at 1."""
     axes = figure.subplots()
     axes.set_yscale("log", base=2)
-    axes.axhline(1.0, color="#606060", linewidth=1.0)
+    axes.axhline(1.0, color=style.GREY, linewidth=1.0)
     for one in series:
         shares = [(place + 0.5) / len(one.ratios) for place in range(len(one.ratios))]
         axes.plot(shares, [max(ratio, _LEAST_RATIO) for ratio in one.ratios], **style.look(one.place))
@@ -218,12 +214,3 @@ def draw_reductions(series: Sequence[Reduction], figure: Figure) -> None:
 def _end(one: Reduction) -> End:
     name = f"{style.short(one.label)}\n{percent(one.share_shorter, 0)} shorter, mean {one.mean_ratio:.2f}×"
     return End(max(one.ratios[-1], _LEAST_RATIO), name, style.look(one.place))
-
-
-def _unmeasured(series: Sequence[Reduction]) -> str:
-    number = max(one.num_unmeasured for one in series)
-    return f" Without those that had no token in the reference ({number})." if number else ""
-
-
-def _sources(runs: Sequence[Run], labels: set[str]) -> tuple[Source, ...]:
-    return tuple(run.source for run in runs if run.label in labels)

@@ -6,7 +6,7 @@
                                └─ nothing to draw ─→ a line at the end, saying what would be needed
 
 Everything is read and drawn before anything in DIR changes, and the page comes last. The same records give
-the same bytes. Knows the parts and their order; does not know how any of them is drawn.
+the same bytes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,13 @@ from pathlib import Path
 from typing import Final
 
 from edgereason.errors import ConfigError
-from edgereason.report.bench_engine import engine_blocks
-from edgereason.report.bench_parallel import parallel_blocks
-from edgereason.report.bench_peers import peer_blocks
-from edgereason.report.bench_switch import switch_blocks
-from edgereason.report.budgets import budget_blocks
+from edgereason.report.benchmarks import engine_blocks, parallel_blocks, peer_blocks, switch_blocks
+from edgereason.report.curves import budget_blocks, threshold_blocks, vote_blocks
 from edgereason.report.lengths import length_blocks, reduction_blocks
 from edgereason.report.markdown import DASH, cell, table
-from edgereason.report.overview import overview_blocks, system_blocks
-from edgereason.report.quantization import quantization_blocks
-from edgereason.report.records import Records, Run, Source, distinct, read_records
-from edgereason.report.style import Plot, save
-from edgereason.report.switcher import threshold_blocks
-from edgereason.report.votes import vote_blocks
+from edgereason.report.overview import overview_blocks, quantization_blocks, system_blocks
+from edgereason.report.records import Record, Records, Run, Source, distinct, read_records
+from edgereason.report.style import Block, Plot, save
 
 PAGE: Final = "report.md"
 
@@ -47,27 +41,44 @@ class Part:
     """
 
     title: str
-    blocks: Callable[[Records], list[str | Plot]]
+    blocks: Callable[[Records], list[Block]]
     needs: str
+
+
+def _each_task(blocks: Callable[[str, Sequence[Run]], list[Block]]) -> Callable[[Records], list[Block]]:
+    return lambda records: [block for of in records.tasks().items() for block in blocks(*of)]
+
+
+def _each_sweep(blocks: Callable[[Record], list[Block]]) -> Callable[[Records], list[Block]]:
+    return lambda records: [block for sweep in records.sweeps for block in blocks(sweep)]
+
+
+def _each_bench(name: str, blocks: Callable[[Record], list[Block]]) -> Callable[[Records], list[Block]]:
+    kind = f"edgereason-bench-{name}"
+    return lambda records: [block for record in records.benches[kind] for block in blocks(record)]
 
 
 PARTS: Final = (
     Part("The whole system", system_blocks, "folders of evaluations, in the order in which parts were added"),
-    Part("Accuracy against tokens", overview_blocks, "two evaluations of a task"),
-    Part("Lengths of responses", length_blocks, "an evaluation"),
-    Part("What became of each question's length", reduction_blocks, "two evaluations of the same questions"),
-    Part("The switcher", threshold_blocks, "a sweep over a chat run, a think run and one with a switcher"),
-    Part("Hard budgets", budget_blocks, "a sweep over hard budgets, or evaluations alike in all but theirs"),
-    Part("Votes", vote_blocks, "a sweep over a run with several finished traces a question"),
-    Part("Parallel scaling", parallel_blocks, "the record of `bench parallel`"),
-    Part("Peers", peer_blocks, "the record of `benchmarks.peers`"),
-    Part("Switching", switch_blocks, "the record of `bench switch`"),
+    Part("Accuracy against tokens", _each_task(overview_blocks), "two evaluations of a task"),
+    Part("Lengths of responses", _each_task(length_blocks), "an evaluation"),
     Part(
-        "Quantization",
-        quantization_blocks,
-        "records of `eval ppl`, or evaluations by likelihood",
+        "What became of each question's length",
+        _each_task(reduction_blocks),
+        "two evaluations of the same questions",
     ),
-    Part("The engine", engine_blocks, "the record of `bench engine`"),
+    Part(
+        "The switcher",
+        _each_sweep(threshold_blocks),
+        "a sweep over a chat run, a think run and one with a switcher",
+    ),
+    Part("Hard budgets", budget_blocks, "a sweep over hard budgets, or evaluations alike in all but theirs"),
+    Part("Votes", _each_sweep(vote_blocks), "a sweep over a run with several finished traces a question"),
+    Part("Parallel scaling", _each_bench("parallel", parallel_blocks), "the record of `bench parallel`"),
+    Part("Peers", _each_bench("peers", peer_blocks), "the record of `benchmarks.peers`"),
+    Part("Switching", _each_bench("switch", switch_blocks), "the record of `bench switch`"),
+    Part("Quantization", quantization_blocks, "records of `eval ppl`, or evaluations by likelihood"),
+    Part("The engine", _each_bench("engine", engine_blocks), "the record of `bench engine`"),
 )
 """The page, in order."""
 

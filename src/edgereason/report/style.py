@@ -9,7 +9,7 @@ depend on how a machine rasterises fonts. Letters are drawn as outlines, so noth
 fonts either. The palette is Okabe and Ito's, told apart by all kinds of colour vision; its yellow is left
 out, which white swallows.
 
-Knows looks; does not know records or what is drawn. The only module that changes matplotlib's settings.
+Only this module changes matplotlib's settings.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from edgereason.errors import ConfigError
 from edgereason.report.records import Source
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH_IN: Final = 8.6
@@ -37,7 +38,7 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 
 _DASHES: Final = ("-", (0, (5, 2)), (0, (1.2, 1.6)))
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
-_GREY: Final = "#606060"
+GREY: Final = "#606060"
 _CORNER_POINTS: Final = 7.0
 _CORNER_CHARS: Final = 150
 
@@ -51,7 +52,7 @@ _SETTINGS: Final[Any] = {
     "axes.titlelocation": "left",
     "axes.titlepad": 8,
     "axes.labelcolor": "#202020",
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": GREY,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -59,8 +60,8 @@ _SETTINGS: Final[Any] = {
     "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.8,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
     "xtick.labelcolor": "#202020",
     "ytick.labelcolor": "#202020",
     "lines.linewidth": 1.8,
@@ -94,6 +95,10 @@ class Plot:
     height_in: float = 3.4
 
 
+Block = str | Plot
+"""A table or a sentence as Markdown, or a figure."""
+
+
 def save(plot: Plot, folder: Path) -> Path:
     """Draws a plot into `folder`.
 
@@ -115,7 +120,7 @@ def save(plot: Plot, folder: Path) -> Path:
             ha="right",
             va="bottom",
             fontsize=_CORNER_POINTS,
-            color=_GREY,
+            color=GREY,
             linespacing=1.25,
         )
         path = folder / f"{plot.name}.svg"
@@ -134,6 +139,26 @@ def look(index: int) -> dict[str, Any]:
 def marker(index: int) -> str:
     """The marker of the series at `index`, where points count."""
     return _MARKERS[index % len(_MARKERS)]
+
+
+def line(
+    axes: Axes,
+    index: int,
+    x: Sequence[float],
+    y: Sequence[float],
+    ends: Sequence[tuple[float, float] | None],
+) -> None:
+    """Draws the series at `index` with a marker at every point and whiskers to the ends of its interval."""
+    axes.errorbar(x, y, yerr=whiskers(y, ends), marker=marker(index), elinewidth=1.2, **look(index))
+
+
+def whiskers(y: Sequence[float], ends: Sequence[tuple[float, float] | None]) -> list[list[float]]:
+    """How far intervals reach below and above their values; 0 where there is none, and never less."""
+    known = [one or (value, value) for one, value in zip(ends, y, strict=True)]
+    return [
+        [max(0.0, value - low) for (low, _), value in zip(known, y, strict=True)],
+        [max(0.0, high - value) for (_, high), value in zip(known, y, strict=True)],
+    ]
 
 
 def slug(text: str) -> str:

@@ -24,11 +24,10 @@ from edgereason.evals import run
 from edgereason.evals.curves import sweep
 from edgereason.evals.likelihood.loglik import ChoiceRow, summarise
 from edgereason.report import records
-from edgereason.report.bench_engine import engine_blocks
+from edgereason.report.benchmarks import engine_blocks
 from edgereason.report.lengths import Lengths, Reduction, draw_lengths, draw_reductions
-from edgereason.report.overview import Point, draw_points, system_blocks
+from edgereason.report.overview import Point, draw_points, quantization_blocks, system_blocks
 from edgereason.report.page import PAGE, PARTS, write_report
-from edgereason.report.quantization import quantization_blocks
 from edgereason.report.records import read_records
 
 BENCH = Path(__file__).parents[3] / "benchmarks" / "engine-qwen2.5-coder-0.5b-epyc-2cpu.json"
@@ -300,7 +299,7 @@ def test_perplexities_over_other_windows_have_a_column_of_their_own(tmp_path):
 
 
 def test_the_engines_figures_stand_beside_their_targets():
-    page = text_of(engine_blocks(read_records([BENCH])))
+    page = text_of(engine_blocks(*read_records([BENCH]).benches[engine.FORMAT]))
     assert "| `step_ratio_n1` | 0.996 | ≤ 1.05 ✓ | 1.006 |" in page
     assert "| `streams4_ratio` | 2.364 | ≤ 1.75 ✗ | 2.740 |" in page
     assert "| `decode_tokens_per_s_n1` | 68.1 | — | 36.7 |" in page

@@ -19,16 +19,27 @@ from edgereason.core.types import Route
 from edgereason.errors import ConfigError
 from edgereason.evals.curves.sweep import sweep
 from edgereason.records.measure import Samples
-from edgereason.report.bench_parallel import Depth, parallel_depths
-from edgereason.report.bench_peers import contenders, peer_panels
-from edgereason.report.bench_switch import FirstToken, first_tokens
-from edgereason.report.budgets import Budgets, budget_blocks, budget_curves, run_curves
+from edgereason.report.benchmarks import (
+    Depth,
+    FirstToken,
+    contenders,
+    first_tokens,
+    parallel_depths,
+    peer_panels,
+)
+from edgereason.report.curves import (
+    Budgets,
+    budget_blocks,
+    budget_curves,
+    run_curves,
+    threshold_curve,
+    vote_curves,
+)
 from edgereason.report.labels import place_labels, spread
 from edgereason.report.lengths import Lengths, bin_edges, lengths, reductions
-from edgereason.report.overview import Point, changes, run_points
+from edgereason.report.overview import changes, run_points
 from edgereason.report.records import Record, Source, read_records
-from edgereason.report.switcher import threshold_curve
-from edgereason.report.votes import vote_curves
+from edgereason.report.style import whiskers
 
 
 def record(values):
@@ -107,12 +118,12 @@ def test_a_question_without_a_token_in_the_reference_has_no_ratio(runs):
 def test_whiskers_reach_from_the_accuracy_to_the_ends_of_its_interval(tmp_path):
     folder = write_run(tmp_path / "a", [sample("q1")], accuracy=0.5, ci95=[0.25, 0.875], mean_tokens=12.0)
     (point,) = run_points(read_records([folder]).runs)
-    assert (point.mean_tokens, point.accuracy, point.whiskers) == (12.0, 0.5, (0.25, 0.375))
+    assert (point.mean_tokens, point.accuracy) == (12.0, 0.5)
+    assert whiskers([point.accuracy], [point.ci95]) == [[0.25], [0.375]]
 
 
 def test_whiskers_never_reach_backwards_where_an_interval_is_rounded_past_its_middle():
-    assert Point(0, "a", 1.0, 0.0, (1e-18, 0.25)).whiskers == (0.0, 0.25)
-    assert Budgets("a", (64,), (0.0,), ((1e-18, 0.25),), (None,), None).whiskers == [[0.0], [0.25]]
+    assert whiskers([0.0], [(1e-18, 0.25)]) == [[0.0], [0.25]]
 
 
 def test_a_change_is_in_points_and_per_cent_and_bytes(tmp_path):
@@ -183,7 +194,7 @@ def test_budgets_ascend_with_whiskers_from_their_intervals():
     }
     (curve,) = budget_curves(record({"budgets": {"run": values}}))
     assert curve == Budgets("run", (64, 128), (0.25, 0.5), (None, (0.375, 0.75)), (0.5, 0.125), 0.625)
-    assert curve.whiskers == [[0.0, 0.125], [0.0, 0.25]]
+    assert whiskers(curve.accuracy, curve.ci95) == [[0.0, 0.125], [0.0, 0.25]]
 
 
 def test_budgets_and_accuracies_that_do_not_match_are_refused_by_name():
