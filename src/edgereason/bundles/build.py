@@ -21,11 +21,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.bundles.card import CARD, render_card
-from edgereason.bundles.provenance import ORIGIN_FORMATS, TRACES, origin_of
-from edgereason.bundles.records import RecordFile, read_record
-from edgereason.bundles.results import HEAD, RESULT_FORMATS, results_of
-from edgereason.bundles.same_heads import SWITCHER, VERIFIER, SameHeads
-from edgereason.bundles.trainings import ADAPTER, EARLIER, TRAININGS, buckets_of, history_of, made_by
+from edgereason.bundles.provenance import (
+    ADAPTER,
+    EARLIER,
+    ORIGIN_FORMATS,
+    SWITCHER,
+    TRACES,
+    TRAININGS,
+    VERIFIER,
+    SameHeads,
+    buckets_of,
+    history_of,
+    made_by,
+    origin_of,
+)
+from edgereason.bundles.results import HEAD, RESULT_FORMATS, RecordFile, read_record, results_of
 from edgereason.bundles.verify import BaseFile, read_base, require_adapter
 from edgereason.core.bundle import BASE_FILE, Bundle, Part, Result, file_sha256, write_atomically
 from edgereason.core.chat import CLOSING

@@ -1,27 +1,82 @@
-"""A bundle's threshold is set: into its heads, and how it came about into its manifest.
+"""The switcher's threshold: found from prompts or from evaluations, and put into a bundle.
 
 ::
 
-    threshold ─→ heads-1f2e….safetensors ─→ bundle.json names them ─→ the old heads go, README.md follows
+    prompts ─ prefilled ─→ p_think ─ sorted ─→ the cut that lets the share wanted think ──────────┐
+    chat RUN, think RUN ─ of this base and adapter, on these data ─→ the curve over thresholds ───┤
+    data ─ the questions, prefilled ─→ p_think ──────↗  the fewest tokens, accurate enough ───────┤
+                                                                                                  ↓
+    heads-1f2e….safetensors ─→ bundle.json names them ─→ the old heads go, README.md follows ←─ threshold
 
-The heads are written under a new name and named by the manifest afterwards, so that whoever reads the
-bundle finds both or neither. Knows bundles and heads; does not know how a threshold is found
-(`threshold_sources.py`).
+A threshold lies in the middle between the last prompt that chats and the first that thinks, so that the
+rounding of another machine turns none of them over. The best of many cuts looks better than it is, so the
+accuracy to expect is judged on questions that had no say. Rows of forced modes have no p_think, so the
+bundle's own switcher is asked; the two evaluations must be what one `auto` request would do on either route.
+The heads are written under a new name and named by the manifest afterwards, so that whoever reads the bundle
+finds both or neither.
 """
 
 from __future__ import annotations
 
+import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final, Self
 
 from edgereason.bundles.card import CARD, render_card
-from edgereason.bundles.threshold import Point
+from edgereason.bundles.results import RecordFile, read_record, results_of
 from edgereason.core.bundle import Bundle, Part, file_sha256, write_atomically
-from edgereason.errors import BundleError
+from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request
+from edgereason.data.rows import Rows, prompt_of, read_file
+from edgereason.errors import BundleError, ConfigError, ContextOverflow
+from edgereason.evals.curves.threshold import threshold_curve
+from edgereason.evals.evaluate import EvalConfig
+from edgereason.evals.metrics import clustered_interval
+from edgereason.evals.samples import Sample, read_samples
+from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.heads.file import read_heads, write_with_threshold
+from edgereason.reasoning.model import Model
+from edgereason.reasoning.plan import Room
+from edgereason.evals.record import RUN, read_config
+from edgereason.records.folder import data_entry
 from edgereason.records.machine import versions
+from edgereason.report.records import EVAL
+
+_ALIKE: Final = ("task", "seed", "system", "temperature", "top_p", "top_k", "budget", "budget_s", "kv")
+"""Settings of a request that both routes depend on; effort, streams and vote are of thinking alone."""
+_HALVES_SEED: Final = 0
+"""Of the halves that choose for each other: always the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What a threshold comes to; accuracy and tokens where they were measured.
+
+    Attributes:
+        share_think: of the prompts that it was set on.
+        num_prompts: these.
+        accuracy: on the questions that the threshold was chosen on, which is more than others will see.
+        held_out_accuracy: expected of others: each half of the questions chose a threshold for the other
+            half. None for fewer than two questions.
+        mean_tokens: of a response.
+        chat_accuracy, chat_tokens: if all of them chatted.
+        think_accuracy, think_tokens: if all of them thought.
+    """
+
+    threshold: float
+    share_think: float
+    num_prompts: int
+    accuracy: float | None = None
+    held_out_accuracy: float | None = None
+    held_out_ci95: tuple[float, float] | None = None
+    mean_tokens: float | None = None
+    chat_accuracy: float | None = None
+    chat_tokens: float | None = None
+    think_accuracy: float | None = None
+    think_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +90,336 @@ class Found:
     point: Point
     method: Mapping[str, Any]
     num_left_out: int = 0
+
+
+# ── where from ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByShare:
+    """So many of these prompts are to think."""
+
+    share: float
+    rows: Rows
+    requests: tuple[Request, ...]
+
+    def __post_init__(self) -> None:
+        require_think_rate(self.share)
+
+    @classmethod
+    def read(cls, share: float, prompts: Path) -> Self:
+        """From a file of rows that ask something, each in a form of `prompt_of`.
+
+        Raises:
+            ConfigError: the share is out of range, or a row has no prompt; the message names file and line.
+        """
+        rows = read_file(prompts)
+        return cls(
+            share=share, rows=rows, requests=tuple(Request(messages=prompt_of(row)) for row in rows.rows)
+        )
+
+    def find(
+        self, model: Model, progress: Callable[[int, int], None], should_stop: Callable[[], bool]
+    ) -> Found | None:
+        """The threshold; None if it was stopped."""
+        said = probabilities(model, self.requests, progress, should_stop)
+        if said is None:
+            return None
+        fitting = [p for p in said if p is not None]
+        return Found(
+            point=threshold_for_share(fitting, self.share),
+            method={
+                "target_think_rate": self.share,
+                "prompts": data_entry(self.rows.name, self.rows.sha256, self.rows.revision),
+            },
+            num_left_out=len(said) - len(fitting),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByAccuracy:
+    """Accuracy must be so high on questions that were evaluated on both routes."""
+
+    min_accuracy: float
+    chat: tuple[Sample, ...]
+    think: tuple[Sample, ...]
+    records: Mapping[str, str]
+    config: EvalConfig
+    task: Task
+
+    def __post_init__(self) -> None:
+        require_accuracy(self.min_accuracy)
+
+    @classmethod
+    def read(cls, min_accuracy: float, bundle: Bundle, chat: Path, think: Path, data: Path | None) -> Self:
+        """From the folders of two evaluations, which must be of this bundle.
+
+        Args:
+            bundle: whose switcher is to decide.
+            chat: every question on the chat route; the base alone will do.
+            think: the same questions on the think route.
+            data: the local file that they were evaluated on, if it was one.
+
+        Raises:
+            BundleError: an evaluation is of another base or adapter.
+            ConfigError: the accuracy is out of range, or the evaluations or data don't go together.
+        """
+        records = {Mode.CHAT: read_record(chat), Mode.THINK: read_record(think)}
+        configs = {
+            mode: _checked_run(folder, record, mode, bundle)
+            for (mode, record), folder in zip(records.items(), (chat, think), strict=True)
+        }
+        config = configs[Mode.CHAT]
+        _require_one_request(config, configs[Mode.THINK])
+        task = load_task(config.task, data=data, limit=config.limit, seed=config.seed)
+        for record in records.values():
+            found = record.fields.section("data")
+            if (task.data_sha256, task.data_revision) != (found.text("sha256"), found.text("revision")):
+                raise ConfigError(
+                    f"{record.name} was evaluated on {found.text('name')}, and {task.data_name} is not that: "
+                    "give the same file (--data)"
+                )
+        return cls(
+            min_accuracy=min_accuracy,
+            chat=tuple(read_samples(chat)),
+            think=tuple(read_samples(think)),
+            records={str(mode): record.sha256 for mode, record in records.items()},
+            config=config,
+            task=task,
+        )
+
+    def find(
+        self, model: Model, progress: Callable[[int, int], None], should_stop: Callable[[], bool]
+    ) -> Found | None:
+        """The threshold; None if it was stopped."""
+        asked = {sample.id for sample in self.chat}
+        items = [item for item in self.task.items if item.id in asked]
+        requests = [self.config.request(item.question, 0) for item in items]
+        said = probabilities(model, requests, progress, should_stop)
+        if said is None:
+            return None
+        p_think = {item.id: p for item, p in zip(items, said, strict=True) if p is not None}
+        method = {
+            "min_accuracy": self.min_accuracy,
+            "data": data_entry(self.task.data_name, self.task.data_sha256, self.task.data_revision),
+            "record_sha256": self.records,
+        }
+        point = threshold_for_accuracy(self.chat, self.think, p_think, self.min_accuracy)
+        return Found(point=point, method=method)
+
+
+def _require_one_request(chat: EvalConfig, think: EvalConfig) -> None:
+    """Refuses evaluations that are not the two routes of one request.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    differing = [name for name in _ALIKE if getattr(chat, name) != getattr(think, name)]
+    if differing:
+        name = differing[0]
+        raise ConfigError(
+            f"the evaluations differ in {name}: {getattr(chat, name)!r} in chat, {getattr(think, name)!r} in "
+            "think; auto asks both routes alike"
+        )
+    most = [config.max_tokens or DEFAULT_CHAT_TOKENS for config in (chat, think)]
+    if most[0] != most[1]:
+        raise ConfigError(
+            f"the evaluations differ in max_tokens: {most[0]} in chat, {most[1]} in think (as the default "
+            "is); auto asks both routes alike"
+        )
+    if chat.streams != 1:
+        raise ConfigError(
+            f"the chat evaluation took {chat.streams} streams, and auto chats with one: evaluate with "
+            "--streams 1"
+        )
+
+
+def _checked_run(folder: Path, record: RecordFile, mode: Mode, bundle: Bundle) -> EvalConfig:
+    """The configuration of an evaluation, which is of this mode and this bundle."""
+    if record.format != EVAL or "accuracy" not in record.fields:
+        raise ConfigError(f"{folder} is no evaluation of answers: give the folder of `edgereason eval TASK`")
+    config = read_config(folder / RUN, EvalConfig)
+    if config.mode is not mode:
+        raise ConfigError(f"{folder} was evaluated in {config.mode} mode, expected --mode {mode}")
+    ours = {part.sha256 for part in bundle.parts} | set(bundle.earlier_heads)
+    (result,) = results_of(record, bundle.base, ours, bundle.buckets)
+    adapter = bundle.adapter_sha256
+    if mode is Mode.THINK and adapter is not None and adapter not in result.parts:
+        raise BundleError(f"{folder} was evaluated without the bundle's adapter: evaluate with --bundle")
+    return config
+
+
+# ── which ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def require_think_rate(share: float) -> None:
+    """Refuses what is no share of prompts.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(
+            f"a think rate must lie between 0 and 1, as 0.3, got {share:g}; --mode chat and --mode think are "
+            "its ends"
+        )
+
+
+def require_accuracy(accuracy: float) -> None:
+    """Refuses what is no accuracy to ask for.
+
+    Raises:
+        ConfigError: it is not above 0 and up to 1.
+    """
+    if not 0 < accuracy <= 1:
+        raise ConfigError(f"an accuracy must be above 0 and at most 1, as 0.6, got {accuracy:g}")
+
+
+def probabilities(
+    model: Model,
+    requests: Sequence[Request],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[float | None] | None:
+    """What the switcher says of each request, its prompt encoded as when it is asked.
+
+    Args:
+        model: has a switcher; nobody else may use it meanwhile.
+        requests: of which only the prompts count.
+        progress: told after every prompt.
+        should_stop: asked between chunks of prompts.
+
+    Returns:
+        In the order of the requests; None for one that does not fit in the context. None if it was stopped.
+    """
+    prompts = [model.pipeline.prompt(request) for request in requests]
+    found: list[float | None] = [None] * len(prompts)
+    # The longest first: the context is made once.
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for done, index in enumerate(order, 1):
+        with model.pipeline.prefix() as prefix:
+            try:
+                with prefix.reserved(Room(len(prompts[index]), sequences=1, longest=len(prompts[index]))):
+                    if not prefix.become(prompts[index], should_stop):
+                        return None
+                    found[index] = prefix.p_think
+            except ContextOverflow:
+                pass
+        progress(done, len(prompts))
+    return found
+
+
+def threshold_for_share(p_think: Sequence[float], share: float) -> Point:
+    """The threshold that lets a share of prompts think, as nearly as their probabilities can be told apart.
+
+    Args:
+        p_think: of each prompt.
+        share: between 0 and 1, both left out.
+
+    Raises:
+        ConfigError: all probabilities are the same.
+    """
+    ranked, num = sorted(p_think, reverse=True), len(p_think)
+    cuts = [count for count in range(1, num) if ranked[count - 1] > ranked[count]]
+    if not cuts:
+        raise ConfigError(
+            f"the switcher says the same of all {num} prompts, so that no threshold tells them apart: "
+            "give more prompts, or train another switcher"
+        )
+    count = min(cuts, key=lambda count: abs(count - share * num))
+    return Point(
+        threshold=_between(ranked[count], ranked[count - 1]), share_think=count / num, num_prompts=num
+    )
+
+
+def threshold_for_accuracy(
+    chat: Sequence[Sample], think: Sequence[Sample], p_think: Mapping[str, float], min_accuracy: float
+) -> Point:
+    """The threshold of fewest tokens that is accurate enough; thinking may be the longer route or not.
+
+    Args:
+        chat: rows of a run on the chat route.
+        think: rows of a run on the think route, of the same questions.
+        p_think: of each question.
+        min_accuracy: above 0, at most 1.
+
+    Raises:
+        ConfigError: it is out of reach, or the runs don't go together.
+    """
+    curve = threshold_curve(chat, think, p_think)
+    points: list[dict[str, Any]] = curve["points"]
+    index = _cheapest(points, min_accuracy)
+    if index is None:
+        best = points[_best(points)]
+        raise ConfigError(
+            f"no threshold reaches an accuracy of {min_accuracy:.1%} on these {curve['num_questions']} "
+            f"questions: the best is {best['accuracy']:.1%}, with {best['share_think']:.0%} of them thinking"
+        )
+    chosen, all_think, all_chat = points[index], points[0], points[-1]
+    held_out, interval = _held_out(chat, think, p_think, min_accuracy)
+    return Point(
+        threshold=_threshold_at(points, index),
+        share_think=chosen["share_think"],
+        num_prompts=curve["num_questions"],
+        accuracy=chosen["accuracy"],
+        held_out_accuracy=held_out,
+        held_out_ci95=interval,
+        mean_tokens=chosen["mean_tokens"],
+        chat_accuracy=all_chat["accuracy"],
+        chat_tokens=all_chat["mean_tokens"],
+        think_accuracy=all_think["accuracy"],
+        think_tokens=all_think["mean_tokens"],
+    )
+
+
+def _cheapest(points: Sequence[Mapping[str, Any]], min_accuracy: float) -> int | None:
+    """The point of fewest tokens among those that are accurate enough; of several, the fewest that think."""
+    enough = (i for i, point in enumerate(points) if point["accuracy"] >= min_accuracy)
+    return min(enough, key=lambda i: (points[i]["mean_tokens"], -i), default=None)
+
+
+def _best(points: Sequence[Mapping[str, Any]]) -> int:
+    """The most accurate point; of several, that of fewest questions that think."""
+    return max(range(len(points)), key=lambda i: (points[i]["accuracy"], i))
+
+
+def _threshold_at(points: Sequence[Mapping[str, Any]], index: int) -> float:
+    threshold: float = points[index]["threshold"]
+    at_end = index in (0, len(points) - 1)
+    return threshold if at_end else _between(points[index - 1]["threshold"], threshold)
+
+
+def _held_out(
+    chat: Sequence[Sample], think: Sequence[Sample], p_think: Mapping[str, float], min_accuracy: float
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Accuracy, with its interval, of questions that had no say in their threshold.
+
+    A half that falls short of the accuracy chooses the best that it has.
+    """
+    ids = sorted(p_think)
+    random.Random(_HALVES_SEED).shuffle(ids)
+    halves = frozenset(ids[::2]), frozenset(ids[1::2])
+    if not halves[1]:
+        return None, None
+    scores: dict[str, list[float]] = {}
+    for own, other in (halves, halves[::-1]):
+        chats, thinks = ([row for row in route if row.id in own] for route in (chat, think))
+        points = threshold_curve(chats, thinks, {id_: p_think[id_] for id_ in own})["points"]
+        index = _cheapest(points, min_accuracy)
+        threshold = _threshold_at(points, _best(points) if index is None else index)
+        for id_ in other:
+            route = think if p_think[id_] >= threshold else chat
+            scores[id_] = [row.score for row in route if row.id == id_]
+    return fmean(map(fmean, scores.values())), clustered_interval(scores)
+
+
+def _between(low: float, high: float) -> float:
+    """A number above `low` and up to `high`, in their middle where floats allow."""
+    middle = (low + high) / 2
+    return middle if low < middle else high
+
+
+# ── into the bundle ────────────────────────────────────────────────────────────────────────────────
 
 
 def require_switcher(bundle: Bundle) -> None:

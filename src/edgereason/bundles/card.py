@@ -1,27 +1,27 @@
-"""A bundle's README.md: the manifest for people, and nothing that the manifest does not say.
+"""What is in a bundle, for people: its README.md by `card.md.j2`, and the values and lines of `bundle show`.
 
-::
-
-    what it is · how to run it · what is in it · what it was made from · what was measured, and how to
-    measure it again · what it is not
-
-Knows manifests, figures' names and which heads a file holds; does not know records or who reads it.
+Both say what the manifest says, and which heads the file of heads holds. They check nothing and need no base.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib import resources
 from typing import Any, Final
 
-from edgereason.bundles.commands import BUNDLE
+import jinja2
+
+from edgereason.bundles.provenance import SWITCHER, VERIFIER
 from edgereason.bundles.results import HEAD
-from edgereason.bundles.same_heads import SWITCHER, VERIFIER
-from edgereason.core.bundle import BASE_FILE, Bundle, Result
+from edgereason.core.bundle import BASE_FILE, Bundle, Part, Result
 from edgereason.errors import BundleError
 from edgereason.heads.file import read_heads
 from edgereason.hub.catalog import find, find_by_sha256
-from edgereason.report.markdown import bytes_text, cell, interval_text, percent, table
+from edgereason.hub.locate import find_base
+from edgereason.report.markdown import bytes_text, cell, interval_text, percent
 
 CARD: Final = "README.md"
 
@@ -43,23 +43,9 @@ _WORDS: Final = {
 _SHARES: Final = ("accuracy", "acc", "acc_norm", "uncut")
 _SHARE_BEGINS: Final = ("share_", "majority ", "weighted ", "best ", "within ")
 _AT_ANOTHER: Final = {SWITCHER: f"{SWITCHER} at another threshold"}
+_SHOWN_INSIDE: Final = ("teacher", "model", "traces", "counts", "splits")
+"""Objects in an origin that a row has room for; settings stay in the manifest."""
 _HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-def render_card(bundle: Bundle) -> str:
-    """The card; its parts must lie in the bundle's folder.
-
-    Raises:
-        BundleError: its provenance or calibration was written by hand, or by another version; or its heads
-            can't be read.
-    """
-    kinds = head_kinds(bundle)
-    try:
-        return "\n\n".join(_blocks(bundle, kinds)) + "\n"
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(
-            f"provenance or calibration in the manifest of {bundle.title} is not of this version: {error!r}"
-        ) from error
 
 
 def head_kinds(bundle: Bundle) -> tuple[str, ...]:
@@ -75,177 +61,71 @@ def head_kinds(bundle: Bundle) -> tuple[str, ...]:
     return tuple(kind for kind, head in found if head is not None)
 
 
-def _blocks(bundle: Bundle, kinds: Sequence[str]) -> list[str]:
-    return [
-        _front_matter(bundle),
-        f"# {cell(bundle.title)}",
-        _summary(bundle, kinds),
-        "## Run it",
-        *_run(bundle),
-        "## What is in it",
-        *_contents(bundle),
-        "## What it was made from",
-        *_origins(bundle.provenance),
-        "## Measured",
-        *_measured(bundle, kinds),
-        "## Limits",
-        "\n".join(f"- {line}" for line in _limits(bundle, kinds)),
-    ]
+# ── the card ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _front_matter(bundle: Bundle) -> str:
-    model = find_by_sha256(bundle.base.sha256)
-    lines = ["library_name: edgereason", "tags: [edgereason, reasoning, lora]"]
-    if model is not None:
-        lines.append(f"license: {model.licence.lower()}")
-        hub = (find(model.made.teacher) if model.made else model).hub
-        if hub is not None:
-            lines.append(f"base_model: {hub.repo}")
-    return "\n".join(["---", *sorted(lines), "---"])
+def render_card(bundle: Bundle) -> str:
+    """The card; its parts must lie in the bundle's folder.
 
-
-def _summary(bundle: Bundle, kinds: Sequence[str]) -> str:
-    lines = [f"A reasoning mode for `{bundle.base.name}`, run by edgereason:", ""]
-    if bundle.adapter:
-        lines.append(
-            "- an adapter (LoRA) that is on from `<think>` to the end of the answer, and off on prompts"
+    Raises:
+        BundleError: its provenance or calibration was written by hand, or by another version; or its heads
+            can't be read.
+    """
+    kinds, model, inside = head_kinds(bundle), find_by_sha256(bundle.base.sha256), bundle.folder / BASE_FILE
+    is_inside = inside.is_file()
+    known_bytes = model.size_bytes if model else None
+    try:
+        return _template().render(
+            bundle=bundle,
+            base=bundle.base,
+            base_file=BASE_FILE,
+            model=model,
+            hub=model and (find(model.made.teacher) if model.made else model).hub,
+            is_inside=is_inside,
+            base_bytes=inside.stat().st_size if is_inside else known_bytes,
+            has_switcher=SWITCHER in kinds,
+            has_verifier=VERIFIER in kinds,
+            parts=[(part, (bundle.folder / part.file).stat().st_size) for part in bundle.parts],
+            origins=list(_origins(bundle.provenance)),
+            results=[(one, measured_with(one, bundle, kinds), figures_text(one)) for one in bundle.results],
+            commands=dict.fromkeys(one.command for one in bundle.results),
         )
-    else:
-        lines.append("- no adapter: thinking is elicited by a lead-in")
-    if SWITCHER in kinds:
-        lines.append("- a switcher, which decides between chat and think by the model's states on the prompt")
-    if VERIFIER in kinds:
-        lines.append("- a verifier, which scores finished answers by the model's states, for votes")
-    return "\n".join(lines)
+    except (jinja2.TemplateError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(
+            f"provenance or calibration in the manifest of {bundle.title} is not of this version: {error!r}"
+        ) from error
 
 
-def _run(bundle: Bundle) -> Iterator[str]:
-    model = find_by_sha256(bundle.base.sha256)
-    is_inside = (bundle.folder / BASE_FILE).is_file()
-    is_known = is_inside or model is not None
-    yield "\n".join(
-        [
-            "```",
-            "pip install edgereason",
-            f'edgereason ask "If 3 pens cost 4.50, what do 7 cost?" --bundle {BUNDLE}'
-            + ("" if is_known else " --base BASE.gguf"),
-            f"edgereason bundle verify {BUNDLE}",
-            "```",
-        ]
+def _template() -> jinja2.Template:
+    """The card's text; what stands in it is Markdown, which `cell` escapes foreign text for."""
+    environment = jinja2.Environment(
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
     )
-    if is_inside:
-        where = f"is in the bundle, as `{BASE_FILE}`"
-    elif model is not None:
-        where = f"is fetched by name (`{model.name}` of `edgereason models`) when it is first needed"
-    else:
-        where = "is not in the catalogue: give its file with `--base`"
-    yield f"{BUNDLE} is this folder. The base {where}; any other file is refused by its hash."
+    environment.filters |= {
+        "cell": cell,
+        "bytes": bytes_text,
+        "percent": partial(percent, decimals=1),
+        "interval": interval_text,
+        "plain": _plain,
+    }
+    source = resources.files("edgereason.bundles").joinpath("card.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(source)
 
 
-def _contents(bundle: Bundle) -> Iterator[str]:
-    rows = [
-        [f"`{part.file}`", bytes_text((bundle.folder / part.file).stat().st_size), f"`{part.sha256}`"]
-        for part in bundle.parts
-    ]
-    base, model = bundle.base, find_by_sha256(bundle.base.sha256)
-    size = bytes_text(model.size_bytes) if model else ""
-    inside = bundle.folder / BASE_FILE
-    if inside.is_file():
-        size = bytes_text(inside.stat().st_size)
-    rows.append([f"base: `{base.name}`", size, f"`{base.sha256}`"])
-    yield table(["file", "size", "SHA-256"], rows, right=False)
-    licence = f"licence {model.licence}" if model else "its licence is not known to the catalogue"
-    title = f"{model.title}, " if model else ""
-    yield (
-        f"Base: {title}family {base.arch}, {base.num_layers} layers, hidden size {base.hidden_size}; "
-        f"{licence}."
-    )
-    if bundle.buckets:
-        budgets = ", ".join(map(str, bundle.buckets))
-        yield f"Hints announce these budgets, in tokens: {budgets}."
-    if bundle.calibration:
-        yield _calibration(bundle.calibration)
-
-
-def _calibration(values: Mapping[str, Any]) -> str:
-    """How the threshold came about; `calibrate.py` wrote the values."""
-    share = f"{percent(values['share_think'], 1)} of {values['num_prompts']} prompts"
-    said = (
-        f"The switcher begins to think at {values['threshold']:.3g}. Set by `edgereason bundle calibrate`, "
-    )
-    if "min_accuracy" in values:
-        said += (
-            f"to think as little as an accuracy of {percent(values['min_accuracy'], 1)} allows: {share} "
-            f"think, {percent(values['accuracy'], 1)} right on the questions that it was chosen on"
-        )
-        if "held_out_accuracy" in values:
-            ends = interval_text(values["held_out_ci95"])
-            said += (
-                f", {percent(values['held_out_accuracy'], 1)}{ends} expected on others (each half of them "
-                "chose for the other half)"
-            )
-    else:
-        said += f"to think on {percent(values['target_think_rate'], 1)}: {share} do"
-    data = values.get("prompts") or values.get("data") or {}
-    return f"{said} ({_plain(data)})."
-
-
-def _origins(provenance: Mapping[str, Any]) -> Iterator[str]:
-    rows = []
+def _origins(provenance: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Parts, and what a row has room for: names and hashes of data, counts, commit."""
     for part, entries in provenance.items():
         for entry in entries if isinstance(entries, list) else [entries]:
-            rows.append([part.replace("_", " "), cell(_plain(_short(entry)))])
-    if not rows:
-        yield "No record was given."
-        return
-    yield table(["part", "from its record"], rows, right=False)
-    yield "In full, with settings, in `bundle.json`."
-
-
-def _short(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What a line has room for: names and hashes of data, counts, commit; settings stay in the manifest."""
-    return {
-        name: value
-        for name, value in entry.items()
-        if not isinstance(value, dict) or name in ("teacher", "model", "traces", "counts", "splits")
-    }
-
-
-def _measured(bundle: Bundle, kinds: Sequence[str]) -> Iterator[str]:
-    if not bundle.results:
-        yield "Nothing yet."
-        return
-    rows = [
-        [
-            cell(result.what),
-            measured_with(result, bundle, kinds),
-            cell(figures_text(result)),
-            cell(result.machine or ""),
-            f"`{result.sha256[:12]}`",
-        ]
-        for result in bundle.results
-    ]
-    yield table(["what", "with", "figures", "machine", "record"], rows, right=False)
-    yield "In brackets 95 % intervals. Records are named by SHA-256. To measure again:"
-    yield "\n".join(["```", *_commands(bundle.results), "```"])
-
-
-def _commands(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(result.command for result in results))
-
-
-def _limits(bundle: Bundle, kinds: Sequence[str]) -> Iterator[str]:
-    yield "It fits one base, byte for byte; with any other it is refused."
-    yield "A small model: its answers may be wrong, and its thinking is no proof of them; see the figures."
-    yield "Figures hold for the data that they were measured on, seconds and rates for that machine."
-    if bundle.buckets:
-        yield f"Trained for thinking of up to {max(bundle.buckets)} tokens."
-    elif bundle.adapter:
-        yield "Trained without budgets: a limit cuts its thinking where it stands."
-    if SWITCHER not in kinds:
-        yield "No switcher: `auto` always thinks."
-    if VERIFIER not in kinds:
-        yield "No verifier: votes count all answers alike."
+            shown = {
+                name: value
+                for name, value in entry.items()
+                if not isinstance(value, dict) or name in _SHOWN_INSIDE
+            }
+            yield part.replace("_", " "), shown
 
 
 def _plain(value: Any) -> str:
@@ -303,3 +183,78 @@ def _number(value: float) -> str:
     if float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+
+
+# ── bundle show ──────────────────────────────────────────────────────────────────────────────────
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """A bundle as plain values, for `--json`.
+
+    Raises:
+        BundleError: its heads are there and can't be read.
+    """
+    found, kinds = find_base(bundle), head_kinds(bundle)
+    return {
+        "name": bundle.title,
+        "base": {
+            **asdict(bundle.base),
+            "place": found.place,
+            "is_here": found.path is not None,
+            "catalogue_name": found.model.name if found.model else None,
+        },
+        "adapter": _part(bundle, bundle.adapter),
+        "heads": _heads(bundle),
+        "buckets": list(bundle.buckets),
+        "calibration": bundle.calibration,
+        "provenance": bundle.provenance,
+        "results": [
+            asdict(result)
+            | {"measured_with": measured_with(result, bundle, kinds), "text": figures_text(result)}
+            for result in bundle.results
+        ],
+    }
+
+
+def lines(described: dict[str, Any]) -> Iterator[str]:
+    """What `describe` says, for people."""
+    yield described["name"]
+    base = described["base"]
+    known = f" as {base['catalogue_name']}" if base["catalogue_name"] else ""
+    yield f"base      {base['name']}, {base['place']}{known}, {base['sha256'][:16]}…"
+    for kind in ("adapter", "heads"):
+        part = described[kind]
+        if part is None:
+            yield f"{kind:<9} none"
+            continue
+        size = bytes_text(part["size_bytes"]) if part["is_here"] else "missing"
+        yield f"{kind:<9} {part['file']}, {size}, {part['sha256'][:16]}…"
+    heads = described["heads"]
+    if heads and heads["threshold"] is not None:
+        yield f"switcher  thinks from {heads['threshold']:.4g} on"
+    if heads and heads["has_verifier"]:
+        yield "verifier  scores finished traces"
+    if described["buckets"]:
+        yield f"buckets   {', '.join(map(str, described['buckets']))} tokens"
+    for result in described["results"]:
+        yield f"measured  {result['what']} ({result['measured_with']}): {result['text']}"
+
+
+def _part(bundle: Bundle, part: Part | None) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    path = bundle.folder / part.file
+    is_here = path.is_file()
+    return {**asdict(part), "is_here": is_here, "size_bytes": path.stat().st_size if is_here else None}
+
+
+def _heads(bundle: Bundle) -> dict[str, Any] | None:
+    described = _part(bundle, bundle.heads)
+    if bundle.heads is None or described is None:
+        return None
+    heads = read_heads(bundle.folder / bundle.heads.file) if described["is_here"] else None
+    switcher = heads.switcher if heads else None
+    return described | {
+        "threshold": switcher.threshold if switcher else None,
+        "has_verifier": heads is not None and heads.verifier is not None,
+    }

@@ -5,27 +5,38 @@
     edgereason-quantize   base               teacher, recipe, text
     edgereason-traces     traces             teacher, questions        (those that an adapter learned from)
     edgereason-shortest   traces             the adapter's own, the shortest right ones
+    edgereason-sft, grpo  adapter, earlier   one training after another, each from what the one before made
     edgereason-head       switcher, verifier data, splits, calibration
 
 A record counts if it ends in the very part that is in the bundle: by hash, or, for a head that was put beside
-another, by its weights. Entries are plain values without local paths. How the adapter itself came about is in
-`trainings.py`. Knows records; does not know training.
+another, by its weights. A training counts if it made the adapter that is there, or one that a training that
+counts began with. Entries are plain values without local paths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from edgereason.bundles.records import RecordFile
-from edgereason.bundles.results import HEAD
-from edgereason.bundles.same_heads import is_same
-from edgereason.bundles.trainings import ADAPTER, EARLIER
-from edgereason.core.bundle import Bundle, file_sha256
-from edgereason.errors import BundleError
-from edgereason.heads.file import read_heads
+import numpy as np
 
+from edgereason.bundles.results import HEAD, RecordFile
+from edgereason.core.bundle import MANIFEST, Bundle, Result, file_sha256
+from edgereason.errors import BundleError
+from edgereason.heads.file import Heads, read_heads
+
+SWITCHER: Final = "switcher"
+VERIFIER: Final = "verifier"
 TRACES: Final = "traces"
+ADAPTER: Final = "adapter"
+EARLIER: Final = "earlier_adapters"
+"""What trainings made before the bundle's adapter, the latest first."""
+
+SFT: Final = "edgereason-sft"
+GRPO: Final = "edgereason-grpo"
+TRAININGS: Final = (SFT, GRPO)
 
 _QUANTIZE: Final = ("recipe_sha256", "teacher", "learned", "text", "recipe", "num_tokens", "torch", "date")
 _TRACES: Final = (
@@ -36,6 +47,11 @@ _HEAD: Final = (
     "config", "prompts", "questions", "against", "tests", "counts", "splits", "fit", "candidates",
     "calibration", "verification_ids", "date",
 )  # fmt: skip
+_TRAINING: Final = (
+    "traces", "started_from", "num_examples", "num_too_long", "num_hinted", "response_tokens_mean",
+    "questions", "left_out", "against", "num_problems", "steps", "end_loss", "rewarmed_at", "torch", "date",
+)  # fmt: skip
+_THRESHOLD: Final = "threshold"
 
 
 class Origin(NamedTuple):
@@ -65,21 +81,16 @@ def origin_of(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> O
 
 
 def _base(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    _require_same(record, "base", record.values["base"]["sha256"], bundle.base.sha256)
+    if (made := record.values["base"]["sha256"]) != bundle.base.sha256:
+        raise BundleError(
+            f"the record {record.name} is of another base: it made {made}, the bundle has "
+            f"{bundle.base.sha256}"
+        )
     return "base", _some(record, _QUANTIZE)
 
 
 def _traces(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return _learned(record, record.values["traces"], known)
-
-
-def _shortest(record: RecordFile, bundle: Bundle, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return _learned(record, record.values["examples"], known)
-
-
-def _learned(
-    record: RecordFile, made: Mapping[str, Any], known: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]]:
+    made = record.values["traces" if record.format == "edgereason-traces" else "examples"]
     trainings = [known.get(ADAPTER, {}), *known.get(EARLIER, [])]
     if made["sha256"] not in [one["sha256"] for entry in trainings for one in entry.get("traces") or ()]:
         raise BundleError(
@@ -113,18 +124,174 @@ def _some(record: RecordFile, names: Sequence[str]) -> dict[str, Any]:
     return {name: record.values[name] for name in names if record.values.get(name) is not None}
 
 
-def _require_same(record: RecordFile, part: str, got: str | None, expected: str | None) -> None:
-    if got is None or got != expected:
-        raise BundleError(
-            f"the record {record.name} is of another {part}: it made {got}, the bundle has {expected}"
-        )
-
-
 _Reader = Callable[[RecordFile, Bundle, Mapping[str, Any]], tuple[str, dict[str, Any]]]
 
 ORIGIN_FORMATS: Final[Mapping[str, _Reader]] = {
     "edgereason-quantize": _base,
     "edgereason-traces": _traces,
-    "edgereason-shortest": _shortest,
+    "edgereason-shortest": _traces,
     HEAD: _head,
 }
+
+
+# ── trainings of the adapter ───────────────────────────────────────────────────────────────────────
+
+
+class History(NamedTuple):
+    """How an adapter came about.
+
+    Attributes:
+        entries: what is known of its trainings, the latest first.
+        is_continued: whether they lead to the adapter of the bundle to start from.
+    """
+
+    entries: tuple[Mapping[str, Any], ...]
+    is_continued: bool
+
+
+def history_of(records: Sequence[RecordFile], bundle: Bundle, start: Bundle | None) -> History:
+    """The trainings that made a bundle's adapter.
+
+    Args:
+        records: of trainings, in any order; at least one.
+        bundle: with its adapter's file in its folder.
+        start: that the bundle is made from.
+
+    Raises:
+        BundleError: a record is of another adapter, or not of this version.
+    """
+    left, wanted, entries = [*records], bundle.adapter_sha256, list[Mapping[str, Any]]()
+    try:
+        while found := next((one for one in left if wanted is not None and made_by(one) == wanted), None):
+            left.remove(found)
+            entries.append(_entry(found))
+            wanted = found.values.get("started_from")
+        if left:
+            raise BundleError(
+                f"the record {left[0].name} is of another adapter: it made {made_by(left[0])}, the bundle "
+                f"has {bundle.adapter_sha256}, and no training given here began with that one"
+            )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"a record of a training is not of this version: it lacks {error}") from error
+    known = _known(start)
+    is_continued = start is not None and wanted is not None and wanted == start.adapter_sha256
+    if is_continued:
+        entries += known
+    else:  # the bundle may know more of the same training than is said here
+        hashes = [entry.get("record_sha256") for entry in known]
+        if entries[-1]["record_sha256"] in hashes:
+            entries += known[hashes.index(entries[-1]["record_sha256"]) + 1 :]
+    return History(entries=tuple(entries), is_continued=is_continued)
+
+
+def made_by(record: RecordFile) -> str | None:
+    """Hash of the adapter that a training made, as it ships; None if that isn't known.
+
+    A training of another machine does not say; `train export` puts the adapter beside its record, and the
+    manifest there says of which base and buckets it was made: it counts only if the record says the same.
+    """
+    values = record.values
+    if "adapter" in values:
+        return str(values["adapter"]["sha256"])
+    folder = record.folder / "bundle"
+    if not (folder / MANIFEST).is_file():
+        return None
+    made = Bundle.read(folder)
+    has_same_base = made.base.sha256 == record.fields.section("base").text("sha256")
+    if made.adapter is None or not has_same_base or set(made.buckets) != set(buckets_of(record)):
+        return None
+    return file_sha256(made.verified_file(made.adapter))
+
+
+def buckets_of(record: RecordFile) -> tuple[int, ...]:
+    """Budgets that hints were trained with; empty for a record of something else.
+
+    Older records of fine-tuning don't name them; for those they are the recipe's.
+    """
+    if record.format not in TRAININGS:
+        return ()
+    recipe = record.fields.section("recipe")
+    settings = recipe.section("hints" if record.format == SFT else "budgets")
+    numbers = (record.fields if "buckets" in record.fields else settings).numbers("buckets")
+    return tuple(sorted({int(number) for number in numbers if number is not None}))
+
+
+def _entry(record: RecordFile) -> dict[str, Any]:
+    values = record.values
+    recipe, name = values["recipe"], Path(values["recipe"]["base"]["name"]).name  # it may be a file's path
+    entry = {
+        "record": record.format,
+        "record_sha256": record.sha256,
+        "commit": record.commit,
+        "recipe": recipe | {"base": recipe["base"] | {"name": name}},
+        **{name: values.get(name) for name in _TRAINING},
+    }
+    return {name: value for name, value in entry.items() if value is not None}
+
+
+def _known(start: Bundle | None) -> list[Mapping[str, Any]]:
+    if start is None or ADAPTER not in start.provenance:
+        return []
+    return [start.provenance[ADAPTER], *start.provenance.get(EARLIER, [])]
+
+
+# ── heads that stay the same ───────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SameHeads:
+    """What a bundle's heads have in common with those of the bundle that it is made from.
+
+    Attributes:
+        kinds: of the heads that are the same in both.
+        has_same_threshold: whether the switcher is one of them, and begins to think where it did.
+        before: hashes that their file had.
+    """
+
+    kinds: frozenset[str] = frozenset()
+    has_same_threshold: bool = False
+    before: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, bundle: Bundle, start: Bundle | None) -> SameHeads:
+        """Compares the files of two bundles.
+
+        Raises:
+            BundleError: a file can't be read, or is not the one that its manifest names.
+        """
+        if start is None or start.heads is None or bundle.heads is None:
+            return cls()
+        ours = read_heads(bundle.folder / bundle.heads.file)
+        theirs = read_heads(start.verified_file(start.heads))
+        kinds = frozenset(kind for kind in (SWITCHER, VERIFIER) if is_same(kind, ours, theirs))
+        return cls(
+            kinds=kinds,
+            has_same_threshold=SWITCHER in kinds
+            and _plain(ours.switcher)[_THRESHOLD] == _plain(theirs.switcher)[_THRESHOLD],
+            before=frozenset((start.heads.sha256, *start.earlier_heads)),
+        )
+
+    def moved(self, result: Result, sha256: str | None) -> Result:
+        """A result, told of the file that its head is in now, if that is another file with the same head."""
+        if sha256 is None or sha256 in self.before:
+            return result
+        if result.record != HEAD or result.what.split()[0] not in self.kinds:
+            return result
+        return replace(result, parts=tuple(sha256 if part in self.before else part for part in result.parts))
+
+
+def is_same(kind: str, ours: Heads, theirs: Heads) -> bool:
+    """Whether a head has the same weights and reads the same; the threshold may differ."""
+    one, other = getattr(ours, kind), getattr(theirs, kind)
+    if one is None or other is None:
+        return False
+    a, b = _plain(one), _plain(other)
+    return all(_equal(a[name], b[name]) for name in a if name != _THRESHOLD)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other)
+
+
+def _plain(head: Any) -> dict[str, Any]:
+    return {field.name: getattr(head, field.name) for field in fields(head)}

@@ -1,6 +1,8 @@
-"""Figures of a bundle, taken from records of measurements: only what a record holds, with the record's hash.
+"""Records that a bundle draws on, and the figures in them: only what a record holds, with the record's hash.
 
 ::
+
+    RUN_FOLDER ─→ summary.json of an evaluation, or record.json of a training       FILE ─→ the record itself
 
     edgereason-eval          accuracy, tokens, seconds       edgereason-bench-engine   speed, lora_tax
     edgereason-ppl           perplexity                      edgereason-bench-switch   first token
@@ -8,33 +10,43 @@
     edgereason-head          AUROC, ECE on held-out data
 
 A record counts if it is of the bundle's base, and with none but the bundle's parts; anything else is refused.
-Knows records; does not know how a figure came about, nor how a card shows it.
+A figure's command is the one that its record holds. Records of earlier versions hold none: theirs is put
+together from their settings.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
 
 from edgereason.bench.record import AS_IS
-from edgereason.bundles.commands import (
-    BENCH_OPTIONS,
-    bench_command,
-    eval_command,
-    ppl_command,
-    sweep_command,
-)
-from edgereason.bundles.records import RecordFile
 from edgereason.core.bundle import Base, Result
 from edgereason.core.fields import Fields
-from edgereason.errors import BundleError, ConfigError
+from edgereason.errors import BundleError
+from edgereason.evals.curves.votes import NUM_DRAWS
+from edgereason.evals.evaluate import EvalConfig
+from edgereason.evals.likelihood.tasks import LOGLIK_TASKS
+from edgereason.evals.record import BEFORE_NAMED, SUMMARY
 from edgereason.hub.catalog import find_by_sha256
-from edgereason.report.records import BENCHES, EVAL, PERPLEXITY, SWEEP, kv_setting, likelihood_setting
+from edgereason.report.records import (
+    EVAL,
+    PERPLEXITY,
+    SWEEP,
+    commit_of,
+    kv_setting,
+    likelihood_setting,
+    machine_of,
+)
 
 HEAD: Final = "edgereason-head"
-BENCH_TRAIN: Final = "edgereason-bench-train"
+_BENCH: Final = "edgereason-bench-"
 
+_NAMES: Final = (SUMMARY, "record.json")
 _ASKED: Final = (
     "accuracy", "num_questions", "mean_tokens", "mean_all_streams_tokens", "share_think", "share_cut",
     "share_in_time", "max_overshoot_s", "latency_s",
@@ -47,6 +59,80 @@ _NO_FIGURES: Final = frozenset(
      "opening_tokens"}
 )  # fmt: skip
 _NOT_HELD_OUT: Final = ("train", "validation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFile:
+    """A record.
+
+    Attributes:
+        format: what it says that it is.
+        values: all of it.
+        sha256: of the file.
+        folder: that it lies in.
+    """
+
+    name: str
+    format: str
+    values: dict[str, Any]
+    sha256: str
+    folder: Path
+
+    @property
+    def fields(self) -> Fields:
+        """Its values, with their types checked as they are taken."""
+        return Fields(self.values, self.name, BundleError)
+
+    @property
+    def commit(self) -> str | None:
+        """Of the code that wrote it."""
+        return commit_of(self.fields)
+
+    @property
+    def command(self) -> str | None:
+        """What measures it again, where it says so itself."""
+        words = self.fields.texts("command")
+        return shlex.join(("edgereason", *words) if words[0] != "edgereason" else words) if words else None
+
+    @property
+    def machine(self) -> str | None:
+        """What it was measured on."""
+        return machine_of(self.fields)
+
+
+def read_record(path: Path) -> RecordFile:
+    """Reads the record at `path`.
+
+    Raises:
+        BundleError: there is none, or it is no JSON object that names its format.
+    """
+    file = path
+    if path.is_dir():
+        found = [path / name for name in _NAMES if (path / name).is_file()]
+        if not found:
+            raise BundleError(
+                f"{path} holds neither {' nor '.join(_NAMES)}: give the folder of a finished run"
+            )
+        file = found[0]
+    try:
+        content = file.read_bytes()
+        values = json.loads(content)
+    except OSError as error:
+        raise BundleError(f"the record {file} can't be read: {error.strerror}") from error
+    except ValueError as error:  # no JSON, or no text
+        raise BundleError(f"the record {file} is no JSON: {error}") from error
+    if not isinstance(values, dict) or not isinstance(values.get("format"), str):
+        raise BundleError(f"{file} is no record: it names no format")
+    return RecordFile(
+        name=file.name if file.parent == Path() else f"{file.resolve().parent.name}/{file.name}",
+        format=values["format"],
+        values=values,
+        sha256=hashlib.sha256(content).hexdigest(),
+        folder=file.parent,
+    )
+
+
+# ── figures ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def results_of(
@@ -66,7 +152,7 @@ def results_of(
     known = find_by_sha256(base.sha256)
     try:
         found = RESULT_FORMATS[record.format](record, known.name if known else base.name)
-    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"the record {record.name} is not of this version: {error}") from error
     if not any(result.figures for result in found):
         raise BundleError(f"the record {record.name} holds no figures for a bundle")
@@ -110,7 +196,7 @@ def _asked(record: RecordFile, model: str) -> list[Result]:
         figures, task = _figures(values, _WEIGHED), values.text("task")
         intervals = _intervals(values, {"acc": "acc_ci95", "acc_norm": "acc_norm_ci95"})
         what = ", ".join((f"{task} by likelihood", *likelihood_setting(config), *kv_setting(config)))
-        return [_result(record, what, figures, intervals, eval_command(record.values, model))]
+        return [_result(record, what, figures, intervals, _command(record, model))]
     figures = _figures(values, _ASKED)
     if figures.get("mean_all_streams_tokens") == figures.get("mean_tokens"):
         figures.pop("mean_all_streams_tokens", None)
@@ -119,7 +205,7 @@ def _asked(record: RecordFile, model: str) -> list[Result]:
     task, label = values.need("task", values.text), values.text("label")
     what = ", ".join(_described(task, config)) if label is None else f"{task}: {label}"
     intervals = _intervals(values, {"accuracy": "ci95"})
-    return [_result(record, what, figures, intervals, eval_command(record.values, model), is_timed=True)]
+    return [_result(record, what, figures, intervals, _command(record, model), is_timed=True)]
 
 
 def _described(task: str, config: Fields) -> Iterator[str]:
@@ -140,9 +226,7 @@ def _perplexity(record: RecordFile, model: str) -> list[Result]:
     values = record.fields
     what = ", ".join((f"perplexity of {values.section('data').text('name')}", *kv_setting(values)))
     intervals = _intervals(values, {"ppl": "ppl_ci95"})
-    return [
-        _result(record, what, _figures(values, _PERPLEXITY), intervals, ppl_command(record.values, model))
-    ]
+    return [_result(record, what, _figures(values, _PERPLEXITY), intervals, _command(record, model))]
 
 
 def _curves(record: RecordFile, model: str) -> list[Result]:
@@ -171,7 +255,7 @@ def _votes(record: RecordFile, run: str, curve: Fields) -> Result:
                 gain, values = f"{vote} {streams} over one", of_votes.section(vote)
                 figures |= _renamed(values, {"difference": gain})
                 intervals |= _intervals(values, {gain: "difference_ci95"})
-    return _result(record, f"votes of {run}", figures, intervals, sweep_command(record.values, run))
+    return _result(record, f"votes of {run}", figures, intervals, _command(record, run=run))
 
 
 def _budgets(record: RecordFile, run: str, curve: Fields) -> Result:
@@ -187,12 +271,12 @@ def _budgets(record: RecordFile, run: str, curve: Fields) -> Result:
         intervals |= {} if ends is None else {within: ends}
     names = {"accuracy": "uncut", "mean_tokens": "tokens uncut"}
     figures |= _renamed(curve.section("untruncated"), names)
-    command = sweep_command(record.values, run, is_cut=True)
+    command = _command(record, run=run, is_cut=True)
     return _result(record, f"hard budgets of {run}", figures, intervals, command)
 
 
 def _bench(record: RecordFile, model: str) -> list[Result]:
-    values, kind = record.fields, record.format.removeprefix("edgereason-bench-")
+    values, kind = record.fields, record.format.removeprefix(_BENCH)
     figures = {
         name: value
         for name in values
@@ -205,22 +289,20 @@ def _bench(record: RecordFile, model: str) -> list[Result]:
                 figures[f"{name} at {tokens:.0f} tokens"] = value
     made = values.section("model").text("quantization")
     what = f"bench {kind}" + ("" if made in (None, AS_IS) else f", a plain {made} of the base")
-    return [_result(record, what, figures, {}, bench_command(record.values, kind, model), is_timed=True)]
+    return [_result(record, what, figures, {}, _command(record, model), is_timed=True)]
 
 
 def _head(record: RecordFile, model: str) -> list[Result]:
     """A result for every set of prompts or questions that the head did not learn from."""
     values = record.fields
     head, sets = values.need("head", values.text), values.section("reliability")
-    if record.command is None:
-        raise ConfigError("it does not say which command made it; train the head again")
     return [
         _result(
             record,
             f"{head} on {name.replace('_', ' ')}",
             _figures(sets.section(name), _HEAD),
             {},
-            record.command,
+            _command(record, model),
         )
         for name in sets
         if name not in _NOT_HELD_OUT
@@ -240,7 +322,7 @@ def _result(
         what=what,
         record=record.format,
         sha256=record.sha256,
-        command=record.command or command,
+        command=command,
         figures=figures,
         parts=record.fields.section("bundle").texts("sha256"),
         intervals=intervals,
@@ -263,11 +345,96 @@ def _intervals(values: Fields, names: Mapping[str, str]) -> dict[str, tuple[floa
     return {figure: ends for figure, ends in found.items() if ends is not None}
 
 
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────
+
+_BUNDLE: Final = "BUNDLE"
+"""Stands for a bundle's folder in commands that are put together here."""
+
+_BENCH_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "engine": ("model", "rounds", "only"),
+    "switch": ("model", "rounds", "lengths", "as_is"),
+    "train": (
+        *("model", "rounds", "prompt_tokens", "responses", "response_tokens", "dtype"),
+        *("from", "samples", "cap_tokens", "only"),
+    ),
+}
+"""Settings of a bench that are options of its command."""
+
+_NO_OPTIONS: Final = frozenset({"task", "score", "model", "bundle", "threads", "label"})
+"""Settings of an evaluation that its command says otherwise, or that change none of its figures."""
+
+
+def _command(record: RecordFile, model: str = "", run: str = "", *, is_cut: bool = False) -> str:
+    """What measures again what a record holds: its own command, or where it lacks one that of its settings.
+
+    Args:
+        model: what the base is called.
+        run: of a sweep.
+        is_cut: whether it is of the sweep's hard budgets, or of its votes.
+
+    Raises:
+        BundleError: neither the record's command nor its settings are known.
+    """
+    if record.command is not None:
+        return record.command
+    values, config = record.values, record.values.get("config", {})
+    subject = values["runs"][run] if run else values
+    data = subject.get("data") or {}
+    local = data["name"] if data.get("sha256") and not data.get("revision") else None
+    options: dict[str, Any]
+    if record.format == EVAL:
+        words = ["eval", values["task"]]
+        defaults = {field.name: field.default for field in fields(EvalConfig)} | {"orders": "cyclic", "shots": 0}
+        known = LOGLIK_TASKS.get(values["task"])
+        if "acc" in values and known and known.has_letters:
+            config = {"orders": BEFORE_NAMED["orders"]} | config
+        options = {
+            "score": "loglik" if "acc" in values else None,
+            **({"bundle": _BUNDLE} if values.get("bundle") else {"model": model}),
+            "data": local,
+            **{k: v for k, v in config.items() if k not in _NO_OPTIONS and v != defaults.get(k)},
+        }
+    elif record.format == PERPLEXITY:
+        words = ["eval", "ppl", data["name"]]
+        settings = {"window": "window_tokens", "stride": "stride_tokens", "limit_tokens": "limit_tokens"}
+        options = {"model": model, **{option: values.get(name) for option, name in settings.items()}}
+        options["kv"] = kv if (kv := values.get("kv")) != BEFORE_NAMED["kv"] else None
+    elif record.format == SWEEP:
+        words = ["eval", "sweep", run]
+        draws = values["votes"].get(run, {}).get("num_draws", NUM_DRAWS)
+        if is_cut:
+            of = _BUNDLE if subject.get("bundle") else subject["model"]["name"]
+            options = {"budgets": values["budgets"][run]["budgets"], "data": local, "model": of}
+        else:
+            options = {"draws": draws if draws != NUM_DRAWS else None}
+        options["seed"] = values.get("seed") or None
+    elif (kind := record.format.removeprefix(_BENCH)) in _BENCH_OPTIONS:
+        words = ["bench", kind]
+        settings = config | {"model": model}
+        options = {name: settings.get(name) for name in _BENCH_OPTIONS[kind]} | {"json": True}
+    else:
+        raise BundleError(f"the record {record.name} does not say which command made it: make it again")
+    return shlex.join(["edgereason", *words, *_as_options(options)])
+
+
+def _as_options(settings: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "stop_early" and value is False:
+            yield "--no-stop-early"
+        elif value is True:
+            yield option
+        elif name == "only" and value is not None:
+            yield from (word for one in value for word in (option, one))
+        elif value is not None and value is not False:
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            yield from (option, f"{text:g}" if isinstance(text, float) else str(text))
+
+
 RESULT_FORMATS: Final[Mapping[str, Callable[[RecordFile, str], list[Result]]]] = {
     EVAL: _asked,
     PERPLEXITY: _perplexity,
     SWEEP: _curves,
     HEAD: _head,
-    BENCH_TRAIN: _bench,
-    **{name: _bench for name in BENCHES if name.removeprefix("edgereason-bench-") in BENCH_OPTIONS},
+    **{f"{_BENCH}{name}": _bench for name in _BENCH_OPTIONS},
 }

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edgereason.bundles.calibrate import Found
-    from edgereason.bundles.threshold import Point
+    from edgereason.bundles.calibrate import Found, Point
     from edgereason.core.bundle import Bundle
 
 bundle_app = typer.Typer(name="bundle", no_args_is_help=True)
@@ -97,7 +96,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what is in a bundle; its base need not be here."""
-    from edgereason.bundles.show import describe, lines
+    from edgereason.bundles.card import describe, lines
     from edgereason.core.bundle import Bundle
     from edgereason.hub.bundles import bundle_folder
 
@@ -156,8 +155,7 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print what went into the manifest.")] = False,
 ) -> None:
     """Set the switcher's threshold, by the share of prompts that think or by the accuracy it must keep."""
-    from edgereason.bundles.calibrate import require_switcher, set_threshold
-    from edgereason.bundles.threshold_sources import ByAccuracy, ByShare
+    from edgereason.bundles.calibrate import ByAccuracy, ByShare, require_switcher, set_threshold
     from edgereason.cli.pull import display, fetch
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
     from edgereason.cli.terminal.progress import progress_display

@@ -8,7 +8,6 @@
                                                    "edgereason-ppl"       → perplexities
 
 A file's name decides nothing. What is read is named after its folder or file and its commit, never by a path.
-Knows what makes a record one; does not know what is drawn from it.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Record:
     @property
     def machine(self) -> str | None:
         """What it was measured on."""
-        return _machine(self.values)
+        return machine_of(self.values)
 
     @property
     def model(self) -> ModelFile:
@@ -183,13 +182,13 @@ def read_records(paths: Sequence[Path]) -> Records:
         if path.is_dir():
             values = _read_summary(path, name)
             if "acc" in values:
-                records.likelihoods.append(Record(Source(name, _commit(values)), values))
+                records.likelihoods.append(Record(Source(name, commit_of(values)), values))
             else:
                 label = distinct(values.text("label") or name, labels)
-                records.runs.append(_read_run(path, Source(name, _commit(values)), label, values))
+                records.runs.append(_read_run(path, Source(name, commit_of(values)), label, values))
             continue
         values = Fields(_read_json(path), name)
-        record = Record(Source(name, _commit(values)), values)
+        record = Record(Source(name, commit_of(values)), values)
         kind = _kind(values, path)
         if kind == SWEEP:
             records.sweeps.append(record)
@@ -249,7 +248,7 @@ def _read_run(folder: Path, source: Source, label: str, values: Fields) -> Run:
         tokens_per_s=values.number("tokens_per_s"),
         model=_model(values),
         bundle_bytes=values.section("bundle").number("size_bytes") if "bundle" in values else 0,
-        machine=_machine(values),
+        machine=machine_of(values),
     )
 
 
@@ -292,7 +291,8 @@ def _read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is no JSON: {error}") from error
 
 
-def _commit(values: Fields) -> str | None:
+def commit_of(values: Fields) -> str | None:
+    """The commit of the code that wrote a record."""
     return values.text("commit") or values.section("versions").text("commit")
 
 
@@ -301,7 +301,8 @@ def _model(values: Fields) -> ModelFile:
     return ModelFile(model.text("name"), model.text("sha256"), model.number("size_bytes"))
 
 
-def _machine(values: Fields) -> str | None:
+def machine_of(values: Fields) -> str | None:
+    """What a record was measured on: the CPU, and how many threads."""
     machine = values.section("machine")
     threads = machine.number("threads")
     parts = (machine.text("cpu"), None if threads is None else f"{threads:.0f} threads")

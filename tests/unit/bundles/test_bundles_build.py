@@ -12,8 +12,7 @@ from tiny_bundle import OPENING, write_base, write_evaluation, write_tiny_adapte
 from edgereason.bundles.build import Parts, build
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.core.types import Mode
-from edgereason.errors import BundleError, ConfigError, ModelFileError
-from edgereason.evals.record import bundle_entry
+from edgereason.errors import BundleError, ModelFileError
 from edgereason.reasoning.model import load
 
 
@@ -289,7 +288,7 @@ def test_traces_are_named_once_however_often_their_record_is_given(tiny, parts, 
         ({"format": "edgereason-traces", "traces": {"sha256": "ff"}}, "the adapter's record lacks"),
         ({"format": "edgereason-own-answers"}, "which a bundle has no use for"),
         ({"format": "edgereason-eval", "accuracy": 1, "task": "x", "model": {"sha256": "f"}}, "another base"),
-        ({"format": "edgereason-eval", "accuracy": 1}, "not of this version"),
+        ({"format": "edgereason-eval", "accuracy": 1}, "lacks task: write the record again"),
         ({"no": "format"}, "is no record: it names no format"),
         ([], "is no record"),
     ],
@@ -303,7 +302,7 @@ def test_a_record_of_something_else_is_refused(parts, tmp_path, record, said):
 
 def test_a_recipe_that_is_none_is_refused(parts, tmp_path):
     path = write_json(tmp_path / "record.json", {"format": "edgereason-sft", "recipe": "mine"})
-    with pytest.raises(ConfigError, match="recipe must be a JSON object"):
+    with pytest.raises(BundleError, match="recipe must be a JSON object"):
         build(tmp_path / "b", parts(buckets=None, records=(path,)))
     assert [one.name for one in tmp_path.iterdir()] == ["record.json"]
 

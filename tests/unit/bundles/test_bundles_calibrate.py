@@ -11,9 +11,7 @@ from safetensors import safe_open
 from tiny_bundle import write_evaluation, write_questions, write_tiny_adapter, write_tiny_heads
 
 from edgereason.bundles.build import Parts, build
-from edgereason.bundles.calibrate import Found, require_switcher, set_threshold
-from edgereason.bundles.threshold import Point
-from edgereason.bundles.threshold_sources import ByAccuracy, ByShare
+from edgereason.bundles.calibrate import ByAccuracy, ByShare, Found, Point, require_switcher, set_threshold
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.core.types import Effort, Mode, Vote
 from edgereason.errors import BundleError, ConfigError

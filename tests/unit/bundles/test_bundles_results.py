@@ -11,9 +11,7 @@ import typer
 from tiny_bundle import write_evaluation, write_tiny_heads
 
 from edgereason.bundles.card import figures_text, head_kinds, measured_with, render_card
-from edgereason.bundles.commands import eval_command
-from edgereason.bundles.records import read_record
-from edgereason.bundles.results import results_of
+from edgereason.bundles.results import read_record, results_of
 from edgereason.cli.main import app
 from edgereason.core.bundle import Base, Bundle, Part, Result, file_sha256
 from edgereason.core.types import Mode, Vote
@@ -85,16 +83,18 @@ def test_an_evaluation_gives_accuracy_with_its_interval_and_the_command_that_ask
     assert runs_as_typed(result.command)
 
 
-def test_a_hub_data_set_needs_no_file_and_likelihoods_no_mode():
+def test_a_hub_data_set_needs_no_file_and_likelihoods_no_mode(results):
     record = {
+        "format": "edgereason-eval",
         "task": "arc-challenge",
         "acc": 0.3,
         "config": {"model": "m", "limit": 9},
-        "data": {"name": "a/b"},
+        "data": {"name": "a/b", "revision": "c0ffee"},
+        "model": MODEL,
     }
-    command = eval_command(record | {"data": {"name": "a/b", "revision": "c0ffee"}}, "m")
-    assert command == "edgereason eval arc-challenge --score loglik --model m --limit 9"
-    assert runs_as_typed(command)
+    (result,) = results(record)
+    assert result.command == "edgereason eval arc-challenge --score loglik --model tiny.gguf --limit 9"
+    assert runs_as_typed(result.command)
 
 
 def test_likelihoods_of_letters_and_caches_say_how_they_were_measured(results):
@@ -231,7 +231,7 @@ def test_a_record_that_holds_its_command_is_quoted_word_by_word(results):
         (result,) = results(record | {"command": command})
         assert shlex.split(result.command) == ["edgereason", *words]
         assert runs_as_typed(result.command)
-    with pytest.raises(BundleError, match="not of this version"):
+    with pytest.raises(BundleError, match=r"record\.json: command must be a list, got 'edgereason train'"):
         results(record | {"command": "edgereason train"})
     with pytest.raises(BundleError, match="does not say which command made it"):
         results(record)

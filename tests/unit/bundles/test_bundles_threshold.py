@@ -8,7 +8,7 @@ import pytest
 from tiny_bundle import write_evaluation
 
 from edgereason.bundles.build import Parts, build
-from edgereason.bundles.threshold import (
+from edgereason.bundles.calibrate import (
     probabilities,
     require_accuracy,
     require_think_rate,
