@@ -74,5 +74,5 @@ def test_an_integer_will_do_for_a_float() -> None:
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("a = = 1")
-    with pytest.raises(ConfigError, match=r"broken\.toml is no TOML"):
+    with pytest.raises(ConfigError, match=r"broken\.toml is not TOML"):
         read_toml(path)

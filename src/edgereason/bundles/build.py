@@ -7,8 +7,7 @@
 
 What is to be added to a bundle starts from it, in a new folder; in place only a threshold is changed
 (`calibrate.py`). Figures that no longer hold are left behind: those of parts that were replaced or of the
-adapter under other buckets, and what a threshold was expected to come to with them. Knows parts, records and
-the manifest; does not know how parts are made, nor terminals.
+adapter under other buckets, and the accuracy that a threshold was expected to reach with them.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def _require_known(records: list[RecordFile]) -> None:
     for record in records:
         if record.format not in known:
             raise BundleError(
-                f"the record {record.name} has the format {record.format!r}, which a bundle has no use for; "
+                f"the record {record.name} has the format {record.format!r}, which bundles do not use; "
                 f"known: {', '.join(sorted(set(known)))}"
             )
 
@@ -154,7 +153,7 @@ def _with_parts(folder: Path, parts: Parts, base: BaseFile, buckets: tuple[int, 
         bundle = replace(bundle, adapter=part)
     elif buckets:
         raise BundleError(
-            "buckets are budgets that an adapter was trained with, and there is none: give --adapter"
+            "buckets are budgets that an adapter was trained with, and there is no adapter: give --adapter"
         )
     if heads is not None:
         part = _copy(heads, folder / HEADS_FILE)
@@ -173,7 +172,7 @@ def _source(given: Path | None, start: Bundle | None, kind: str) -> Path | None:
     part: Part | None = getattr(start, kind, None)
     if given is not None:
         if not given.is_file():
-            raise BundleError(f"{given} is no file: give the {kind}'s file")
+            raise BundleError(f"{given} is not a file: give the {kind}'s file")
         return given
     return start.verified_file(part) if start and part else None
 

@@ -237,7 +237,9 @@ def _require_one_request(chat: EvalConfig, think: EvalConfig) -> None:
 def _checked_run(folder: Path, record: RecordFile, mode: Mode, bundle: Bundle) -> EvalConfig:
     """The configuration of an evaluation, which is of this mode and this bundle."""
     if record.format != EVAL or "accuracy" not in record.fields:
-        raise ConfigError(f"{folder} is no evaluation of answers: give the folder of `edgereason eval TASK`")
+        raise ConfigError(
+            f"{folder} is not an evaluation of answers: give the folder of `edgereason eval TASK`"
+        )
     config = read_config(folder / RUN, EvalConfig)
     if config.mode is not mode:
         raise ConfigError(f"{folder} was evaluated in {config.mode} mode, expected --mode {mode}")
@@ -253,7 +255,7 @@ def _checked_run(folder: Path, record: RecordFile, mode: Mode, bundle: Bundle) -
 
 
 def require_think_rate(share: float) -> None:
-    """Refuses what is no share of prompts.
+    """Refuses what is not a share of prompts.
 
     Raises:
         ConfigError: it is not between 0 and 1.
@@ -266,7 +268,7 @@ def require_think_rate(share: float) -> None:
 
 
 def require_accuracy(accuracy: float) -> None:
-    """Refuses what is no accuracy to ask for.
+    """Refuses an accuracy that nothing can have.
 
     Raises:
         ConfigError: it is not above 0 and up to 1.

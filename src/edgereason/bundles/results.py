@@ -104,7 +104,7 @@ def read_record(path: Path) -> RecordFile:
     """Reads the record at `path`.
 
     Raises:
-        BundleError: there is none, or it is no JSON object that names its format.
+        BundleError: it can't be read, or is not a JSON object that names its format.
     """
     file = path
     if path.is_dir():
@@ -120,9 +120,9 @@ def read_record(path: Path) -> RecordFile:
     except OSError as error:
         raise BundleError(f"the record {file} can't be read: {error.strerror}") from error
     except ValueError as error:  # no JSON, or no text
-        raise BundleError(f"the record {file} is no JSON: {error}") from error
+        raise BundleError(f"the record {file} is not JSON: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("format"), str):
-        raise BundleError(f"{file} is no record: it names no format")
+        raise BundleError(f"{file} is not a record: it does not name its format")
     return RecordFile(
         name=file.name if file.parent == Path() else f"{file.resolve().parent.name}/{file.name}",
         format=values["format"],

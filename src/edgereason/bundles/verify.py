@@ -7,8 +7,7 @@
                                                 → opening and closing as this version writes them
                                                 → README.md as manifest and parts say
 
-What needs the base is left out, and that is said, where it is not on this machine. Knows how parts are
-checked; does not know terminals.
+Checks that need the base are left out where it is not on this machine, and their lines say so.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@
     bundle verify      whether all of it is right
     bundle calibrate   where its switcher begins to think
 
-Owns the options, which of them go together, and what is printed. Does not know how anything is checked or
-made.
+This module owns the options, which of them go together, and what is printed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`edgereason report`: figures and a page from records.
 
-Prints where the page is. Does not know what a record holds or how anything is drawn.
+It prints where the page is.
 """
 
 from __future__ import annotations

@@ -11,8 +11,6 @@
 
 A bundle is consistent whenever its manifest is: parts are written under names of their own before the
 manifest takes the place of the old one.
-
-Knows the manifest and files' hashes; does not know what is in the files.
 """
 
 from __future__ import annotations
@@ -137,13 +135,13 @@ class Bundle:
         """Reads `bundle.json` and checks its form; files are checked by `verified_file`.
 
         Raises:
-            BundleError: there is none, it is no JSON, of another version, or a field is wrong.
+            BundleError: it is missing, not JSON, of another version, or a field is wrong.
         """
         path = folder / MANIFEST
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise BundleError(f"no {MANIFEST} in {folder}: that folder is no bundle") from error
+            raise BundleError(f"no {MANIFEST} in {folder}: that folder is not a bundle") from error
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} can't be read as JSON: {error}") from error
         if not isinstance(manifest, dict):

@@ -1,6 +1,6 @@
 """Figures as text in Markdown: tables, shares, bytes, differences, and a dash for what isn't known.
 
-Pure functions from values to text. Does not know records.
+Pure functions from values to text.
 """
 
 from __future__ import annotations

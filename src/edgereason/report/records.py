@@ -205,7 +205,7 @@ def _kind(values: Fields, path: Path) -> str:
         raise ConfigError(f"{path} is the summary of an evaluation: give the folder that it lies in")
     if kind not in (SWEEP, PERPLEXITY, *BENCHES):
         known = ", ".join((EVAL, SWEEP, PERPLEXITY, *BENCHES))
-        raise ConfigError(f"{path} is no record: its format is {kind!r}, known are {known}")
+        raise ConfigError(f"{path} is not a record: its format is {kind!r}, known are {known}")
     return kind
 
 
@@ -213,11 +213,11 @@ def _read_summary(folder: Path, name: str) -> Fields:
     path = folder / SUMMARY
     if not path.is_file():
         raise ConfigError(
-            f"{folder} holds no {SUMMARY}: give the folder of a finished evaluation, or a JSON record"
+            f"{folder} does not hold {SUMMARY}: give the folder of a finished evaluation, or a JSON record"
         )
     values = Fields(_read_json(path), f"{name}/{SUMMARY}")
     if (kind := values.text("format")) != EVAL:
-        raise ConfigError(f"{path} is no evaluation's: its format is {kind!r}, expected {EVAL!r}")
+        raise ConfigError(f"{path} is not an evaluation's: its format is {kind!r}, expected {EVAL!r}")
     return values
 
 
@@ -227,7 +227,7 @@ def _read_run(folder: Path, source: Source, label: str, values: Fields) -> Run:
     except zlib.error as error:  # a broken archive
         raise ConfigError(f"the rows in {folder} can't be read: {error}") from error
     if not samples:
-        raise ConfigError(f"{folder} holds no rows: give the folder of a finished evaluation")
+        raise ConfigError(f"{folder} has no rows: give the folder of a finished evaluation")
     if (n := values.number("n")) is not None and n != len(samples):
         raise ConfigError(
             f"the {SUMMARY} of {folder} counts {n:.0f} rows and there are {len(samples)}: "
@@ -287,8 +287,8 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-    except ValueError as error:  # text that is no JSON, or bytes that are no text
-        raise ConfigError(f"{path} is no JSON: {error}") from error
+    except ValueError as error:  # text that is not JSON, or bytes that are not text
+        raise ConfigError(f"{path} is not JSON: {error}") from error
 
 
 def commit_of(values: Fields) -> str | None:

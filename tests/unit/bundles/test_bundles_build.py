@@ -106,7 +106,7 @@ def others(tiny, tmp_path_factory):
         ),
         "no adapter": ({"adapter": garbage}, "can't be read as GGUF"),
         "no heads": ({"heads": garbage}, "can't be read as heads"),
-        "missing": ({"adapter": folder / "nowhere.gguf"}, "is no file: give the adapter's file"),
+        "missing": ({"adapter": folder / "nowhere.gguf"}, "is not a file: give the adapter's file"),
         "buckets of nothing": ({"adapter": None, "heads": None}, "buckets are budgets that an adapter"),
     }
 
@@ -286,11 +286,11 @@ def test_traces_are_named_once_however_often_their_record_is_given(tiny, parts, 
         ({"format": "edgereason-quantize", "base": {"sha256": "ff"}}, "of another base"),
         ({"format": "edgereason-quantize"}, "not of this version: it lacks 'base'"),
         ({"format": "edgereason-traces", "traces": {"sha256": "ff"}}, "the adapter's record lacks"),
-        ({"format": "edgereason-own-answers"}, "which a bundle has no use for"),
+        ({"format": "edgereason-own-answers"}, "which bundles do not use"),
         ({"format": "edgereason-eval", "accuracy": 1, "task": "x", "model": {"sha256": "f"}}, "another base"),
         ({"format": "edgereason-eval", "accuracy": 1}, "lacks task: write the record again"),
-        ({"no": "format"}, "is no record: it names no format"),
-        ([], "is no record"),
+        ({"no": "format"}, "is not a record: it does not name its format"),
+        ([], "is not a record"),
     ],
 )
 def test_a_record_of_something_else_is_refused(parts, tmp_path, record, said):
@@ -314,7 +314,7 @@ def test_records_that_are_not_there_are_refused(parts, tmp_path):
     with pytest.raises(BundleError, match="can't be read: No such file"):
         build(tmp_path / "b", parts(records=(tmp_path / "nowhere.json",)))
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(BundleError, match="is no JSON"):
+    with pytest.raises(BundleError, match="is not JSON"):
         build(tmp_path / "b", parts(records=(tmp_path / "broken.json",)))
 
 

@@ -247,7 +247,7 @@ def test_evaluations_that_do_not_go_together_are_refused(bundle, tiny, runs, tmp
     (tmp_path / "w").mkdir()
     refused(BundleError, r"holds neither summary.json", tmp_path / "w", think)
     (tmp_path / "w" / "summary.json").write_text('{"format": "edgereason-ppl"}')
-    refused(ConfigError, "is no evaluation of answers", tmp_path / "w", think)
+    refused(ConfigError, "is not an evaluation of answers", tmp_path / "w", think)
     with pytest.raises(ConfigError, match="above 0 and at most 1"):
         ByAccuracy.read(60, bundle, chat, think, tiny.data)
 

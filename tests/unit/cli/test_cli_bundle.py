@@ -94,7 +94,7 @@ def test_verify_is_a_line_a_check_and_fails_if_one_does(run, built, tiny, tmp_pa
     ran = run("verify", tmp_path)
     assert (ran.code, ran.out) == (
         FAILED,
-        f"wrong     manifest  no bundle.json in {tmp_path}: that folder is no bundle\n",
+        f"wrong     manifest  no bundle.json in {tmp_path}: that folder is not a bundle\n",
     )
 
 
@@ -144,7 +144,7 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
     [
         (["build", "-o", "c"], USAGE, "say which base, or --from which bundle"),
         (["build", "-o", "c", "--base", "nowhere"], FAILED, "neither a file nor a known model"),
-        (["build", "-o", "c", "--from", "."], FAILED, "that folder is no bundle"),
+        (["build", "-o", "c", "--from", "."], FAILED, "that folder is not a bundle"),
         (
             ["build", "-o", "c", "--from", "b"],
             FAILED,
@@ -152,7 +152,7 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
         ),
         (["build", "-o", "b", "--base", "BASE"], FAILED, "b is there already"),
         (["build", "-o", "c", "--base", "BASE", "--bucket", "0"], USAGE, "bucket"),
-        (["show", "nowhere"], FAILED, "that folder is no bundle"),
+        (["show", "nowhere"], FAILED, "that folder is not a bundle"),
         (["calibrate", "b"], USAGE, "got none"),
         (["calibrate", "b", "--target-think-rate", "0.3"], USAGE, "got --target-think-rate"),
         (["calibrate", "b", "--min-accuracy", "0.3", "--chat", "x"], USAGE, "got --min-accuracy, --chat"),
@@ -168,7 +168,7 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
         ),
         (["calibrate", "b", "--prompts", "DATA", "--target-think-rate", "30"], FAILED, "between 0 and 1"),
         (["calibrate", "b", "--prompts", "DATA", "--target-think-rate", "0.3"], FAILED, "say where it is"),
-        (["calibrate", ".", "--prompts", "DATA", "--target-think-rate", "0.3"], FAILED, "is no bundle"),
+        (["calibrate", ".", "--prompts", "DATA", "--target-think-rate", "0.3"], FAILED, "is not a bundle"),
     ],
 )
 def test_bad_input_gets_one_line_and_an_exit_code(run, built, tiny, arguments, code, says):

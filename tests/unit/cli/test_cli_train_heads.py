@@ -234,4 +234,4 @@ def test_prompts_without_labels_or_of_one_label_are_refused(cli, prompts: Path, 
 def test_a_folder_that_is_no_bundle_is_named(verify, tmp_path: Path) -> None:
     ran = verify("--bundle", tmp_path)
     assert (ran.code, ran.err.count("\n")) == (FAILED, 1)
-    assert "that folder is no bundle" in ran.err
+    assert "that folder is not a bundle" in ran.err

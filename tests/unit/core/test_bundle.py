@@ -121,7 +121,7 @@ def test_adapter_heads_and_buckets_may_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_and_a_missing_manifest_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no bundle"):
+    with pytest.raises(BundleError, match="not a bundle"):
         Bundle.read(tmp_path)
     broken(tmp_path, {}, drop="closing")
     with pytest.raises(BundleError, match="lacks closing"):

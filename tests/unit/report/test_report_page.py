@@ -115,11 +115,11 @@ def test_a_commit_that_files_differed_from_keeps_its_mark():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("not JSON", r"bad.json is no JSON"),
+        ("not JSON", r"bad.json is not JSON"),
         ("[1]", r"bad.json must be a JSON object, got list"),
         (
             '{"format": "edgereason-bundle"}',
-            r"bad.json is no record: its format is 'edgereason-bundle', known",
+            r"bad.json is not a record: its format is 'edgereason-bundle', known",
         ),
         ('{"format": "edgereason-eval"}', r"bad.json is the summary of an evaluation: give the folder"),
         ('{"format": "edgereason-ppl"}', r"bad.json lacks ppl"),
@@ -155,12 +155,12 @@ def test_a_record_that_fails_after_figures_were_drawn_changes_nothing_either(tmp
     [
         (
             lambda folder: (folder / "summary.json").unlink(),
-            r"run holds no summary.json: give the folder of a",
+            r"run does not hold summary.json: give the folder of a",
         ),
         (lambda folder: (folder / "summary.json").write_text('{"format": "x"}'), r"format is 'x', expected"),
         (lambda folder: (folder / "samples.jsonl").unlink(), r"run holds no samples.jsonl"),
         (lambda folder: (folder / "samples.jsonl").write_text("{}\n"), r"samples.jsonl, line 1 is no Sample"),
-        (lambda folder: (folder / "samples.jsonl").write_text(""), r"run holds no rows"),
+        (lambda folder: (folder / "samples.jsonl").write_text(""), r"run has no rows"),
     ],
 )
 def test_a_folder_that_is_no_finished_evaluation_is_refused(tmp_path, break_it, message):
