@@ -35,12 +35,12 @@ from edgereason.errors import BundleError, ConfigError, ContextOverflow
 from edgereason.evals.curves.threshold import threshold_curve
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.metrics import clustered_interval
+from edgereason.evals.record import RUN, read_config
 from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.heads.file import read_heads, write_with_threshold
 from edgereason.reasoning.model import Model
 from edgereason.reasoning.plan import Room
-from edgereason.evals.record import RUN, read_config
 from edgereason.records.folder import data_entry
 from edgereason.records.machine import versions
 from edgereason.report.records import EVAL

@@ -384,7 +384,10 @@ def _command(record: RecordFile, model: str = "", run: str = "", *, is_cut: bool
     options: dict[str, Any]
     if record.format == EVAL:
         words = ["eval", values["task"]]
-        defaults = {field.name: field.default for field in fields(EvalConfig)} | {"orders": "cyclic", "shots": 0}
+        defaults = {field.name: field.default for field in fields(EvalConfig)} | {
+            "orders": "cyclic",
+            "shots": 0,
+        }
         known = LOGLIK_TASKS.get(values["task"])
         if "acc" in values and known and known.has_letters:
             config = {"orders": BEFORE_NAMED["orders"]} | config

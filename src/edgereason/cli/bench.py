@@ -7,6 +7,7 @@ progress does.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from edgereason.cli.long_run import command_given
 from edgereason.cli.terminal.progress import minutes
 
 if TYPE_CHECKING:
@@ -204,7 +206,7 @@ def measure(
     from rich.console import Console
 
     with display() as listener:
-        record = bench(config, listener)
+        record = bench(config, listener) | {"command": list(command_given(sys.argv[1:]))}
     console = Console(stderr=as_json, highlight=False, markup=False)
     console.print(table(record))
     _print_machine(record, console)

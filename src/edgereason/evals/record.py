@@ -14,7 +14,7 @@ Knows files and figures; does not know how samples come about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,7 @@ def open_folder(
     data: Mapping[str, Any],
     model: Mapping[str, Any],
     bundle: Mapping[str, Any] | None = None,
+    command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Makes the folder of an evaluation, or finds that it is this evaluation's already.
 
@@ -100,7 +101,8 @@ def open_folder(
         ConfigError: the folder holds another evaluation, or something else, or can't be written.
     """
     record: dict[str, Any] = _without_none(
-        about(config.threads) | {"data": data, "model": model, "bundle": bundle}
+        about(config.threads)
+        | {"command": list(command) or None, "data": data, "model": model, "bundle": bundle}
     )
     content = {"eval": to_table(config), "record": record}
     found = RunFolder(folder, "evaluation").claim(RUN, content, partial(_differences, folder))
@@ -134,7 +136,7 @@ def write_summary(
         **measured,
         "config": to_table(config),
         "commit": record.get("versions", {}).get("commit"),
-        **{key: record.get(key) for key in ("data", "model", "bundle", "machine", "date")},
+        **{key: record.get(key) for key in ("data", "model", "bundle", "machine", "date", "command")},
     }
     return run.write(summary, SUMMARY)
 

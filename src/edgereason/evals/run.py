@@ -102,6 +102,7 @@ def run_task(
             data=data_entry(task.data_name, task.data_sha256, task.data_revision),
             model=model_entry(model.info),
             bundle=bundle_entry(model.bundle),
+            command=context.command,
         )
         samples, speed = evaluate(resolved, task.items, model, folder, context)
         if len(samples) < len(task.items) * (resolved.repeats or 1):
@@ -169,6 +170,7 @@ def run_loglik(
             resolved,
             data=data_entry(task.data_name, task.data_sha256, task.data_revision),
             model=model_entry(engine.info),
+            command=context.command,
         )
         with Journal(folder, ChoiceRow) as journal:
             rows = {row.id: row for row in journal.found}

@@ -13,6 +13,7 @@ from edgereason.bundles.build import Parts, build
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.core.types import Mode
 from edgereason.errors import BundleError, ModelFileError
+from edgereason.evals.record import bundle_entry
 from edgereason.reasoning.model import load
 
 

@@ -129,3 +129,15 @@ def test_an_unknown_key_in_a_run_file_is_refused(cli, tmp_path: Path) -> None:
     ran = cli("eval", "--config", str(path))
     assert ran.code == FAILED
     assert "did you mean 'budget'?" in ran.err
+
+
+def test_a_record_holds_the_command_that_was_given_with_names_in_place_of_paths(
+    evaluate, cli, tmp_path: Path
+) -> None:
+    asked = ("--mode", "think", "--budget", "100", "--no-stop-early", "--system", "Either/or.")
+    summary = json.loads(evaluate("--threads", "1", "--json", *asked).out)
+    assert {*asked, "questions.jsonl", "run"} <= {*summary["command"]}
+    assert not {"--threads", "1", "--json"} & {*summary["command"]}
+    assert not any(str(tmp_path) in word for word in summary["command"])
+    ran = cli("eval", "sweep", str(tmp_path / "run"), "--draws", "50")
+    assert json.loads(ran.out)["command"] == ["edgereason", "eval", "sweep", "run", "--draws", "50"]
