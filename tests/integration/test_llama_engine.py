@@ -557,7 +557,7 @@ def test_every_handle_is_released(smollm2: Path, adapter_path: Path) -> None:
 
 
 def test_tokens_that_split_a_character_come_out_whole(engine: LlamaEngine) -> None:
-    from edgereason.engine.decoder import TextDecoder
+    from edgereason.engine.base import TextDecoder
 
     text = "漢字 and 😀🏳️‍🌈 and naïve"
     tokens = engine.tokenize(text)

@@ -14,9 +14,10 @@ Two rules hold for every engine, and are kept here so that all engines share the
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
@@ -377,3 +378,25 @@ def require_fresh(sequence: Sequence, decode_number: int) -> int:
             "no fresh logits for this sequence: encode its last token, then sample before anything else"
         )
     return sequence.logits_at[1]
+
+
+@dataclass(slots=True)
+class TextDecoder:
+    """Bytes of tokens to text as they come, holding back a character that is not complete yet."""
+
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
+
+    @property
+    def is_mid_character(self) -> bool:
+        """Whether bytes of an unfinished character are held back."""
+        return bool(self._decoder.getstate()[0])
+
+    def push(self, piece: bytes) -> str:
+        """Text that `piece` completes; may be empty."""
+        return self._decoder.decode(piece)
+
+    def flush(self) -> str:
+        """What an unfinished character becomes at the end: U+FFFD, or nothing."""
+        return self._decoder.decode(b"", final=True)

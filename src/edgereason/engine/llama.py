@@ -10,7 +10,7 @@ stream's attention walks over all of them. An engine for many requests gives eac
 The adapter is a property of the native context, so a step over sequences of different adapters is one native
 batch per adapter; a switch rebuilds llama.cpp's graph, tens of milliseconds, and is made when one needs it.
 
-Knows token ids, cells and adapters; does not know text beyond tokenizing, nor why a token is forced.
+Text is only tokenized here; which tokens are drawn or forced, and why, the caller decides.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from edgereason.engine.base import (
     require_empty,
     require_fresh,
 )
-from edgereason.engine.batches import Row, fill, hand_out, layers_read, packed, require_encodable
 from edgereason.engine.cells import Ledger, Promise
 from edgereason.engine.handles import Handles
 from edgereason.engine.native import C, fail
@@ -53,10 +52,12 @@ from edgereason.engine.params import (
     round_up,
 )
 from edgereason.engine.sampling import NativeSampler, SoftmaxSampler, log_probability, logits_row
-from edgereason.engine.scoring import Sheet, score_batches
-from edgereason.engine.state import read_state, write_state
+from edgereason.engine.scoring import ScoreTable, score_batches
 from edgereason.engine.tap import StateTap
 from edgereason.errors import ContextOverflow, EngineError
+
+_Row = tuple[Sequence, Tokens[int], int]
+"""A sequence, the tokens to encode onto it, and of how many of the last ones the logits are wanted."""
 
 
 class LlamaEngine:
@@ -209,13 +210,13 @@ class LlamaEngine:
 
     def save(self, sequence: Sequence) -> bytes:
         require_base(sequence)
-        return read_state(self._open.context, sequence.slot)
+        return native.read_state(self._open.context, sequence.slot)
 
     def restore(self, sequence: Sequence, state: bytes, length: int) -> None:
         require_empty(sequence)
         if not self._shares_cells:  # a fork's copy is made at the next decode, and may be of this slot
             raise EngineError("nothing can be restored where sequences have cells of their own")
-        write_state(self._open.context, sequence.slot, state, length)
+        native.write_state(self._open.context, sequence.slot, state, length)
         self._ledger.grow(sequence, length)
 
     def release(self, sequence: Sequence) -> None:
@@ -269,7 +270,8 @@ class LlamaEngine:
         if not self._shares_cells:
             self._line_up([feed.sequence for feed in feeds])
         drawn: dict[int, Sampled] = {}
-        layers, owed = layers_read(feeds), [(feed.sequence, feed.tokens) for feed in feeds]
+        layers = sorted({layer for feed in feeds for layer in feed.on_states or ()})
+        owed = [(feed.sequence, feed.tokens) for feed in feeds]
         for i, feed in enumerate(feeds if layers else ()):
             if len(feed.tokens) > 1:  # llama.cpp might mix the rows: a batch that is read has one of each
                 self.encode(feed.sequence, feed.tokens[:-1], on_states=feed.on_states)
@@ -277,7 +279,7 @@ class LlamaEngine:
         for batch in self._packed(owed):
             rows = [(feeds[i].sequence, tokens, 1) for i, tokens in batch]
             found = self._decode_tapped(rows, *map(self._tap.every_token, layers))
-            hand_out(dict(zip(layers, found, strict=True)), [feeds[i] for i, _ in batch])
+            _hand_out(dict(zip(layers, found, strict=True)), [feeds[i] for i, _ in batch])
             for i, _ in batch:
                 feed = feeds[i]
                 drawn[i] = self.sample(
@@ -300,19 +302,19 @@ class LlamaEngine:
 
     def score(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[Scored]:
         feeds = list(feeds)
-        sheets = [Sheet(tokens) for _, tokens in feeds]
-        for (sequence, _), sheet in zip(feeds, sheets, strict=True):
+        tables = [ScoreTable(tokens) for _, tokens in feeds]
+        for (sequence, _), table in zip(feeds, tables, strict=True):
             if sequence.length:
-                sheet.note(0, self.logits(sequence))
+                table.note(0, self.logits(sequence))
         for batch in score_batches(feeds):
             self._decode([(feeds[i][0], feeds[i][1][start:stop], stop - start) for i, start, stop in batch])
             row = 0
             for i, start, stop in batch:
                 for position in range(start, stop):
                     logits = logits_row(self._handles.context, row, self._info.vocab_size)
-                    sheets[i].note(position + 1, logits)
+                    tables[i].note(position + 1, logits)
                     row += 1
-        return [sheet.scored() for sheet in sheets]
+        return [table.scored() for table in tables]
 
     def logits(self, sequence: Sequence) -> States:
         """A copy of the logits after a sequence whose logits are fresh, (V,) float32."""
@@ -351,19 +353,29 @@ class LlamaEngine:
             C.llama_memory_seq_rm(self._memory, sequence.slot, -1, -1)
 
     def _packed(self, feeds: list[tuple[Sequence, Tokens[int]]]) -> list[list[tuple[int, Tokens[int]]]]:
-        """Batches of (index, tokens); of what is longer than a batch, all but the end is encoded here."""
+        """Batches of (index of the feed, its tokens), each of one adapter and `BATCH_TOKENS` at most.
+
+        Of what is longer than a batch, all but the end is encoded here. Rows are in the order of slots:
+        llama.cpp reorders them so where sequences have cells of their own.
+        """
         for i, (sequence, tokens) in enumerate(feeds):
             if len(tokens) > BATCH_TOKENS:
                 self.encode(sequence, tokens[:-BATCH_TOKENS])
                 feeds[i] = sequence, tokens[-BATCH_TOKENS:]
-        return packed(feeds)
+        groups: dict[Adapter | None, list[list[tuple[int, Tokens[int]]]]] = {}
+        for i, (sequence, tokens) in sorted(enumerate(feeds), key=lambda feed: feed[1][0].slot):
+            batches = groups.setdefault(sequence.encoder, [[]])
+            if sum(len(others) for _, others in batches[-1]) + len(tokens) > BATCH_TOKENS:
+                batches.append([])
+            batches[-1].append((i, tokens))
+        return [batch for batches in groups.values() for batch in batches]
 
-    def _decode(self, rows: list[Row]) -> None:
+    def _decode(self, rows: list[_Row]) -> None:
         """One native batch under one adapter: each sequence's tokens, the logits of as many as wanted."""
         native_batch = self._open.batch
-        require_encodable(rows, self._info.train_context_tokens)
+        _require_encodable(rows, self._info.train_context_tokens)
         self._handles.use(rows[0][0].encoder)
-        num_tokens = fill(native_batch, rows)
+        num_tokens = _fill(native_batch, rows)
         native.forget_complaints()
         code = C.llama_decode(self._handles.context, native_batch)
         if code == 1:
@@ -377,7 +389,7 @@ class LlamaEngine:
             self._ledger.grow(sequence, len(tokens))
             sequence.logits_at = (self._decodes, n - 1) if num_outputs else None
 
-    def _decode_tapped(self, rows: list[Row], *names: bytes) -> list[States]:
+    def _decode_tapped(self, rows: list[_Row], *names: bytes) -> list[States]:
         self._tap.open(*names)
         try:
             self._decode(rows)
@@ -398,3 +410,39 @@ class LlamaEngine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _hand_out(found: Mapping[int, States], feeds: Iterable[Feed]) -> None:
+    """Gives each feed the rows of its token, in the order in which they were encoded; one token a feed."""
+    for row, feed in enumerate(feeds):
+        for layer, take in (feed.on_states or {}).items():
+            take(found[layer][row : row + 1])
+
+
+def _require_encodable(rows: list[_Row], most_tokens: int) -> None:
+    """Refuses rows that can't be encoded.
+
+    Raises:
+        EngineError: a sequence was released, or there are no tokens.
+        ContextOverflow: a sequence would be longer than `most_tokens`.
+    """
+    for sequence, tokens, _ in rows:
+        length = sequence.length + len(tokens)
+        if sequence.released or not tokens:
+            raise EngineError("nothing can be encoded: the sequence was released, or there are no tokens")
+        if length > most_tokens:
+            raise ContextOverflow(length, most_tokens, "a stream")
+
+
+def _fill(batch: Any, rows: list[_Row]) -> int:
+    """Writes rows into the native batch; returns how many tokens it holds."""
+    token, pos, num_ids, ids, output = batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.logits
+    n = 0
+    for sequence, tokens, num_outputs in rows:
+        first_output = sequence.length + len(tokens) - num_outputs
+        for position, one in enumerate(tokens, sequence.length):
+            token[n], pos[n], num_ids[n], output[n] = one, position, 1, position >= first_output
+            ids[n][0] = sequence.slot
+            n += 1
+    batch.n_tokens = n
+    return n

@@ -1,7 +1,10 @@
-"""llama.cpp's C API, its log and its texts, for the other modules of this folder.
+"""llama.cpp's C API, its log, its texts and a sequence's KV as bytes, for the other modules of this folder.
 
 `C` is llama-cpp-python's low-level binding. Nothing is printed: what llama.cpp logs as warning or error
-is kept for the message of the exception that follows. Knows strings; owns no handle.
+is kept for the message of the exception that follows. Handles belong to the callers.
+
+A sequence's KV is in llama.cpp's own format. llama.cpp checks size, cache type and shape, and aborts on none
+of them; that the bytes belong to this base it can't know.
 """
 
 from __future__ import annotations
@@ -34,9 +37,11 @@ __all__ = [
     "ggml",
     "metadata",
     "piece",
+    "read_state",
     "token_text",
     "tokenize",
     "vocab_sha256",
+    "write_state",
 ]
 
 _LOG_WARN, _LOG_ERROR, _LOG_CONTINUED = 3, 4, 5
@@ -128,3 +133,33 @@ def metadata(model: Any, key: str) -> str | None:
         if n < size:
             return buffer.value.decode("utf-8", "replace")
         size = n + 1
+
+
+def read_state(context: Any, slot: int) -> bytes:
+    """The KV of the sequence in a slot.
+
+    Raises:
+        EngineError: llama.cpp wrote less than it said it would.
+    """
+    forget_complaints()
+    num_bytes = C.llama_state_seq_get_size(context, slot)
+    state = (ctypes.c_uint8 * num_bytes)()
+    if C.llama_state_seq_get_data(context, state, num_bytes, slot) != num_bytes:
+        raise fail(f"the KV of {num_bytes} bytes could not be read")
+    return bytes(state)
+
+
+def write_state(context: Any, slot: int, state: bytes, length: int) -> None:
+    """Fills an empty slot with a KV of `length` tokens; it is empty again if that fails.
+
+    Raises:
+        EngineError: the bytes are no such KV for this context, or there is no room.
+    """
+    forget_complaints()
+    num_bytes = len(state)
+    buffer = (ctypes.c_uint8 * num_bytes).from_buffer_copy(state)
+    read_bytes = C.llama_state_seq_set_data(context, buffer, num_bytes, slot)
+    memory = C.llama_get_memory(context)
+    if read_bytes != num_bytes or C.llama_memory_seq_pos_max(memory, slot) != length - 1:
+        C.llama_memory_seq_rm(memory, slot, -1, -1)
+        raise fail(f"{num_bytes} bytes are no KV of {length} tokens for this context")

@@ -38,7 +38,7 @@ from edgereason.engine.base import (
     require_fresh,
 )
 from edgereason.engine.cells import Ledger, Promise
-from edgereason.engine.scoring import Sheet
+from edgereason.engine.scoring import ScoreTable
 from edgereason.errors import ContextOverflow, EngineError
 
 END: Final = 256
@@ -277,16 +277,16 @@ class ScriptedEngine:
 
     def score(self, feeds: Iterable[tuple[Sequence, Tokens[int]]]) -> list[Scored]:
         feeds = list(feeds)
-        sheets = [Sheet(tokens) for _, tokens in feeds]
-        for (sequence, _), sheet in zip(feeds, sheets, strict=True):
+        tables = [ScoreTable(tokens) for _, tokens in feeds]
+        for (sequence, _), table in zip(feeds, tables, strict=True):
             if sequence.length:
                 require_fresh(sequence, self._decodes)
-                sheet.note(0, self._bigram[self._tokens[sequence][-1]])
+                table.note(0, self._bigram[self._tokens[sequence][-1]])
         self._decode(feeds)
-        for sheet in sheets:
-            for position, token in enumerate(sheet.tokens, 1):
-                sheet.note(position, self._bigram[token])
-        return [sheet.scored() for sheet in sheets]
+        for table in tables:
+            for position, token in enumerate(table.tokens, 1):
+                table.note(position, self._bigram[token])
+        return [table.scored() for table in tables]
 
     def load_adapter(self, path: Path) -> Adapter:
         adapter = self._adapters[path] = Adapter(path)

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereason.engine.base import Adapter, Sequence
+from edgereason.engine.base import Adapter, Sequence, TextDecoder
 from edgereason.engine.cells import Ledger
-from edgereason.engine.decoder import TextDecoder
 from edgereason.errors import AdapterCrossing, EngineError, NoRoomNow
 
 

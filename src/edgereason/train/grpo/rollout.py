@@ -21,8 +21,7 @@ from typing import Protocol, Self
 
 from edgereason.core.chat import CLOSING_TAG
 from edgereason.core.types import Sampling
-from edgereason.engine.base import Adapter, Engine
-from edgereason.engine.decoder import TextDecoder
+from edgereason.engine.base import Adapter, Engine, TextDecoder
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl
 
