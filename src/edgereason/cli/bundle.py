@@ -97,7 +97,7 @@ def show(
     """Say what is in a bundle; its base need not be here."""
     from edgereason.bundles.card import describe, lines
     from edgereason.core.bundle import Bundle
-    from edgereason.hub.bundles import bundle_folder
+    from edgereason.hub.catalog import bundle_folder
 
     described = describe(Bundle.read(bundle_folder(folder)))
     typer.echo(
@@ -116,7 +116,7 @@ def verify(
     from edgereason.bundles.verify import Outcome
     from edgereason.bundles.verify import verify as checks
     from edgereason.cli.pull import fetch
-    from edgereason.hub.bundles import bundle_folder
+    from edgereason.hub.catalog import bundle_folder
 
     wrong = 0
     for check in checks(bundle_folder(folder), None if base is None else fetch(base)):

@@ -67,7 +67,7 @@ def require_one(bundle: Path | None, model: str | None, base: str | None) -> Non
 
 def find(bundle: Path | None, model: str | None, base: str | None, *, allow_mirror: bool) -> Source:
     """The model that the options name, fetched if it is not here; by default the bundle of this package."""
-    from edgereason.hub.bundles import bundle_folder
+    from edgereason.hub.catalog import bundle_folder
 
     named = bundle_folder(bundle) if model is None else Path(model)
     return Source(

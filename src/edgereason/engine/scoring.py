@@ -5,8 +5,8 @@
     feed 0   t0 t1 … t31 │ t32 t33                the logits after a token score the one behind it:
     feed 1               │         u0 u1 u2       t0 and u0 by those that their sequences came with
 
-Every token of a scored batch is an output, a row as wide as the vocabulary. The engine decodes the batches and
-hands in the logits.
+Every token of a scored batch is an output, a row as wide as the vocabulary. The engine decodes the batches
+and hands in the logits.
 """
 
 from __future__ import annotations

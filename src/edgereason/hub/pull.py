@@ -4,26 +4,30 @@
 
     here? ─yes→ its path
       └no→ lock ─ .part ─ hub ─unreachable→ mirror ─ SHA-256 ─ move into place → its path
-                 └ made from another model: pull that one, make it ──────┘
+                 └ made from another model: pull that one ─ quant.apply ─┘
 
-Owns the order of the sources and what is said when one or both fail. Does not know how either of them
-works (`huggingface.py`, `mirror.py`), nor what a model is good for.
+The order of the sources, and what is said when they fail. How hub and mirror are read stands in
+`huggingface.py` and `mirror.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from edgereason.errors import PullError
+from edgereason.core.bundle import file_sha256
+from edgereason.errors import BundleError, PullError
 from edgereason.hub import huggingface, mirror
-from edgereason.hub.catalog import CATALOG, CatalogModel, find, suggestion
-from edgereason.hub.http import UnavailableError
-from edgereason.hub.made import make
+from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource, find, suggestion
+from edgereason.hub.huggingface import UnavailableError
 from edgereason.hub.part import PartFile, Progress
 from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
 
 __all__ = ["Progress", "pull", "resolve"]
+
+LEARNED: Final = Path(__file__).parent / "bases"
+"""What was learned about bases that are made here; comes with the package."""
 
 Report = Callable[[Progress], None]
 Notice = Callable[[str], None]
@@ -82,7 +86,7 @@ def pull(
                 notice=notice,
                 hub_timeout_s=hub_timeout_s,
             )
-            make(model, model.made, teacher, target, progress or _silent, notice)
+            _make(model, model.made, teacher, target, progress or _silent, notice)
             return target
         with PartFile(target.with_name(target.name + ".part"), model.size_bytes) as part:
             _fetch(model, part, allow_mirror, hub_timeout_s, progress or _silent, notice)
@@ -141,3 +145,47 @@ def _fetch(
         mirror.fetch(model.mirror, part, report=report)
     except PullError as error:
         raise PullError(f"can't pull {model.name}: {hub_cause}; the mirror: {error}") from error
+
+
+def _make(
+    model: CatalogModel,
+    made: MadeSource,
+    teacher: Path,
+    target: Path,
+    report: Report,
+    notice: Notice,
+) -> None:
+    """Makes `model` of another one's file and of what was learned about it, which comes with this package.
+
+    Making is exact: the same two files give the same bytes on every machine, so the hash is as strict here as
+    for a download. It takes a minute or two.
+
+    Raises:
+        PullError: the bytes are not the catalogue's, the teacher is not what it should be, or no space.
+    """
+    from edgereason.quant.apply import apply  # numpy's and gguf's import takes longer than finding a file
+    from edgereason.quant.learned import Learned
+
+    require_space(target.parent, model.size_bytes)
+    notice(f"making {model.name} from {made.teacher}: once, a minute or two")
+    trial = target.with_name(f"{target.name}.made")
+    total = model.size_bytes
+
+    def show(done: int, weights: int) -> None:
+        item = f"from {teacher.name}"
+        report(Progress(done_bytes=total * done // weights, total_bytes=total, source="made", item=item))
+
+    with file_errors(target):
+        try:
+            apply(teacher, Learned.read(LEARNED / made.learned), trial, progress=show)
+            got = file_sha256(trial)
+            if got != model.sha256:
+                raise PullError(
+                    f"{model.name} came out with SHA-256 {got} instead of {model.sha256}: please report this "
+                    "with your versions of numpy and gguf"
+                )
+            trial.replace(target)
+        except BundleError as error:
+            raise PullError(f"can't make {model.name}: {error}") from error
+        finally:
+            trial.unlink(missing_ok=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.bundle import Bundle
-from edgereason.hub.bundles import DEFAULT_BUNDLE, bundle_folder
-from edgereason.hub.catalog import DEFAULT_MODEL, find
+from edgereason.hub.catalog import DEFAULT_BUNDLE, DEFAULT_MODEL, bundle_folder, find
 
 MOST_BYTES = 25_000_000
 

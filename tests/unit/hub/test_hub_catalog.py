@@ -10,8 +10,8 @@ import pytest
 from edgereason.errors import PullError
 from edgereason.hub import pull as hub_pull
 from edgereason.hub.catalog import CATALOG, DEFAULT_MODEL, find, nearest
-from edgereason.hub.made import LEARNED
 from edgereason.hub.mirror import package_names
+from edgereason.hub.pull import LEARNED
 from edgereason.hub.store import model_path, models_folder
 from edgereason.quant.learned import Learned
 

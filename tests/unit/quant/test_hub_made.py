@@ -8,11 +8,9 @@ import pytest
 from tiny_gguf import QWEN2, learned_for, random_transforms
 
 from edgereason.errors import PullError
-from edgereason.hub import made as made_module
 from edgereason.hub import pull as pull_module
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource
-from edgereason.hub.made import LEARNED
-from edgereason.hub.pull import pull
+from edgereason.hub.pull import LEARNED, pull
 from edgereason.quant.apply import apply
 from edgereason.quant.learned import Learned
 
@@ -43,7 +41,7 @@ def catalogue(teachers, tmp_path, monkeypatch):
     models.mkdir()
     bases.mkdir()
     monkeypatch.setenv("EDGEREASON_CACHE", str(tmp_path))
-    monkeypatch.setattr(made_module, "LEARNED", bases)
+    monkeypatch.setattr(pull_module, "LEARNED", bases)
     teacher = models / "teacher.gguf"
     teacher.write_bytes(teachers["qwen2"].read_bytes())
     learned = learned_for(teacher, random_transforms(QWEN2, 1))
