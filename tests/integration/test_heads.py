@@ -162,10 +162,11 @@ def test_a_switcher_learns_from_real_states_and_says_the_same_at_run_time(
     layers = sorted({one["layer"] for one in record["yardstick"]["candidates"]})
     assert len(layers) == 4
     states = np.fromfile(tmp_path / "run" / "states.f32", "<f4").reshape(
-        -1, len(layers), len(features.Part), 576
+        -1, len(layers), len(features.FeaturePart), 576
     )
     parts = [
-        states[:, layers.index(switcher.layer), list(features.Part).index(p)] for p in switcher.features.parts
+        states[:, layers.index(switcher.layer), list(features.FeaturePart).index(p)]
+        for p in switcher.features.parts
     ]
     trained = switcher.p_think(np.concatenate(parts, axis=1))
     for n in (0, len(rows) - 1):

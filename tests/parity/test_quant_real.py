@@ -19,7 +19,7 @@ from edgereason.engine.llama import LlamaEngine
 from edgereason.quant.apply import apply
 from edgereason.quant.blocks import quantize
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learned import Learned, Storage
+from edgereason.quant.learned import Learned, StorageConfig
 from edgereason.quant.merge import Merge, output_names
 from edgereason.train.quant.load import from_gguf_order, hf_names, load_torch
 from edgereason.train.quant.student import CorrectionConfig, Student
@@ -37,7 +37,7 @@ TEXT = (
 def random_student(teacher, dims, storage=None):
     """Transforms far from where they start, as no training would leave them."""
     torch.manual_seed(0)
-    student = Student(teacher, dims, storage or Storage(), TransformConfig(), CorrectionConfig())
+    student = Student(teacher, dims, storage or StorageConfig(), TransformConfig(), CorrectionConfig())
     with torch.no_grad():
         for layer in student.transforms.each():
             layer.angle.normal_()

@@ -17,7 +17,7 @@ from edgereason.engine.cells import Ledger
 from edgereason.engine.native import C, fail
 from edgereason.engine.params import BATCH_TOKENS, context_params
 from edgereason.engine.sampling import NativeSampler
-from edgereason.heads.trace_mean import TraceMean
+from edgereason.heads.verifier import TraceMean
 from edgereason.records.measure import Case, Samples, interleave, timed
 
 STEPS: Final = {1: 32, 4: 24, 8: 24}

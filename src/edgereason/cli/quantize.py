@@ -32,8 +32,7 @@ def quantize(
     for package in ("torch", "transformers", "safetensors"):
         import_optional(package, "models are quantized", extra="quant")
     with run_context(threads) as context:
-        from edgereason.train.quant.recipe import Recipe
-        from edgereason.train.quant.run import run
+        from edgereason.train.quant.run import Recipe, run
 
         record = run(Recipe.read(recipe), model, output, context, text=text or ())
     show_record(record, output, as_json, lambda record: _sentence(record["base"], output))

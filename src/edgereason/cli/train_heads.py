@@ -16,7 +16,7 @@ import typer
 from edgereason.cli.long_run import run_context, show_record
 
 if TYPE_CHECKING:
-    from edgereason.heads.features import Part
+    from edgereason.heads.features import FeaturePart
     from edgereason.reasoning.model import Model
     from edgereason.records.context import RunContext
 
@@ -174,15 +174,16 @@ def verifier(
     _end(record, output, into, as_json=as_json)
 
 
-def _parts(text: str) -> tuple[Part, ...]:
+def _parts(text: str) -> tuple[FeaturePart, ...]:
     """Parts of features, as ``average+last``."""
-    from edgereason.heads.features import Part
+    from edgereason.heads.features import FeaturePart
 
     try:
-        return tuple(map(Part, text.split("+")))
+        return tuple(map(FeaturePart, text.split("+")))
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is none; expected {', '.join(Part)}, or two with + between", param_hint="'--parts'"
+            f"{text!r} is none; expected {', '.join(FeaturePart)}, or two with + between",
+            param_hint="'--parts'",
         ) from error
 
 

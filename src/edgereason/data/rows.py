@@ -26,6 +26,7 @@ from edgereason.core.types import Message
 from edgereason.errors import ConfigError
 
 _LINED: Final = (".jsonl", ".jsonl.gz")
+_PLAIN: Final = (".raw", ".txt")
 _BOM: Final = b"\xef\xbb\xbf"
 _QUESTIONS: Final = ("question", "problem", "prompt", "Question")
 
@@ -131,6 +132,15 @@ class Rows:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A text and the file that it is from: its name, not its path."""
+
+    name: str
+    sha256: str
+    text: str
+
+
 def read_file(path: Path) -> Rows:
     """Read a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file.
 
@@ -153,6 +163,27 @@ def read_file(path: Path) -> Rows:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConfigError(f"{name} can't be read ({_one_line(error)}): get the file again") from error
     return Rows(name=name, sha256=file_sha256(path), revision=None, rows=_not_none(name, rows))
+
+
+def read_text(path: Path) -> TextFile:
+    """A .raw or .txt file as it stands, or the `text` fields of a data set's rows, joined without anything.
+
+    Raises:
+        ConfigError: it can't be read, is no UTF-8, is empty, or a row has no text.
+    """
+    if path.suffix not in _PLAIN:
+        rows = read_file(path)
+        assert rows.sha256 is not None
+        return TextFile(rows.name, rows.sha256, "".join(map(_text_of, rows.rows)))
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name} is not UTF-8 at byte {error.start + 1}: save it as UTF-8") from error
+    if not text:
+        raise ConfigError(f"{path.name} is empty: expected a text")
+    return TextFile(path.name, file_sha256(path), text)
 
 
 def read_hub(dataset: str, *, config: str | None = None, split: str) -> Rows:
@@ -262,6 +293,12 @@ def import_optional(module: str, why: str, *, extra: str = "eval") -> Any:
         raise ConfigError(
             f"{why} with the package {package}, which is not installed: pip install 'edgereason[{extra}]'"
         ) from error
+
+
+def _text_of(row: Row) -> str:
+    value = row.value("text")
+    is_blank = isinstance(value, str) and not value.strip()  # a line between paragraphs, say
+    return value if is_blank else row.text("text")
 
 
 def _from_lines(name: str, content: bytes) -> list[Row]:

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, Self
 from edgereason.config import read_toml, require_at_least_one
 from edgereason.core.bundle import Bundle
 from edgereason.core.types import Route
-from edgereason.data.texts import read_text
+from edgereason.data.rows import read_text
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.params import KvType
 from edgereason.errors import ConfigError

@@ -41,7 +41,7 @@ _RULE: Final[Mapping[str, Any]] = {
 }
 
 
-class Part(StrEnum):
+class FeaturePart(StrEnum):
     """A vector of the size of a state."""
 
     AVERAGE = "average"
@@ -62,14 +62,14 @@ class Features:
     """
 
     layer: int = PENULTIMATE
-    parts: tuple[Part, ...] = (Part.AVERAGE,)
+    parts: tuple[FeaturePart, ...] = (FeaturePart.AVERAGE,)
     skipped_tokens: int = 1
 
     def __post_init__(self) -> None:
         if self.layer > PENULTIMATE or not self.parts or len(set(self.parts)) < len(self.parts):
             raise BundleError(
                 f"features of layer {self.layer} and parts {', '.join(self.parts) or 'none'}: expected a "
-                f"layer of {PENULTIMATE} or below, and parts of {', '.join(Part)}, each once"
+                f"layer of {PENULTIMATE} or below, and parts of {', '.join(FeaturePart)}, each once"
             )
         if self.skipped_tokens < 0:
             raise BundleError(f"features can't leave out {self.skipped_tokens} tokens: expected 0 or more")
@@ -93,7 +93,7 @@ class Features:
         try:
             features = cls(
                 layer=values["layer"],
-                parts=tuple(map(Part, values["parts"])),
+                parts=tuple(map(FeaturePart, values["parts"])),
                 skipped_tokens=values["skipped_tokens"],
             )
             if features.to_json() == values:
@@ -146,9 +146,9 @@ class PromptFeatures:
         """
         counts = np.array([self._chunk_tokens, self._skipped_tokens], np.float32)  # both small, so exact
         state: dict[str, Array] = {"tokens": counts}
-        if Part.LAST in self._features.parts:
+        if FeaturePart.LAST in self._features.parts:
             state["last"] = self._last.copy()
-        if Part.AVERAGE in self._features.parts:
+        if FeaturePart.AVERAGE in self._features.parts:
             state["chunk_sum"] = self._chunk_sum.copy()
             if self._average is not None:
                 state["average"] = self._average.copy()
@@ -160,11 +160,11 @@ class PromptFeatures:
         self._skipped_tokens += len(states) - len(rows)
         if not len(rows):
             return
-        if Part.AVERAGE not in self._features.parts:
+        if FeaturePart.AVERAGE not in self._features.parts:
             rows = rows[-1:]
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         self._last = rows[-1].copy()
-        while len(rows) and Part.AVERAGE in self._features.parts:
+        while len(rows) and FeaturePart.AVERAGE in self._features.parts:
             taken = rows[: CHUNK_TOKENS - self._chunk_tokens]
             self._chunk_sum = self._chunk_sum + taken.sum(axis=0)
             self._chunk_tokens += len(taken)
@@ -175,7 +175,7 @@ class PromptFeatures:
 
     def value(self) -> Array:
         """The features so far, (F,) float32; zeros before any token counts."""
-        found = {Part.AVERAGE: self._averaged(), Part.LAST: self._last}
+        found = {FeaturePart.AVERAGE: self._averaged(), FeaturePart.LAST: self._last}
         return np.concatenate([found[part] for part in self._features.parts])
 
     def _averaged(self) -> Array:

@@ -15,9 +15,7 @@ Either head may be absent, and each is stored in its own way (`weights.py`); whe
 stays bit by bit. H is the size of a state, F of the switcher's features, V of the verifier's, U hidden units.
 
 A head is of use with the very weights and features that it was trained on. Whatever else a file holds is
-refused: another version, base, adapter or definition, other sizes, numbers that are none.
-
-Knows files and heads; does not know bundles, engines or how heads are trained.
+refused: another version, base, adapter or definition, other sizes, non-finite values.
 """
 
 from __future__ import annotations
@@ -42,12 +40,14 @@ from edgereason.heads.weights import Axes, Storage, pack, unpack
 FORMAT: Final = "edgereason-heads"
 VERSION: Final = 2
 
-_SWITCHER: Final[Mapping[str, Axes]] = {
-    "mean": ("F",), "std": ("F",), "hidden_weight": ("U", "F"), "hidden_bias": ("U",),
-    "output_weight": ("1", "U"), "output_bias": ("1",),
+_AXES: Final[Mapping[str, Mapping[str, Axes]]] = {
+    "switcher": {
+        "mean": ("F",), "std": ("F",), "hidden_weight": ("U", "F"), "hidden_bias": ("U",),
+        "output_weight": ("1", "U"), "output_bias": ("1",),
+    },
+    "verifier": {"mean": ("V",), "std": ("V",), "weight": ("1", "V"), "bias": ("1",)},
 }  # fmt: skip
-_VERIFIER: Final[Mapping[str, Axes]] = {"mean": ("V",), "std": ("V",), "weight": ("1", "V"), "bias": ("1",)}
-_HEADS: Final = ("switcher", "verifier")
+"""Tensors of each head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -214,29 +214,20 @@ def _packed(path: Path, heads: Heads) -> _Stored:
     if heads.storage is None:
         raise BundleError(f"heads that are stored differently can't be written to {path.name} in one way")
     described: dict[str, Any] = {"version": VERSION, "base_sha256": heads.base_sha256}
-    tensors: dict[str, Array] = {}
+    own: dict[str, dict[str, Any]] = {}
     if heads.switcher is not None:
-        switcher = heads.switcher
-        described["hidden_size"] = switcher.hidden_size
-        described["switcher"] = {
-            "storage": str(heads.storage),
-            "features": switcher.features.to_json(),
-            "threshold": switcher.threshold,
-        }
-        tensors |= {f"switcher.{name}": getattr(switcher, name) for name in _SWITCHER}
+        own["switcher"] = {"threshold": heads.switcher.threshold}
     if heads.verifier is not None:
-        judge = heads.verifier
-        described["hidden_size"] = judge.hidden_size
-        described["verifier"] = {
-            "storage": str(heads.storage),
-            "features": judge.features.to_json(),
-            "adapter_sha256": heads.adapter_sha256,
-            "prompt": judge.prompt,
-            "prompt_ids": judge.prompt_ids,
-        }
+        asked = {"prompt": heads.verifier.prompt, "prompt_ids": heads.verifier.prompt_ids}
+        own["verifier"] = {"adapter_sha256": heads.adapter_sha256, **asked}
         if heads.buckets is not None:
-            described["verifier"]["buckets"] = heads.buckets
-        tensors |= {f"verifier.{name}": getattr(judge, name) for name in _VERIFIER}
+            own["verifier"]["buckets"] = heads.buckets
+    tensors: dict[str, Array] = {}
+    for name, values in own.items():
+        head = getattr(heads, name)
+        described["hidden_size"] = head.hidden_size
+        described[name] = {"storage": str(heads.storage), "features": head.features.to_json(), **values}
+        tensors |= {f"{name}.{tensor}": getattr(head, tensor) for tensor in _AXES[name]}
     if not tensors:
         raise BundleError(f"{path.name} would hold no head: train a switcher or a verifier first")
     try:
@@ -248,11 +239,13 @@ def _packed(path: Path, heads: Heads) -> _Stored:
 def _unpacked(path: Path, stored: _Stored) -> Heads:
     described = stored.described
 
-    def arrays(head: str, axes: Mapping[str, Axes]) -> dict[str, Array]:
-        return {name: unpack(f"{head}.{name}", stored.tensors, axes[name], sizes) for name in axes}
+    def arrays(head: str) -> dict[str, Array]:
+        return {
+            name: unpack(f"{head}.{name}", stored.tensors, axes, sizes) for name, axes in _AXES[head].items()
+        }
 
     try:
-        there = [name for name in _HEADS if name in described]
+        there = [name for name in _AXES if name in described]
         if not there:
             raise ValueError("it holds neither a switcher nor a verifier")
         storages = {Storage(described[name]["storage"]) for name in there}
@@ -263,14 +256,14 @@ def _unpacked(path: Path, stored: _Stored) -> Heads:
         if "switcher" in described:
             features = Features.from_json(described["switcher"]["features"])
             sizes["F"], threshold = features.size(sizes["H"]), float(described["switcher"]["threshold"])
-            switcher = MlpSwitcher(**arrays("switcher", _SWITCHER), features=features, threshold=threshold)
+            switcher = MlpSwitcher(**arrays("switcher"), features=features, threshold=threshold)
             heads = replace(heads, switcher=switcher)
         if "verifier" in described:
             of_verifier = described["verifier"]
             read = TraceFeatures.from_json(of_verifier["features"])
             sizes["V"] = read.num_states * sizes["H"]
             judge = LinearVerifier(
-                **arrays("verifier", _VERIFIER),
+                **arrays("verifier"),
                 features=read,
                 prompt=of_verifier["prompt"],
                 prompt_ids=tuple(int(token) for token in of_verifier["prompt_ids"]),

@@ -12,14 +12,13 @@ Source: paper section 6, which reads the final layer behind the verification pro
 trace's own states may stand in its place, or before it; features are normalised, by statistics that are
 stored with the head. On the 0.5B a mean at two thirds of the depth tells right from wrong far better, also
 among traces of one question, and is there as soon as the trace ends.
-
-Knows states and weights; does not know traces, adapters or votes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,6 +72,34 @@ class TraceFeatures:
         if found.to_json() != dict(described):
             raise BundleError(f"the verifier reads features {dict(described)}: train it again")
         return found
+
+
+class TraceMean:
+    """Means of one trace, of some layers' states, taken while it is decoded.
+
+    Where a trace is cut, its last token may never be encoded: it is not in the mean.
+
+    Args:
+        layers: each once; `value` has them in this order.
+        hidden_size: of a state.
+    """
+
+    def __init__(self, layers: Sequence[int], hidden_size: int) -> None:
+        self._sums = {layer: np.zeros(hidden_size, np.float64) for layer in layers}
+        self._num_rows = dict.fromkeys(layers, 0)
+        self.takers: Mapping[int, Callable[[Array], None]] = {
+            layer: partial(self._push, layer) for layer in layers
+        }
+        """By layer, what takes the next tokens' rows, (T, H)."""
+
+    def _push(self, layer: int, states: Array) -> None:
+        self._sums[layer] += states.sum(axis=0, dtype=np.float64)
+        self._num_rows[layer] += len(states)
+
+    def value(self) -> Array:
+        """Means of the layers, one behind the other, (L · H,); 0 before the first token."""
+        means = [total / max(1, self._num_rows[layer]) for layer, total in self._sums.items()]
+        return np.concatenate(means).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

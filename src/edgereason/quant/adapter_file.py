@@ -9,16 +9,15 @@ key by which llama.cpp's server knows an activated LoRA. Q8_0 stores rows in blo
 that are multiples of 32; it runs quicker than F16, which any rank can have.
 
 Source: llama.cpp's `src/llama-adapter.cpp` and `convert_lora_to_gguf.py`, for keys and names.
-
-Knows the file; does not know how an adapter comes about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import gguf
 import numpy as np
@@ -31,6 +30,8 @@ from edgereason.quant.gguf_file import GgufModel
 
 BASE_SHA256: Final = "edgereason.base.sha256"
 _TYPE: Final = "adapter"
+
+Shape = tuple[int, ...]
 
 
 class AdapterGrid(StrEnum):
@@ -51,6 +52,30 @@ class Product(NamedTuple):
 
     a: npt.NDArray[np.float32]
     b: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterInfo:
+    """What an adapter says of itself.
+
+    Attributes:
+        arch: family of its base.
+        base_sha256: of its base; None if it does not say.
+        invocation: ids that turn it on; none for one that is on everywhere.
+        products: shapes of A (r, inputs) and B (outputs, r), by the names of the base's tensors.
+        storage: type of most of its matrices, such as Q8_0.
+    """
+
+    arch: str
+    base_sha256: str | None
+    invocation: tuple[int, ...]
+    products: Mapping[str, tuple[Shape, Shape]]
+    storage: str
+
+    @property
+    def rank(self) -> int:
+        """The largest r."""
+        return max(a[0] for a, _ in self.products.values())
 
 
 def write_adapter(
@@ -95,7 +120,7 @@ def write_adapter(
             if base_sha256 is not None:
                 writer.add_string(BASE_SHA256, base_sha256)
             for name, product in products.items():
-                _require_fit(base, name, product, grid)
+                _require_storable(base, name, product, grid)
                 for suffix, matrix in zip(("lora_a", "lora_b"), product, strict=True):
                     packed = gguf.quants.quantize(np.ascontiguousarray(matrix, np.float32), kind)
                     writer.add_tensor(f"{name}.{suffix}", packed, raw_dtype=kind)
@@ -106,31 +131,13 @@ def write_adapter(
             writer.close()
 
 
-def _require_fit(base: GgufModel, name: str, product: Product, grid: AdapterGrid) -> None:
-    rank = len(product.a)
-    if name not in base.names:
-        raise BundleError(f"the adapter has {name}, which {base.path.name} has not: it is for another model")
-    outputs, inputs = base.shape(name)
-    if product.a.shape != (rank, inputs) or product.b.shape != (outputs, rank):
-        raise BundleError(
-            f"the adapter's {name} has the shapes {product.a.shape} and {product.b.shape}, the base needs "
-            f"{(rank, inputs)} and {(outputs, rank)}: it is for another model"
-        )
-    if grid is AdapterGrid.Q8_0 and rank % BLOCK:
-        raise ConfigError(
-            f"an adapter of rank {rank} can't be stored as Q8_0, which has blocks of {BLOCK}: "
-            "take a rank that is a multiple, or F16"
-        )
-
-
 def base_of(path: Path) -> str | None:
     """SHA-256 of the base that an adapter was made for, if its file says so.
 
     Raises:
         BundleError: it can't be read, or is no adapter.
     """
-    reader = _open(path)
-    return str(reader.fields[BASE_SHA256].contents()) if BASE_SHA256 in reader.fields else None
+    return _text(_open(path)[1].get(BASE_SHA256))
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Product], float]:
@@ -139,18 +146,81 @@ def read_adapter(path: Path) -> tuple[dict[str, Product], float]:
     Raises:
         BundleError: it can't be read, or is no adapter.
     """
-    reader = _open(path)
+    reader, fields = _open(path)
     tensors = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in reader.tensors}
     names = [name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")]
     products = {name: Product(tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]) for name in names}
-    return products, float(reader.fields["adapter.lora.alpha"].contents())
+    return products, float(fields["adapter.lora.alpha"])
 
 
-def _open(path: Path) -> gguf.GGUFReader:
+def read_adapter_info(path: Path) -> AdapterInfo:
+    """Reads an adapter's metadata and shapes, no weights.
+
+    Raises:
+        BundleError: it can't be read, is no adapter, or lacks half of a product.
+    """
+    reader, fields = _open(path)
+    shapes: dict[str, Shape] = {
+        tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors
+    }
+    types = [tensor.tensor_type.name for tensor in reader.tensors]
+    names = sorted({name.rpartition(".")[0] for name in shapes})
+    halves = {f"{name}.{side}" for name in names for side in ("lora_a", "lora_b")}
+    if not shapes or halves != shapes.keys():
+        raise BundleError(f"{path.name} lacks matrices or has some that belong to no LoRA: get it again")
+    return AdapterInfo(
+        arch=str(fields.get("general.architecture")),
+        base_sha256=_text(fields.get(BASE_SHA256)),
+        invocation=tuple(fields.get("adapter.alora.invocation_tokens") or ()),
+        products={name: (shapes[f"{name}.lora_a"], shapes[f"{name}.lora_b"]) for name in names},
+        storage=max(set(types), key=types.count),
+    )
+
+
+def require_fit(adapter: AdapterInfo, base: GgufModel) -> None:
+    """Refuses an adapter whose family or shapes are not the base's.
+
+    Raises:
+        BundleError: naming the first thing that differs.
+    """
+    if (arch := base.text("general.architecture")) != adapter.arch:
+        raise BundleError(f"the adapter is for the family {adapter.arch}, the base is of {arch}")
+    for name, (a, b) in adapter.products.items():
+        _require_shapes(base, name, a, b)
+
+
+def _require_storable(base: GgufModel, name: str, product: Product, grid: AdapterGrid) -> None:
+    _require_shapes(base, name, product.a.shape, product.b.shape)
+    rank = len(product.a)
+    if grid is AdapterGrid.Q8_0 and rank % BLOCK:
+        raise ConfigError(
+            f"an adapter of rank {rank} can't be stored as Q8_0, which has blocks of {BLOCK}: "
+            "take a rank that is a multiple, or F16"
+        )
+
+
+def _require_shapes(base: GgufModel, name: str, a: Shape, b: Shape) -> None:
+    if name not in base.names:
+        raise BundleError(f"the adapter has {name}, which {base.path.name} has not: it is for another model")
+    outputs, inputs = base.shape(name)
+    if a[1:] != (inputs,) or b != (outputs, a[0]):
+        raise BundleError(
+            f"the adapter's {name} has the shapes {a} and {b}, the base needs (r, {inputs}) and "
+            f"({outputs}, r): it is for another model"
+        )
+
+
+def _open(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
+    """The reader of an adapter's file, and its metadata."""
     try:
         reader = gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError) as error:
-        raise BundleError(f"{path} can't be read as GGUF: {error}") from error
-    if "general.type" not in reader.fields or reader.fields["general.type"].contents() != _TYPE:
-        raise BundleError(f"{path} is no adapter")
-    return reader
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise BundleError(f"{path.name} can't be read as GGUF: {error}") from error
+    if fields.get("general.type") != _TYPE or fields.get("adapter.type") != "lora":
+        raise BundleError(f"{path.name} is not a LoRA adapter")
+    return reader, fields
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

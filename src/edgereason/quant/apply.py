@@ -21,7 +21,7 @@ from edgereason.core.bundle import file_sha256
 from edgereason.errors import BundleError, ModelFileError
 from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
 from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, Slot, write_model
-from edgereason.quant.learned import Learned, Storage
+from edgereason.quant.learned import Learned, StorageConfig
 from edgereason.quant.merge import Merge, is_linear, output_names, source_of
 
 Report = Callable[[int, int], None]
@@ -107,7 +107,7 @@ def require_blocks(dims: Dims) -> None:
             )
 
 
-def _slot(model: GgufModel, storage: Storage, name: str) -> Slot:
+def _slot(model: GgufModel, storage: StorageConfig, name: str) -> Slot:
     shape = model.shape(source_of(model, name, tied=storage.tied))
     if name == EMBEDDING:
         return Slot(name, shape, storage.embedding)

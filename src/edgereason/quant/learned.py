@@ -39,7 +39,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Storage:
+class StorageConfig:
     """What each kind of tensor is stored as.
 
     Attributes:
@@ -81,7 +81,7 @@ class Learned:
 
     name: str
     teacher_sha256: str
-    storage: Storage = field(default_factory=Storage)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     tensors: Mapping[str, Array] = field(default_factory=dict)
 
     def get(self, name: str) -> Array | None:
@@ -131,11 +131,11 @@ class Learned:
 
     @classmethod
     def _of(cls, values: Mapping[str, Any], reader: gguf.GGUFReader) -> Learned:
-        said = {key: values[f"{_PREFIX}storage.{key}"] for key in Storage.__dataclass_fields__}
+        said = {key: values[f"{_PREFIX}storage.{key}"] for key in StorageConfig.__dataclass_fields__}
         return cls(
             name=values["general.name"],
             teacher_sha256=values[f"{_PREFIX}teacher.sha256"],
-            storage=Storage(
+            storage=StorageConfig(
                 linears=Grid(said["linears"]),
                 head=Grid(said["head"]),
                 embedding=Grid(said["embedding"]),

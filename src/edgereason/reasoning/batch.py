@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
-from edgereason.heads.trace_mean import TraceMean
+from edgereason.heads.verifier import TraceMean
 from edgereason.reasoning.control import Control, Phase
 from edgereason.reasoning.pace import Pace
 

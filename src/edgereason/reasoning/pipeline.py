@@ -23,7 +23,7 @@ from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
 from edgereason.errors import ModelFileError
 from edgereason.heads.base import Switcher, Verifier
-from edgereason.heads.trace_mean import TraceMean
+from edgereason.heads.verifier import TraceMean
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl, Control, ThinkControl
 from edgereason.reasoning.events import Answered, Notice, Routed

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgereason.data.texts import read_text
+from edgereason.data.rows import read_text
 from edgereason.engine.base import ModelInfo
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.scripted import ScriptedEngine

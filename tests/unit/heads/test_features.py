@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereason.errors import BundleError
-from edgereason.heads.features import ALPHA, CHUNK_TOKENS, Features, Part, PromptFeatures
+from edgereason.heads.features import ALPHA, CHUNK_TOKENS, FeaturePart, Features, PromptFeatures
 
 
 def constant(direction: int, tokens: int, scale: float = 1.0) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_a_chunk_that_is_not_full_weighs_by_its_tokens() -> None:
 
 def test_the_last_tokens_state_stands_where_the_parts_say() -> None:
     prompt = np.concatenate([constant(3, 1), constant(0, 10), constant(1, 1, 5.0)])
-    last, both = Features(parts=(Part.LAST,)), Features(parts=(Part.LAST, Part.AVERAGE))
+    last, both = Features(parts=(FeaturePart.LAST,)), Features(parts=(FeaturePart.LAST, FeaturePart.AVERAGE))
     np.testing.assert_allclose(features(prompt, which=last), [0, 1, 0, 0])
     np.testing.assert_allclose(features(prompt, which=both), [0, 1, 0, 0, 10 / 11, 1 / 11, 0, 0], atol=1e-6)
     assert features(constant(3, 1), which=both).tolist() == [0] * 8
@@ -48,7 +48,7 @@ def test_the_last_tokens_state_stands_where_the_parts_say() -> None:
 
 
 def test_what_a_template_begins_with_is_left_out_however_it_comes() -> None:
-    which = Features(parts=(Part.AVERAGE, Part.LAST), skipped_tokens=5)
+    which = Features(parts=(FeaturePart.AVERAGE, FeaturePart.LAST), skipped_tokens=5)
     expected = [0, 1, 0, 0, 0, 1, 0, 0]
     for cut in (1, 3, 5, 6):
         prompt = np.concatenate([constant(0, 5), constant(1, 3)])
@@ -57,7 +57,8 @@ def test_what_a_template_begins_with_is_left_out_however_it_comes() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"layer": -1}, {"parts": ()}, {"parts": (Part.LAST, Part.LAST)}, {"skipped_tokens": -1}]
+    "bad",
+    [{"layer": -1}, {"parts": ()}, {"parts": (FeaturePart.LAST, FeaturePart.LAST)}, {"skipped_tokens": -1}],
 )
 def test_features_that_can_not_be_had_are_refused(bad: dict) -> None:
     with pytest.raises(BundleError):

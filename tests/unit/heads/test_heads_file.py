@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from some_heads import ADAPTER, BASE, BUCKETS, both_heads, random_switcher, random_verifier
 
 from edgereason.errors import BundleError
-from edgereason.heads.features import Features, Part
+from edgereason.heads.features import FeaturePart, Features
 from edgereason.heads.file import Heads, merge_heads, read_heads, write_heads, write_with_threshold
 from edgereason.heads.weights import Storage, to_int8
 
@@ -161,7 +161,7 @@ def test_a_head_that_is_not_replaced_stays_bit_by_bit_as_it_is_stored(
 
 
 def test_features_are_stored_with_the_switcher_and_read_back(path: Path) -> None:
-    features = Features(layer=-9, parts=(Part.AVERAGE, Part.LAST), skipped_tokens=24)
+    features = Features(layer=-9, parts=(FeaturePart.AVERAGE, FeaturePart.LAST), skipped_tokens=24)
     switcher = random_switcher(features=features)
     write_heads(path, Heads(base_sha256=BASE, switcher=switcher))
     found = read_heads(path)

@@ -13,7 +13,7 @@ from some_heads import random_switcher
 
 from edgereason.errors import BundleError
 from edgereason.heads.base import NEVER_THINK, Switcher, sigmoid
-from edgereason.heads.features import CHUNK_TOKENS, Features, Part, PromptFeatures
+from edgereason.heads.features import CHUNK_TOKENS, FeaturePart, Features, PromptFeatures
 from edgereason.heads.switcher import MlpSwitcher
 
 
@@ -60,12 +60,14 @@ def test_a_reader_gives_the_head_the_features_of_all_that_was_pushed() -> None:
 @given(
     before=st.lists(st.integers(0, 300), max_size=3),
     after=st.lists(st.integers(1, 300), min_size=1, max_size=3),
-    parts=st.permutations(list(Part)).flatmap(lambda all_: st.sampled_from([tuple(all_), tuple(all_[:1])])),
+    parts=st.permutations(list(FeaturePart)).flatmap(
+        lambda all_: st.sampled_from([tuple(all_), tuple(all_[:1])])
+    ),
     skipped=st.integers(0, 30),
     seed=st.integers(0, 99),
 )
 def test_a_reader_restored_from_a_state_goes_on_bit_for_bit(
-    before: list[int], after: list[int], parts: tuple[Part, ...], skipped: int, seed: int
+    before: list[int], after: list[int], parts: tuple[FeaturePart, ...], skipped: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     switcher = random_switcher(seed, features=Features(parts=parts, skipped_tokens=skipped))
@@ -100,7 +102,7 @@ def test_a_state_of_another_size_or_kind_is_refused() -> None:
         random_switcher(size=16).reader(state)
     with pytest.raises(BundleError, match="saved switcher state"):
         random_switcher(size=16).reader({})
-    other = random_switcher(features=Features(parts=(Part.LAST,))).reader().state()
+    other = random_switcher(features=Features(parts=(FeaturePart.LAST,))).reader().state()
     with pytest.raises(BundleError, match="saved switcher state"):
         random_switcher().reader(other)
 
@@ -118,5 +120,5 @@ def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
 
 
 def test_it_reads_states_of_the_size_of_one_part() -> None:
-    switcher = random_switcher(features=Features(layer=-7, parts=(Part.AVERAGE, Part.LAST)))
+    switcher = random_switcher(features=Features(layer=-7, parts=(FeaturePart.AVERAGE, FeaturePart.LAST)))
     assert (len(switcher.mean), switcher.hidden_size, switcher.layer) == (32, 16, -7)

@@ -11,8 +11,7 @@ from some_heads import random_verifier
 
 from edgereason.errors import BundleError
 from edgereason.heads.base import Verifier
-from edgereason.heads.trace_mean import TraceMean
-from edgereason.heads.verifier import LinearVerifier, TraceFeatures
+from edgereason.heads.verifier import LinearVerifier, TraceFeatures, TraceMean
 
 
 def test_the_equation_by_hand() -> None:

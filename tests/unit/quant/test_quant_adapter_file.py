@@ -77,5 +77,5 @@ def test_a_product_for_another_model_is_refused_and_leaves_nothing(base, tmp_pat
 
 
 def test_a_model_is_no_adapter(base):
-    with pytest.raises(BundleError, match="is no adapter"):
+    with pytest.raises(BundleError, match="is not a LoRA adapter"):
         base_of(base.path)

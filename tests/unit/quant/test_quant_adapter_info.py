@@ -8,8 +8,7 @@ import pytest
 from tiny_gguf import LLAMA, QWEN2, random_weights, write_gguf
 
 from edgereason.errors import BundleError
-from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
-from edgereason.quant.adapter_info import read_adapter_info, require_fit
+from edgereason.quant.adapter_file import AdapterGrid, Product, read_adapter_info, require_fit, write_adapter
 from edgereason.quant.gguf_file import GgufModel
 
 DOWN, Q = "blk.1.ffn_down.weight", "blk.0.attn_q.weight"
@@ -76,7 +75,7 @@ def half(path):
 
 
 def test_what_is_no_adapter_is_refused(base, tmp_path):
-    with pytest.raises(BundleError, match=r"base.gguf is no LoRA adapter"):
+    with pytest.raises(BundleError, match=r"base.gguf is not a LoRA adapter"):
         read_adapter_info(base.path)
     (tmp_path / "text.gguf").write_text("no GGUF at all, but long enough to have a header")
     with pytest.raises(BundleError, match=r"text.gguf can't be read as GGUF"):

@@ -27,15 +27,15 @@ from edgereason.quant.apply import apply
 from edgereason.quant.blocks import Grid, Ranges, quantize
 from edgereason.quant.dyadic import on_grid
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learned import Learned, Storage
+from edgereason.quant.learned import Learned, StorageConfig
 from edgereason.quant.merge import Merge
 
 MATRICES = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
 STORAGES = (
-    Storage(),
-    Storage(linears=Grid.Q8_0, head=Grid.Q8_0, ranges=Ranges.MIN_MAX),
-    Storage(per_row=True),  # of the 4-bit ones; the embedding's 8-bit blocks stay blocks
-    Storage(embedding=Grid.Q4_0, ranges=Ranges.MIN_MAX),
+    StorageConfig(),
+    StorageConfig(linears=Grid.Q8_0, head=Grid.Q8_0, ranges=Ranges.MIN_MAX),
+    StorageConfig(per_row=True),  # of the 4-bit ones; the embedding's 8-bit blocks stay blocks
+    StorageConfig(embedding=Grid.Q4_0, ranges=Ranges.MIN_MAX),
 )
 
 
@@ -67,7 +67,7 @@ def everything(shape, path, storage=None):
 
 
 def grid_of(name, storage):
-    """The grid that a tensor must be on, from the picture in `Storage`; None for float32."""
+    """The grid that a tensor must be on, from the picture in `StorageConfig`; None for float32."""
     if name == "token_embd.weight":
         return storage.embedding
     if name == "output.weight":
@@ -99,7 +99,7 @@ def test_every_tensor_is_the_merged_one_on_its_grid(shape, teacher, tmp_path, st
         assert got.tobytes() == np.ascontiguousarray(expected).tobytes(), name
 
 
-TIED = Storage(head=Grid.Q8_0, tied=True)
+TIED = StorageConfig(head=Grid.Q8_0, tied=True)
 
 
 def test_a_tied_base_holds_one_matrix_the_one_that_its_teacher_rounded_less(tmp_path):
@@ -131,7 +131,7 @@ def test_a_tied_base_has_no_rotation_and_no_corrections_of_a_head(teachers, tmp_
         with pytest.raises(BundleError, match=reason):
             apply(teachers["llama"], learned_for(teachers["llama"], tensors, TIED), tmp_path / "base.gguf")
     with pytest.raises(ConfigError, match="one type"):
-        Storage(tied=True)
+        StorageConfig(tied=True)
 
 
 def test_gains_and_biases_that_were_learned_stand_in_the_base(teachers, tmp_path):

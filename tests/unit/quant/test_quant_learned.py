@@ -11,9 +11,9 @@ from tiny_gguf import QWEN2, random_transforms
 
 from edgereason.errors import BundleError
 from edgereason.quant.blocks import Grid, Ranges
-from edgereason.quant.learned import Learned, Storage
+from edgereason.quant.learned import Learned, StorageConfig
 
-STORAGE = Storage(
+STORAGE = StorageConfig(
     linears=Grid.Q8_0, head=Grid.Q4_0, embedding=Grid.Q4_0, ranges=Ranges.MIN_MAX, per_row=True, tied=True
 )
 
@@ -30,7 +30,7 @@ def learned():
     return Learned(name="Tiny-W4", teacher_sha256="ab" * 32, storage=STORAGE, tensors=tensors)
 
 
-@pytest.mark.parametrize("storage", [Storage(), STORAGE])
+@pytest.mark.parametrize("storage", [StorageConfig(), STORAGE])
 def test_what_is_written_is_read_again(tmp_path, learned, storage):
     learned = replace(learned, storage=storage)
     learned.write(tmp_path / "learned.gguf")

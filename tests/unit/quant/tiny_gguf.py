@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.quant.dyadic import on_grid
-from edgereason.quant.learned import Learned, Storage
+from edgereason.quant.learned import Learned, StorageConfig
 
 Weights = dict[str, npt.NDArray[np.float32]]
 
@@ -140,8 +140,8 @@ def random_transforms(
 
 
 def learned_for(
-    path: Path, tensors: dict[str, npt.NDArray[np.float32]], storage: Storage | None = None
+    path: Path, tensors: dict[str, npt.NDArray[np.float32]], storage: StorageConfig | None = None
 ) -> Learned:
     """What was learned for the file at `path`."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Learned(name="Tiny-W4", teacher_sha256=sha256, storage=storage or Storage(), tensors=tensors)
+    return Learned(name="Tiny-W4", teacher_sha256=sha256, storage=storage or StorageConfig(), tensors=tensors)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgereason.heads.features import Features, Part
+from edgereason.heads.features import FeaturePart, Features
 from edgereason.heads.reliability import auroc
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.train.heads.linear import Calibration
@@ -74,7 +74,7 @@ def test_noise_is_on_normalised_features_so_their_size_does_not_matter() -> None
 
 def test_a_head_says_which_features_it_reads() -> None:
     x, y = problem(60)
-    features = Features(layer=-5, parts=(Part.LAST, Part.AVERAGE))
+    features = Features(layer=-5, parts=(FeaturePart.LAST, FeaturePart.AVERAGE))
     head = train_mlp(x, y, 1, CONFIG, features)
     assert head is not None
     assert (head.features, head.hidden_size) == (features, 5)

@@ -13,7 +13,7 @@ import pytest
 from edgereason.core.bundle import file_sha256
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.heads.features import Part
+from edgereason.heads.features import FeaturePart
 from edgereason.heads.file import read_heads
 from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
@@ -118,7 +118,7 @@ def test_candidates_can_be_named_and_compared_without_reading_a_prompt_again(
     assert {layer for layer, *_ in tried} == {-7, -5, -3, -2}
     assert len(tried) == 12
     engine = ScriptedEngine(num_layers=12)
-    config = replace(CONFIG, layers=(-7,), parts=((Part.AVERAGE,),))
+    config = replace(CONFIG, layers=(-7,), parts=((FeaturePart.AVERAGE,),))
     record = train(tmp_path / "run", asked, engine=engine, config=config)
     assert engine.decoded == []
     assert (record["fit"]["features"]["layer"], len(record["yardstick"]["candidates"])) == (-7, 1)

@@ -29,7 +29,7 @@ from edgereason.data.rows import Row, prompt_of, read_file
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array
-from edgereason.heads.features import Features, Part, PromptFeatures
+from edgereason.heads.features import FeaturePart, Features, PromptFeatures
 from edgereason.records.context import RunContext
 from edgereason.records.folder import source_entry
 from edgereason.train.data.traces import row_id
@@ -147,20 +147,21 @@ class PromptStates:
     @property
     def width(self) -> int:
         """Numbers that are kept of a prompt: of each layer, every part."""
-        return len(self.layers) * len(Part) * self.engine.info.hidden_size
+        return len(self.layers) * len(FeaturePart) * self.engine.info.hidden_size
 
     def taken(self) -> tuple[Features, ...]:
         """What is kept, of each layer; all that a template begins every prompt with is left out."""
         plain, other = (self._encode((Message("user", text),)) for text in ("a", "1"))
         same = next(n for n, (a, b) in enumerate(zip(plain, other, strict=False)) if a != b)
         return tuple(
-            Features(layer=layer, parts=tuple(Part), skipped_tokens=max(1, same)) for layer in self.layers
+            Features(layer=layer, parts=tuple(FeaturePart), skipped_tokens=max(1, same))
+            for layer in self.layers
         )
 
     def columns(self, features: Features) -> Indices:
         """Where features stand in what is kept, (F,)."""
-        size, first = self.engine.info.hidden_size, self.layers.index(features.layer) * len(Part)
-        starts = [(first + list(Part).index(part)) * size for part in features.parts]
+        size, first = self.engine.info.hidden_size, self.layers.index(features.layer) * len(FeaturePart)
+        starts = [(first + list(FeaturePart).index(part)) * size for part in features.parts]
         return np.concatenate([np.arange(start, start + size) for start in starts])
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ import numpy as np
 
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array, sigmoid
-from edgereason.heads.features import Features, Part
+from edgereason.heads.features import FeaturePart, Features
 from edgereason.heads.file import Heads
 from edgereason.heads.reliability import auroc_standard_error
 from edgereason.heads.weights import Storage
@@ -76,7 +76,11 @@ class SwitcherConfig:
 
     mlp: MlpConfig = field(default_factory=MlpConfig)
     layers: tuple[int, ...] = ()
-    parts: tuple[tuple[Part, ...], ...] = ((Part.AVERAGE,), (Part.LAST,), (Part.AVERAGE, Part.LAST))
+    parts: tuple[tuple[FeaturePart, ...], ...] = (
+        (FeaturePart.AVERAGE,),
+        (FeaturePart.LAST,),
+        (FeaturePart.AVERAGE, FeaturePart.LAST),
+    )
     weight_decays: tuple[float, ...] = (0.1, 1.0, 10.0)
     held_out_share: float = 0.15
     seed: int = 0

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.core.types import Message, Stop
-from edgereason.data.rows import Row, Rows, read_file, turns
-from edgereason.data.texts import read_text
+from edgereason.data.rows import Row, Rows, read_file, read_text, turns
 from edgereason.engine.base import Engine
 
 

@@ -81,7 +81,7 @@ class EndToEndConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport:
+class DistillStep:
     """A step of training; `loss` is the mean JSD of a token, in nats."""
 
     step: int
@@ -148,7 +148,7 @@ def train(
     config: EndToEndConfig,
     *,
     checkpoint: Checkpoint,
-    report: Callable[[StepReport], None],
+    report: Callable[[DistillStep], None],
     should_stop: Callable[[], bool],
 ) -> bool:
     """Trains the student, from the checkpoint if there is one.
@@ -182,7 +182,7 @@ def train(
             raise ConfigError(f"the loss of step {step + 1} is {loss}: lower the rates and run it again")
         norm = nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        report(StepReport(step + 1, config.steps, loss, float(norm)))
+        report(DistillStep(step + 1, config.steps, loss, float(norm)))
         checkpoint.save_if_due(student, optimizer, step + 1)
     return True
 

@@ -37,10 +37,15 @@ from edgereason.errors import ConfigError
 from edgereason.quant.blocks import Grid
 from edgereason.quant.dyadic import on_grid
 from edgereason.quant.gguf_file import FINAL_NORM, HEAD, Dims
-from edgereason.quant.learned import Storage
+from edgereason.quant.learned import StorageConfig
 from edgereason.quant.merge import TIED_REFUSED
-from edgereason.train.quant.fake_quant import fake_quantize, scale_ratios, scales_of, shipped_fp16
-from edgereason.train.quant.kv import SimulatedKV
+from edgereason.train.quant.fake_quant import (
+    SimulatedKV,
+    fake_quantize,
+    scale_ratios,
+    scales_of,
+    shipped_fp16,
+)
 from edgereason.train.quant.load import cache_argument, hf_names, to_gguf_order
 from edgereason.train.quant.transforms import LayerTransforms, TransformConfig, Transforms
 
@@ -132,7 +137,7 @@ class StudentLayer(nn.Module):
         self,
         inner: nn.Module,
         transforms: LayerTransforms,
-        storage: Storage,
+        storage: StorageConfig,
         config: CorrectionConfig,
         *,
         kv8: bool,
@@ -218,7 +223,7 @@ class Student(nn.Module):
         self,
         teacher: PreTrainedModel,
         dims: Dims,
-        storage: Storage,
+        storage: StorageConfig,
         transforms: TransformConfig,
         corrections: CorrectionConfig,
         *,
@@ -369,7 +374,7 @@ def _exact_products() -> AbstractContextManager[Any]:
     return torch.autocast("cpu", enabled=False)
 
 
-def _search(weight: Tensor, grid: Grid, storage: Storage) -> Tensor:
+def _search(weight: Tensor, grid: Grid, storage: StorageConfig) -> Tensor:
     per_row = storage.per_row and grid is Grid.Q4_0
     return scale_ratios(weight, grid, storage.ranges, per_row=per_row)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_gguf import QWEN2, random_weights, write_gguf
 from tiny_torch import distance, load, make_student, random_ids, student_logits
 
-from edgereason.train.quant.kv import simulate_q8_0
+from edgereason.train.quant.fake_quant import simulate_q8_0
 
 WIDE = replace(QWEN2, head_dim=64, heads=2, kv=1, layers=1)
 

@@ -28,14 +28,14 @@ from edgereason.errors import ConfigError
 from edgereason.quant.apply import apply
 from edgereason.quant.blocks import Grid, Ranges
 from edgereason.quant.gguf_file import GgufModel
-from edgereason.quant.learned import Storage
+from edgereason.quant.learned import StorageConfig
 from edgereason.quant.merge import Merge
 from edgereason.train.quant.end_to_end import backward
 from edgereason.train.quant.load import load_torch
 from edgereason.train.quant.student import CorrectionConfig
 from edgereason.train.quant.transforms import TransformConfig
 
-EIGHT = Storage(linears=Grid.Q8_0, head=Grid.Q8_0)
+EIGHT = StorageConfig(linears=Grid.Q8_0, head=Grid.Q8_0)
 ALL = TransformConfig()
 NO_KEYS = TransformConfig(keys=False)
 SHAPES = pytest.mark.parametrize("shape", [QWEN2, LLAMA, QWEN3], ids=["qwen2", "llama", "qwen3"])
@@ -82,11 +82,11 @@ def test_in_four_bits_it_is_further_off_and_transforms_alone_change_the_outcome(
 @pytest.mark.parametrize(
     "storage",
     [
-        Storage(),
-        Storage(ranges=Ranges.MIN_MAX, per_row=True),
+        StorageConfig(),
+        StorageConfig(ranges=Ranges.MIN_MAX, per_row=True),
         EIGHT,
-        Storage(embedding=Grid.Q4_0),
-        Storage(head=Grid.Q8_0, tied=True),
+        StorageConfig(embedding=Grid.Q4_0),
+        StorageConfig(head=Grid.Q8_0, tied=True),
     ],
     ids=["default", "per-row", "8-bit", "4-bit embedding", "tied"],
 )

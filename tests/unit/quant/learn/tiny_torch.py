@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from edgereason.quant.gguf_file import Dims, GgufModel
-from edgereason.quant.learned import Storage
+from edgereason.quant.learned import StorageConfig
 from edgereason.train.quant.load import load_torch
 from edgereason.train.quant.student import CorrectionConfig, Student
 from edgereason.train.quant.transforms import TransformConfig
@@ -124,13 +124,13 @@ def load(path: Path, cache: Path) -> Teacher:
 
 def make_student(
     teacher: Teacher,
-    storage: Storage | None = None,
+    storage: StorageConfig | None = None,
     transforms: TransformConfig = NO_TRANSFORMS,
     corrections: CorrectionConfig = NO_CORRECTIONS,
     *,
     kv8: bool = False,
 ) -> Student:
-    return Student(teacher.model, teacher.dims, storage or Storage(), transforms, corrections, kv8=kv8)
+    return Student(teacher.model, teacher.dims, storage or StorageConfig(), transforms, corrections, kv8=kv8)
 
 
 @torch.no_grad()
