@@ -1,12 +1,12 @@
-"""Records of a data set, from a file or from the Hugging Face hub, and where each one stands.
+"""Records of a data set, from a file or from the Hugging Face hub, and where each one stands; plain texts.
 
 ::
 
     gsm8k.jsonl (.gz) │ test.parquet │ openai/gsm8k  ──→  Rows ──→  Row: "gsm8k.jsonl, line 17"
+    wiki.txt │ the `text` fields of rows               ──→  TextFile
 
 A row that can't be read is an error that names the file, the line and the field: an evaluation either has
-all of its data or does not begin. What a row asks is read here, too, by `prompt_of` and its parts, since
-training and calibration must ask alike. Knows files, lines and types, and of fields those that ask something.
+all of its data or does not begin. What a row asks is read by `questions.py`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,14 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, NoReturn
 
 from edgereason.core.bundle import file_sha256
-from edgereason.core.types import Message
 from edgereason.errors import ConfigError
 
 _LINED: Final = (".jsonl", ".jsonl.gz")
 _PLAIN: Final = (".raw", ".txt")
 _BOM: Final = b"\xef\xbb\xbf"
-_QUESTIONS: Final = ("question", "problem", "prompt", "Question")
-
-Role = Literal["system", "user", "assistant"]
-ROLES: Final[Mapping[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,70 +204,6 @@ def read_hub(dataset: str, *, config: str | None = None, split: str) -> Rows:
         ) from error
     rows = _not_none(name, _numbered(dataset, loaded))
     return Rows(name=name, sha256=None, revision=_revision(loaded), rows=rows)
-
-
-def prompt_of(row: Row) -> tuple[Message, ...]:
-    """What a row asks: its `messages`, which end with the user's, or else its question.
-
-    Raises:
-        ConfigError: it has none, or has options that are not in its text; the message names file and line.
-    """
-    if "messages" not in row.values:
-        if row.has("choices"):
-            row.fail("choices", "are not in the question; expected a prompt that spells them out")
-        return (Message("user", question_of(row)),)
-    messages = turns(row, "messages")
-    if messages[-1].role != "user":
-        row.fail("messages", "end with another's turn; expected the user's last")
-    return messages
-
-
-def question_of(row: Row) -> str:
-    """The question of a row of whatever data set, such as GSM8K, MATH, SVAMP and HumanEval.
-
-    Raises:
-        ConfigError: it has none; the message names file and line.
-    """
-    if "Body" in row.values:  # SVAMP: the story, and what is asked about it
-        body = row.text("Body").strip()
-        return f"{body if body[-1] in '.?!,;:' else f'{body}.'} {row.text('Question').strip()}"
-    return row.text(next((f for f in _QUESTIONS if f in row.values), _QUESTIONS[0])).strip()
-
-
-def turns(
-    row: Row,
-    field: str,
-    *,
-    role: str = "role",
-    content: str = "content",
-    roles: Mapping[str, Role] = ROLES,
-) -> tuple[Message, ...]:
-    """The turns of a conversation, at least one.
-
-    Args:
-        row: has the conversation.
-        field: which holds it, as a list of objects.
-        role: key of who speaks.
-        content: key of what is said.
-        roles: the source's names of roles, and ours.
-
-    Raises:
-        ConfigError: it is none, a turn is blank, or somebody unknown speaks.
-    """
-    found = row.value(field)
-    if not isinstance(found, list | tuple) or not found:
-        row.fail(field, "is no conversation; expected a list of turns")
-    messages = []
-    for index, turn in enumerate(found):
-        place = f"{field}[{index}]"
-        if not isinstance(turn, Mapping):
-            row.fail(place, f"is no turn; expected an object with {role} and {content}")
-        inner = Row(row.source, row.number, {f"{place}.{key}": value for key, value in turn.items()})
-        speaker = inner.text(f"{place}.{role}")
-        if speaker not in roles:
-            row.fail(f"{place}.{role}", f"is {speaker!r}; expected {', '.join(roles)}")
-        messages.append(Message(role=roles[speaker], content=inner.text(f"{place}.{content}")))
-    return tuple(messages)
 
 
 def import_optional(module: str, why: str, *, extra: str = "eval") -> Any:

@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from edgereason.data.rows import Row, prompt_of, read_file, read_hub, turns
+from edgereason.data.rows import Row, read_file, read_hub
 from edgereason.errors import ConfigError
 
 GOOD = b'{"question": "1 + 1?", "answer": "2"}\n'
@@ -194,52 +194,3 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     message = error_of(lambda: read_hub("a/b", split="test"))
     assert message.endswith("pip install 'edgereason[eval]'")
-
-
-# ── what a row asks ──────────────────────────────────────────────────────────────────────────────
-
-
-def asked(**values: object) -> list[tuple[str, str]]:
-    return [(one.role, one.content) for one in prompt_of(Row("a.jsonl", 3, values))]
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"question": " How many?\n"}, "How many?"),
-        ({"problem": "Find $x$."}, "Find $x$."),
-        ({"prompt": "def f():"}, "def f():"),
-        ({"Question": "How many?"}, "How many?"),
-        ({"Body": "Tom has 3 pens", "Question": "How many?"}, "Tom has 3 pens. How many?"),
-        ({"Body": "Tom has 3 pens.", "Question": "How many?"}, "Tom has 3 pens. How many?"),
-        ({"question": "Q", "prompt": "P", "choices": []}, "Q"),
-    ],
-)
-def test_a_question_is_found_under_whatever_name_a_data_set_gives_it(values, text):
-    assert asked(**values) == [("user", text)]
-
-
-def test_a_conversation_is_asked_as_it_stands():
-    said = [("system", " S "), ("user", "U"), ("assistant", "A"), ("user", "V")]
-    messages = [{"role": role, "content": content} for role, content in said]
-    assert asked(messages=messages, question="not this") == said
-    row = Row("a.jsonl", 3, {"talk": [{"from": "human", "value": "U"}]})
-    (turn,) = turns(row, "talk", role="from", content="value", roles={"human": "user"})
-    assert (turn.role, turn.content) == ("user", "U")
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"answer": "4"}, "question is missing; fields here: answer"),
-        ({"question": "Which?", "choices": {"text": ["a", "b"]}}, "choices are not in the question"),
-        ({"messages": []}, "messages is no conversation"),
-        ({"messages": ["U"]}, r"messages\[0\] is no turn"),
-        ({"messages": [{"role": "me", "content": "U"}]}, r"messages\[0\].role is 'me'; expected system"),
-        ({"messages": [{"role": "user", "content": " "}]}, r"messages\[0\].content is empty"),
-        ({"messages": [{"role": "assistant", "content": "A"}]}, "messages end with another's turn"),
-    ],
-)
-def test_a_row_that_asks_nothing_is_refused_by_its_place(values, said):
-    with pytest.raises(ConfigError, match=rf"^a.jsonl, line 3: {said}"):
-        asked(**values)

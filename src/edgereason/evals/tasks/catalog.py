@@ -1,30 +1,94 @@
-"""A task by its name, with its items: from the hub, a local file or a generator.
+"""The table of tasks, and a task by its name with its items: from the hub, a local file or a generator.
 
 ::
 
     "gsm8k"            ─ TASKS ─→ rows ─→ every row an item ─→ the first `limit` ─→ Task
     "gym:leg_counting" ─ reasoning-gym ──────────────────────────────────────────→ Task
 
-Every row is checked before the first question is asked. Knows names and items; does not know engines,
-records or whether code may be run.
+Every row is checked before the first question is asked. A local file is read by the same functions as the
+hub's data set.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from edgereason.config import nearest
 from edgereason.data.rows import Row, Rows, read_file, read_hub
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Item, Preset
+from edgereason.evals.tasks.code import humaneval_item, mbpp_item
 from edgereason.evals.tasks.gym import NUM_ITEMS, generate
-from edgereason.evals.tasks.known import TASKS, KnownTask
-from edgereason.evals.tasks.questions import id_field
+from edgereason.evals.tasks.questions import choice_item, id_field, numeric_item, open_item
 
-__all__ = ["TASKS", "KnownTask", "Task", "load_task"]
+_GYM: Final = "gym:"
 
-_GYM = "gym:"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownTask:
+    """One task that has a name.
+
+    Attributes:
+        dataset: on the Hugging Face hub.
+        config: its subset; None where there is only one.
+        split: the rows that count.
+        item: makes an item of a row; the task's name goes into ids that a row lacks.
+        preset: how it is sampled.
+        runs_code: whether scoring runs what a model wrote.
+        counts: whether a row belongs to the split; a local file may hold the others too.
+    """
+
+    dataset: str
+    config: str | None = None
+    split: str = "test"
+    item: Callable[[str, Row], Item]
+    preset: Preset = field(default_factory=Preset)
+    runs_code: bool = False
+    counts: Callable[[Row], bool] = lambda _row: True
+
+
+def _is_mbpp_test(row: Row) -> bool:
+    """MBPP's one file holds all splits: 1–10 are prompts, 11–510 the test, the rest for training."""
+    if "split" in row.values:
+        return row.text("split") == "test"
+    number = row.values.get("task_id")
+    return not isinstance(number, int) or 11 <= number <= 510
+
+
+_CONTEST: Final = Preset(repeats=10)
+
+TASKS: Final[dict[str, KnownTask]] = {
+    "gsm8k": KnownTask(dataset="openai/gsm8k", config="main", item=numeric_item),
+    "math500": KnownTask(dataset="HuggingFaceH4/MATH-500", item=open_item),
+    "aime24": KnownTask(dataset="HuggingFaceH4/aime_2024", split="train", item=numeric_item, preset=_CONTEST),
+    "aime25": KnownTask(dataset="math-ai/aime25", item=numeric_item, preset=_CONTEST),
+    "amc23": KnownTask(dataset="math-ai/amc23", item=numeric_item, preset=_CONTEST),
+    # SVAMP is one set of 1,000; this copy cuts it in two.
+    "svamp": KnownTask(dataset="ChilleD/SVAMP", split="train+test", item=numeric_item),
+    "gpqa-diamond": KnownTask(
+        dataset="Idavidrein/gpqa",
+        config="gpqa_diamond",
+        split="train",
+        item=choice_item,
+        preset=Preset(repeats=4),
+    ),
+    "mmlu": KnownTask(dataset="cais/mmlu", config="all", item=choice_item),
+    "arc-challenge": KnownTask(dataset="allenai/ai2_arc", config="ARC-Challenge", item=choice_item),
+    "arc-easy": KnownTask(dataset="allenai/ai2_arc", config="ARC-Easy", item=choice_item),
+    "humaneval": KnownTask(
+        dataset="openai/openai_humaneval", item=lambda _task, row: humaneval_item(row), runs_code=True
+    ),
+    "mbpp": KnownTask(
+        dataset="google-research-datasets/mbpp",
+        config="full",
+        item=lambda _task, row: mbpp_item(row),
+        runs_code=True,
+        counts=_is_mbpp_test,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +174,8 @@ def _gym_task(name: str, data: Path | None, limit: int | None, seed: int) -> Tas
         name=name,
         items=generated.items,
         preset=Preset(),
-        data_name=generated.name,
-        data_sha256=generated.sha256,
-        data_revision=generated.version,
+        data_name=generated.made.name,
+        data_sha256=generated.made.sha256,
+        data_revision=generated.made.version,
         runs_code=False,
     )

@@ -2,23 +2,17 @@
 
 Some of those scorers hand the answer to Python's or sympy's evaluator, and so run what a model wrote: a task
 of theirs says so, as the code tasks do. Scores are the generator's own and may lie between 0 and 1.
-Knows that package; does not know data sets.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import importlib.metadata
 import inspect
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 from edgereason.core.answers import Kind, canonical, grade
-from edgereason.data.rows import import_optional
-from edgereason.errors import ConfigError
+from edgereason.data.gym import GymQuestions, make_questions
 from edgereason.evals.tasks.base import Item, Output
 
 NUM_ITEMS: Final = 100
@@ -33,16 +27,13 @@ class Generated:
     """Items of one generator.
 
     Attributes:
-        name: ``reasoning-gym leg_counting``.
-        sha256: of the questions and answers, in order.
-        version: of the package.
-        runs_code: whether its scorer evaluates what a model wrote.
+        made: the questions as the generator made them, with name, version and hash.
+        items: one a question.
+        runs_code: whether the generator's scorer evaluates what a model wrote.
     """
 
-    name: str
+    made: GymQuestions
     items: tuple[Item, ...]
-    sha256: str
-    version: str
     runs_code: bool
 
 
@@ -88,37 +79,22 @@ def generate(generator: str, *, size: int, seed: int) -> Generated:
     Raises:
         ConfigError: the package is missing, or has no such generator, or it needs settings of its own.
     """
-    gym = import_optional("reasoning_gym", f"gym:{generator} makes its questions")
-    names = sorted(import_optional("reasoning_gym.factory", f"gym:{generator} makes its questions").DATASETS)
-    if generator not in names:
-        near = difflib.get_close_matches(generator.lower(), names, n=3, cutoff=0.4)
-        nearest = f"; the nearest are {', '.join(near)}" if near else f"; there are {', '.join(names)}"
-        raise ConfigError(f"reasoning-gym has no generator {generator!r}{nearest}")
-    try:
-        dataset = gym.create_dataset(generator, size=size, seed=seed)
-        entries = [dataset[index] for index in range(size)]
-    except (AssertionError, TypeError, ValueError) as error:
-        raise ConfigError(f"gym:{generator} can't be made with its default settings ({error})") from error
+    made = make_questions(generator, size=size, seed=seed, called=f"gym:{generator}")
     return Generated(
-        name=f"reasoning-gym {generator}",
-        items=tuple(_item(generator, index, dataset, entry) for index, entry in enumerate(entries)),
-        sha256=_sha256(entries),
-        version=importlib.metadata.version("reasoning-gym"),
-        runs_code=_EVALUATES.search(inspect.getsource(type(dataset).score_answer)) is not None,
+        made=made,
+        items=tuple(
+            _item(generator, made.dataset, number, entry) for number, entry in enumerate(made.entries, 1)
+        ),
+        runs_code=_EVALUATES.search(inspect.getsource(type(made.dataset).score_answer)) is not None,
     )
 
 
-def _item(generator: str, index: int, dataset: Any, entry: dict[str, Any]) -> Item:
+def _item(generator: str, dataset: Any, number: int, entry: dict[str, Any]) -> Item:
     right = entry["answer"]
     return Item(
-        id=f"{generator}-{index + 1:04d}",
+        id=f"{generator}-{number:04d}",
         question=entry["question"],
         # Puzzles with many solutions name none.
         reference=str(right) if right is not None else f"whatever {generator}'s scorer accepts",
         score=GymScore(dataset, entry),
     )
-
-
-def _sha256(entries: list[dict[str, Any]]) -> str:
-    said = json.dumps([[entry["question"], entry["answer"]] for entry in entries], ensure_ascii=False)
-    return hashlib.sha256(said.encode()).hexdigest()

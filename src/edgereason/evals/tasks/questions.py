@@ -9,20 +9,20 @@
     {question, choices: {text, label}, answerKey} ├─ choice_item → Item, right if that option was meant
     {Question, Correct Answer, Incorrect …}  ─┘
 
-A schema is known by its fields, never by a file's name. What is the same answer is `core.answers`' business.
-Knows fields, questions and references; does not know files, presets or who is asked.
+A schema is known by its fields, never by a file's name. `data.questions` reads questions and references, and
+`core.answers` decides what is the same answer.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from dataclasses import dataclass
 from typing import Final
 
 from edgereason.core.answer_forms import trim
 from edgereason.core.answers import Kind, canonical, extract, grade
+from edgereason.data.questions import answer_field, id_of, question_of, reference_of
 from edgereason.data.rows import Row
 from edgereason.evals.tasks.base import Item, Output
 
@@ -83,12 +83,10 @@ def open_item(task: str, row: Row) -> Item:
     Raises:
         ConfigError: a field is missing, empty or of the wrong type.
     """
-    if "Body" in row.values:  # SVAMP: the story, and what is asked about it
-        body = row.text("Body").strip()
-        question = f"{body if body[-1] in '.?!,;:' else f'{body}.'} {row.text('Question').strip()}"
-    else:
-        question = row.text(_first(row, "question", "problem")).strip()
-    reference = _reference(row, _first(row, "answer", "Answer"))
+    field = answer_field(row) or "answer"
+    question, reference = question_of(row), reference_of(row, field)
+    if not reference:
+        row.fail(field, "ends with '####' and nothing after it; expected the answer there")
     return Item(id=item_id(task, row), question=question, reference=reference, score=OpenScore(reference))
 
 
@@ -101,7 +99,7 @@ def numeric_item(task: str, row: Row) -> Item:
     item = open_item(task, row)
     if canonical(item.reference).kind is not Kind.NUMBER:
         row.fail(
-            _first(row, "answer", "Answer"),
+            answer_field(row) or "answer",
             f"is {item.reference[:40]!r}; expected a number, or a solution that ends with '#### ' and one",
         )
     return item
@@ -131,36 +129,12 @@ def item_id(task: str, row: Row) -> str:
         ConfigError: the id is neither a text nor a whole number.
     """
     field = id_field(row)
-    if field is None:
-        return f"{task}-{row.number:04d}"
-    value = row.value(field)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text(field)
+    return f"{task}-{row.number:04d}" if field is None else id_of(row, field)
 
 
 def id_field(row: Row) -> str | None:
     """The field that holds the row's id, if there is one."""
     return next((field for field in _IDS if field in row.values), None)
-
-
-def _first(row: Row, *fields: str) -> str:
-    """The first of these fields that the row has; else the first, which is then said to be missing."""
-    return next((field for field in fields if field in row.values), fields[0])
-
-
-def _reference(row: Row, field: str) -> str:
-    value = row.value(field)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            row.fail(field, f"is {value}; expected a finite number")
-        return str(int(value)) if value == int(value) else str(value)
-    text = row.text(field).strip()
-    if "####" not in text:
-        return text
-    # GSM8K's solution, which ends with its answer.
-    answer = text.rpartition("####")[2].strip()
-    if not answer:
-        row.fail(field, "ends with '####' and nothing after it; expected the answer there")
-    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer)
 
 
 def options_and_gold(row: Row) -> tuple[list[str], int]:

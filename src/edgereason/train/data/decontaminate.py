@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from edgereason.data.rows import question_of, read_file
+from edgereason.data.questions import question_of
+from edgereason.data.rows import read_file
 from edgereason.records.folder import source_entry
 
 NGRAM_WORDS: Final = 13

@@ -26,7 +26,8 @@ from typing import Any, Final, Self
 
 from edgereason.core.bundle import file_sha256
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Sampling, Stop
-from edgereason.data.rows import Rows, question_of
+from edgereason.data.questions import question_of
+from edgereason.data.rows import Rows
 from edgereason.errors import ConfigError
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model

@@ -8,24 +8,22 @@
 
 A row of another shape is an error that names file and line, and so is one with options to choose among, which
 would be asked without them. A row without an answer is left out and counted, since nothing could be graded
-against it. Knows formats; does not know who answers.
+against it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from edgereason.core.answers import extract
-from edgereason.data.rows import Row, import_optional, question_of, read_file
+from edgereason.data.gym import make_questions
+from edgereason.data.questions import answer_field, question_of, reference_of, without_thousands
+from edgereason.data.rows import Row, read_file
 from edgereason.errors import ConfigError
 from edgereason.train.data.decontaminate import Evaluations, normalised
 from edgereason.train.data.traces import row_id
@@ -147,22 +145,13 @@ def _reference(row: Row) -> str | None:
     """The right answer of a row in any of the forms of GSM8K and MATH."""
     if options := next((field for field in _OPTIONS if row.has(field)), None):
         row.fail(options, "are options, without which the question would be asked; expected an open question")
-    field = next((field for field in ("answer", "Answer") if field in row.values), None)
+    field = answer_field(row)
     if field is None:  # MATH's own files: the solution boxes it
         answer = extract(row.text("solution")) if row.has("solution") else None
         if answer is None and "solution" not in row.values:
             row.fail("answer", f"is missing, and so is solution; fields here: {', '.join(row.values)}")
         return None if answer is None else answer.text
-    if not row.has(field):
-        return None
-    value = row.value(field)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            row.fail(field, f"is {value}; expected a finite number")
-        return str(int(value)) if value == int(value) else str(value)
-    # GSM8K's own solutions end with "#### 1,234".
-    text = row.text(field).rpartition("####")[2].strip()
-    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) or None
+    return without_thousands(reference_of(row, field)) or None if row.has(field) else None
 
 
 def _from_gym(spec: str, limit: int | None, seed: int) -> Questions:
@@ -170,29 +159,22 @@ def _from_gym(spec: str, limit: int | None, seed: int) -> Questions:
     if count_text and not re.fullmatch(r"[1-9]\d*", count_text):
         raise ConfigError(f"{_GYM}{spec}: {count_text!r} is no count; expected {_GYM}NAME:COUNT")
     count = min(int(count_text or _GYM_QUESTIONS), limit or 10**9)
-    gym = import_optional("reasoning_gym", f"{_GYM}{spec} makes its questions")
-    try:
-        made = gym.create_dataset(name, size=count, seed=(seed + 1) * GYM_APART)
-        entries = [made[index] for index in range(count)]
-    except (AssertionError, TypeError, ValueError) as error:
-        raise ConfigError(f"{_GYM}{name} can't be made ({' '.join(str(error).split())})") from error
-    source = f"reasoning-gym {name}"
+    made = make_questions(name, size=count, seed=(seed + 1) * GYM_APART, called=f"{_GYM}{name}")
     questions = tuple(
         Question(
             id=f"{name}-{seed}-{index:05d}",
             text=entry["question"].strip(),
             reference=str(entry["answer"]),
-            source=source,
-            place=f"{source}, number {index}",
+            source=made.name,
+            place=f"{made.name}, number {index}",
         )
-        for index, entry in enumerate(entries, 1)
+        for index, entry in enumerate(made.entries, 1)
         if entry["answer"] is not None  # puzzles with many solutions name none
     )
-    said = json.dumps([[entry["question"], entry["answer"]] for entry in entries], ensure_ascii=False)
     entry = {
-        "name": source,
-        "sha256": hashlib.sha256(said.encode()).hexdigest(),
-        "version": version("reasoning-gym"),
+        "name": made.name,
+        "sha256": made.sha256,
+        "version": made.version,
         "rows": count,
         "seed": seed,
     }

@@ -26,7 +26,8 @@ from typing import Any, Final
 
 from edgereason.core.answers import extract
 from edgereason.core.chat import split_thinking
-from edgereason.data.rows import Role, Row, Rows, read_file, read_hub, turns
+from edgereason.data.questions import Role, turns
+from edgereason.data.rows import Row, Rows, read_file, read_hub
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder, model_entry, source_entry

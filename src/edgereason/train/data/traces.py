@@ -23,7 +23,8 @@ import numpy as np
 from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.core.chat import CLOSING, CLOSING_TAG, OPENING, ChatTemplate, Seams
 from edgereason.core.types import Message
-from edgereason.data.rows import Row, read_file, turns
+from edgereason.data.questions import id_of, turns
+from edgereason.data.rows import Row, read_file
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
 from edgereason.records.folder import RunFolder
@@ -163,10 +164,7 @@ def row_id(row: Row) -> str:
     Raises:
         ConfigError: the id is neither a text nor a whole number.
     """
-    if "id" not in row.values:
-        return f"{row.source}-{row.number:05d}"
-    value = row.value("id")
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text("id")
+    return id_of(row, "id") if "id" in row.values else f"{row.source}-{row.number:05d}"
 
 
 def without_opening(text: str) -> str:

@@ -25,7 +25,8 @@ from typing import Any, Self
 import numpy as np
 
 from edgereason.core.types import Message
-from edgereason.data.rows import Row, prompt_of, read_file
+from edgereason.data.questions import prompt_of
+from edgereason.data.rows import Row, read_file
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array

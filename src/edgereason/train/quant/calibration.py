@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.core.types import Message, Stop
-from edgereason.data.rows import Row, Rows, read_file, read_text, turns
+from edgereason.data.questions import turns
+from edgereason.data.rows import Row, Rows, read_file, read_text
 from edgereason.engine.base import Engine
 
 

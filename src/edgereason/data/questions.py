@@ -1,0 +1,134 @@
+"""What a row of a data set asks, which answer is right, and its id: read alike for training and evaluation.
+
+::
+
+    {question, answer: "… #### 1,234"}  GSM8K      ─┐
+    {problem, answer: 27.0, unique_id}  MATH, AMC   ├─→ question_of, reference_of, id_of
+    {Body, Question, Answer}            SVAMP      ─┘
+    {messages: [{role, content}, …]}               ───→ prompt_of, turns
+
+A field is known by its name, never by a file's. Each caller decides what it does with a row that has no
+answer or no id.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from edgereason.core.types import Message
+from edgereason.data.rows import Row
+
+_QUESTIONS: Final = ("question", "problem", "prompt", "Question")
+_ANSWERS: Final = ("answer", "Answer")
+
+Role = Literal["system", "user", "assistant"]
+ROLES: Final[Mapping[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant"}
+
+
+def prompt_of(row: Row) -> tuple[Message, ...]:
+    """What a row asks: its `messages`, which end with the user's, or else its question.
+
+    Raises:
+        ConfigError: it has none, or has options that are not in its text; the message names file and line.
+    """
+    if "messages" not in row.values:
+        if row.has("choices"):
+            row.fail("choices", "are not in the question; expected a prompt that spells them out")
+        return (Message("user", question_of(row)),)
+    messages = turns(row, "messages")
+    if messages[-1].role != "user":
+        row.fail("messages", "end with another's turn; expected the user's last")
+    return messages
+
+
+def question_of(row: Row) -> str:
+    """The question of a row of whatever data set, such as GSM8K, MATH, SVAMP and HumanEval.
+
+    Raises:
+        ConfigError: it has none; the message names file and line.
+    """
+    if "Body" in row.values:  # SVAMP: the story, and what is asked about it
+        body = row.text("Body").strip()
+        return f"{body if body[-1] in '.?!,;:' else f'{body}.'} {row.text('Question').strip()}"
+    return row.text(next((f for f in _QUESTIONS if f in row.values), _QUESTIONS[0])).strip()
+
+
+def turns(
+    row: Row,
+    field: str,
+    *,
+    role: str = "role",
+    content: str = "content",
+    roles: Mapping[str, Role] = ROLES,
+) -> tuple[Message, ...]:
+    """The turns of a conversation, at least one.
+
+    Args:
+        row: has the conversation.
+        field: which holds it, as a list of objects.
+        role: key of who speaks.
+        content: key of what is said.
+        roles: the source's names of roles, and ours.
+
+    Raises:
+        ConfigError: it is none, a turn is blank, or somebody unknown speaks.
+    """
+    found = row.value(field)
+    if not isinstance(found, list | tuple) or not found:
+        row.fail(field, "is no conversation; expected a list of turns")
+    messages = []
+    for index, turn in enumerate(found):
+        place = f"{field}[{index}]"
+        if not isinstance(turn, Mapping):
+            row.fail(place, f"is no turn; expected an object with {role} and {content}")
+        inner = Row(row.source, row.number, {f"{place}.{key}": value for key, value in turn.items()})
+        speaker = inner.text(f"{place}.{role}")
+        if speaker not in roles:
+            row.fail(f"{place}.{role}", f"is {speaker!r}; expected {', '.join(roles)}")
+        messages.append(Message(role=roles[speaker], content=inner.text(f"{place}.{content}")))
+    return tuple(messages)
+
+
+def answer_field(row: Row) -> str | None:
+    """The field that holds the row's answer, if there is one."""
+    return next((field for field in _ANSWERS if field in row.values), None)
+
+
+def reference_of(row: Row, field: str) -> str:
+    """The right answer that a field states; "" if nothing stands behind GSM8K's "####".
+
+    A number is written without a fraction that is zero: 27.0 is "27". Of a solution that ends with
+    "#### 1,234", the answer is "1234".
+
+    Args:
+        row: has the answer.
+        field: which holds it, a text or a number.
+
+    Raises:
+        ConfigError: it is missing, blank, of another type, or not a finite number.
+    """
+    value = row.value(field)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            row.fail(field, f"is {value}; expected a finite number")
+        return str(int(value)) if value == int(value) else str(value)
+    text = row.text(field).strip()
+    return without_thousands(text.rpartition("####")[2].strip()) if "####" in text else text
+
+
+def without_thousands(text: str) -> str:
+    """A text whose numbers have no separators of thousands: "1,234,567" is "1234567"; "1,23" stays."""
+    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+
+
+def id_of(row: Row, field: str) -> str:
+    """The id that a field holds.
+
+    Raises:
+        ConfigError: it is neither a text nor a whole number.
+    """
+    value = row.value(field)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text(field)
