@@ -20,7 +20,7 @@ import typing
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from edgereason.errors import ConfigError, EdgeReasonError
 
@@ -129,21 +129,32 @@ def read_value(hint: Any, value: Any, where: str, error: type[EdgeReasonError] =
     return value
 
 
-def read_tables(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """A TOML file whose every table is a dataclass; a table that is left out has its defaults.
+class TomlTables:
+    """Base of a frozen dataclass that is a whole TOML file: every field is a dataclass, and a table there."""
 
-    Args:
-        path: the file.
-        kinds: dataclasses by the names of their tables.
+    __slots__ = ()
 
-    Raises:
-        ConfigError: it can't be read, a table or setting is unknown, or a value is wrong.
-    """
-    tables = read_toml(path)
-    for name in tables:
-        if name not in kinds:
-            raise ConfigError(f"{path.name} has an unknown table [{name}]: {nearest(name, kinds)}")
-    return {name: parse(kind, tables.get(name, {}), f"{path.name} [{name}]") for name, kind in kinds.items()}
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a TOML file; a table that is left out has its defaults.
+
+        Raises:
+            ConfigError: it can't be read, a table or setting is unknown, or a value is wrong.
+        """
+        kinds, tables = typing.get_type_hints(cls), read_toml(path)
+        for name in tables:
+            if name not in kinds:
+                raise ConfigError(f"{path.name} has an unknown table [{name}]: {nearest(name, kinds)}")
+        return cls(
+            **{
+                name: parse(kind, tables.get(name, {}), f"{path.name} [{name}]")
+                for name, kind in kinds.items()
+            }
+        )
+
+    def to_tables(self) -> dict[str, dict[str, Any]]:
+        """The resolved settings, as TOML spells them."""
+        return {name: to_table(getattr(self, name)) for name in typing.get_type_hints(type(self))}
 
 
 def to_table(config: object) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 import tomli_w
 
-from edgereason.config import parse, read_toml, to_table
+from edgereason.config import TomlTables, parse, read_toml, to_table
 from edgereason.errors import ConfigError
 
 
@@ -76,3 +76,47 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
     path.write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"broken\.toml is not TOML"):
         read_toml(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    seed: int = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File(TomlTables):
+    one: Settings
+    other: Rest = field(default_factory=Rest)
+
+    @property
+    def not_a_table(self) -> str:
+        return "said of the tables"
+
+
+def test_a_file_is_a_dataclass_of_tables_and_what_is_left_out_has_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[one]\nname = "a"\nsteps = 3\n')
+    file = File.read(path)
+    assert file == File(one=Settings(name="a", steps=3), other=Rest(seed=7))
+    assert file.to_tables()["other"] == {"seed": 7}
+    path.write_text(tomli_w.dumps(file.to_tables()))
+    assert File.read(path) == file
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "[one]\nname = 'a'\n[othre]\nseed = 1",
+            r"recipe.toml has an unknown table \[othre\]: did you mean 'other'",
+        ),
+        ("[one]\nname = 'a'\n[other]\nsed = 1", r"recipe.toml \[other\] has no setting 'sed'"),
+        ("[other]\nseed = 1", r"recipe.toml \[one\] lacks name"),
+    ],
+)
+def test_a_table_or_setting_that_does_not_fit_is_named_with_its_file(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        File.read(tmp_path / "recipe.toml")

@@ -25,14 +25,14 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from edgereason.config import read_tables, to_table
+from edgereason.config import TomlTables
 from edgereason.errors import ConfigError
 from edgereason.records.context import Progress, RunContext
 from edgereason.records.folder import RECIPE, RunFolder
@@ -75,27 +75,13 @@ class BudgetsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GrpoRecipe:
+class GrpoRecipe(TomlTables):
     """Everything that decides what is learned, but problems, the adapter to begin with, and the base."""
 
     base: BaseConfig
     budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     training: GrpoConfig = field(default_factory=GrpoConfig)
-
-    @classmethod
-    def read(cls, path: Path) -> GrpoRecipe:
-        """Reads a TOML file.
-
-        Raises:
-            ConfigError: a table or setting that is not understood, or out of range.
-        """
-        kinds = {"base": BaseConfig, "budgets": BudgetsConfig, "reward": RewardConfig, "training": GrpoConfig}
-        return cls(**read_tables(path, kinds))
-
-    def to_tables(self) -> dict[str, dict[str, Any]]:
-        """The resolved recipe, as TOML spells it."""
-        return {one.name: to_table(getattr(self, one.name)) for one in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -30,7 +30,7 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedModel
 
-from edgereason.config import read_tables, to_table
+from edgereason.config import TomlTables
 from edgereason.errors import ConfigError
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RECIPE, RunFolder
@@ -80,27 +80,13 @@ class TorchBase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SftRecipe:
+class SftRecipe(TomlTables):
     """Everything that decides what is learned, but the examples and the base's weights."""
 
     base: BaseConfig
     lora: LoraSettings = field(default_factory=LoraSettings)
     hints: HintConfig = field(default_factory=HintConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
-
-    @classmethod
-    def read(cls, path: Path) -> SftRecipe:
-        """Reads a TOML file.
-
-        Raises:
-            ConfigError: a table or setting that is not understood, or out of range.
-        """
-        kinds = {"base": BaseConfig, "lora": LoraSettings, "hints": HintConfig, "training": TrainConfig}
-        return cls(**read_tables(path, kinds))
-
-    def to_tables(self) -> dict[str, dict[str, Any]]:
-        """The resolved recipe, as TOML spells it."""
-        return {one.name: to_table(getattr(self, one.name)) for one in fields(self)}
 
 
 def sft(

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from edgereason.config import read_tables, to_table
+from edgereason.config import TomlTables
 from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError
@@ -91,7 +91,7 @@ class QuantizedBaseConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(TomlTables):
     """Everything that decides which bytes a base has, but the teacher's weights and the text.
 
     ::
@@ -110,27 +110,6 @@ class Recipe:
     corrections: CorrectionConfig = field(default_factory=CorrectionConfig)
     local: LocalConfig = field(default_factory=LocalConfig)
     end_to_end: EndToEndConfig = field(default_factory=EndToEndConfig)
-
-    @classmethod
-    def read(cls, path: Path) -> Recipe:
-        """Reads a TOML file.
-
-        Raises:
-            ConfigError: a table or setting that is not understood, or out of range.
-        """
-        kinds = {
-            "base": QuantizedBaseConfig,
-            "storage": StorageConfig,
-            "transforms": TransformConfig,
-            "corrections": CorrectionConfig,
-            "local": LocalConfig,
-            "end_to_end": EndToEndConfig,
-        }
-        return cls(**read_tables(path, kinds))
-
-    def to_tables(self) -> dict[str, dict[str, Any]]:
-        """The resolved recipe, as TOML spells it."""
-        return {one.name: to_table(getattr(self, one.name)) for one in fields(self)}
 
     @property
     def sha256(self) -> str:
