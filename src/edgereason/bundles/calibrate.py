@@ -30,7 +30,8 @@ from edgereason.bundles.card import CARD, render_card
 from edgereason.bundles.results import RecordFile, read_record, results_of
 from edgereason.core.bundle import Bundle, Part, file_sha256, write_atomically
 from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request
-from edgereason.data.rows import Rows, prompt_of, read_file
+from edgereason.data.questions import prompt_of
+from edgereason.data.rows import Rows, read_file
 from edgereason.errors import BundleError, ConfigError, ContextOverflow
 from edgereason.evals.curves.threshold import threshold_curve
 from edgereason.evals.evaluate import EvalConfig

@@ -23,8 +23,8 @@ from edgereason.engine.base import Adapter, Engine, ModelInfo
 from edgereason.errors import EdgeReasonError, RequestError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
-from edgereason.hub.fingerprint import fingerprint
 from edgereason.hub.catalog import DEFAULT_BUNDLE, bundle_folder
+from edgereason.hub.fingerprint import fingerprint
 from edgereason.hub.locate import base_file
 from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
