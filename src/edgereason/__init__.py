@@ -15,42 +15,116 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgereason.core.types import Budget, Message, Request, Response, Sampling
-    from edgereason.errors import EdgeReasonError
-    from edgereason.reasoning.async_model import AsyncModel
+    from edgereason.core.bundle import Bundle
+    from edgereason.core.types import (
+        Budget,
+        Candidate,
+        Effort,
+        Message,
+        Mode,
+        Request,
+        Response,
+        Route,
+        Sampling,
+        Stop,
+        Timing,
+        Trace,
+        Usage,
+        Vote,
+    )
+    from edgereason.engine.scripted import ScriptedEngine
+    from edgereason.errors import (
+        AdapterCrossing,
+        BundleError,
+        ConfigError,
+        ContextOverflow,
+        EdgeReasonError,
+        EngineError,
+        ModelFileError,
+        NoRoomNow,
+        PullError,
+        RequestError,
+        TrainingError,
+    )
+    from edgereason.reasoning.async_model import AsyncEvents, AsyncModel, AsyncSession
+    from edgereason.reasoning.control import Phase
+    from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied, Text
     from edgereason.reasoning.model import Model, load
+    from edgereason.reasoning.request import AskOptions
+    from edgereason.reasoning.runs import Events
     from edgereason.reasoning.session import Session
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdapterCrossing",
+    "Answered",
+    "AskOptions",
+    "AsyncEvents",
     "AsyncModel",
+    "AsyncSession",
     "Budget",
+    "Bundle",
+    "BundleError",
+    "Candidate",
+    "ConfigError",
+    "ContextOverflow",
     "EdgeReasonError",
+    "Effort",
+    "Ended",
+    "EngineError",
+    "Event",
+    "Events",
     "Message",
+    "Mode",
     "Model",
+    "ModelFileError",
+    "NoRoomNow",
+    "Notice",
+    "Phase",
+    "PullError",
     "Request",
+    "RequestError",
     "Response",
+    "Route",
+    "Routed",
     "Sampling",
+    "ScriptedEngine",
     "Session",
+    "Stop",
+    "Tallied",
+    "Text",
+    "Timing",
+    "Trace",
+    "TrainingError",
+    "Usage",
+    "Vote",
     "__version__",
     "load",
 ]
 
-_HOMES = {
-    "AsyncModel": "reasoning.async_model",
-    "Budget": "core.types",
-    "EdgeReasonError": "errors",
-    "Message": "core.types",
-    "Model": "reasoning.model",
-    "Request": "core.types",
-    "Response": "core.types",
-    "Sampling": "core.types",
-    "Session": "reasoning.session",
-    "load": "reasoning.model",
+_MODULES = {
+    "core.bundle": "Bundle",
+    "core.types": "Budget Candidate Effort Message Mode Request Response Route Sampling Stop Timing Trace "
+    "Usage Vote",
+    "engine.scripted": "ScriptedEngine",
+    "errors": "AdapterCrossing BundleError ConfigError ContextOverflow EdgeReasonError EngineError "
+    "ModelFileError NoRoomNow PullError RequestError TrainingError",
+    "reasoning.async_model": "AsyncEvents AsyncModel AsyncSession",
+    "reasoning.control": "Phase",
+    "reasoning.events": "Answered Ended Event Notice Routed Tallied Text",
+    "reasoning.model": "Model load",
+    "reasoning.request": "AskOptions",
+    "reasoning.runs": "Events",
+    "reasoning.session": "Session",
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'edgereason' has no attribute {name!r}")
     return getattr(importlib.import_module(f"edgereason.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

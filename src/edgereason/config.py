@@ -178,8 +178,13 @@ def require_at_least_one(**values: int | None) -> None:
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """What to say of a name that is not known: the nearest that is, and all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.5)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
+    near = closest(name, known)
+    return ("" if near is None else f"did you mean {near!r}? ") + f"known: {', '.join(known)}"
+
+
+def closest(name: str, known: typing.Iterable[str]) -> str | None:
+    """The known name that an unknown one is nearest to; None if none is near."""
+    return next(iter(difflib.get_close_matches(name.casefold(), list(known), n=1, cutoff=0.5)), None)
 
 
 def _plain(value: Any) -> Any:

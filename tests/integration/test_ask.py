@@ -18,9 +18,10 @@ from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError, ContextOverflow, RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Ended
-from edgereason.reasoning.model import Model, describe_base, last_response, make_request
+from edgereason.reasoning.model import Model, describe_base
 from edgereason.reasoning.pipeline import Pipeline
-from edgereason.reasoning.runs import drive, drive_many
+from edgereason.reasoning.request import make_request
+from edgereason.reasoning.runs import drive, drive_many, last_response
 
 pytestmark = pytest.mark.model
 QUESTION = "Tom has 3 apples and buys 5 more. How many apples does Tom have?"

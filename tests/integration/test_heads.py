@@ -21,7 +21,8 @@ from edgereason.heads.file import Heads, read_heads, write_heads
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 from edgereason.heads.weights import Storage
-from edgereason.reasoning.model import Model, describe_base, last_response
+from edgereason.reasoning.model import Model, describe_base
+from edgereason.reasoning.runs import last_response
 from edgereason.records.context import RunContext
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.generate import sample_seed

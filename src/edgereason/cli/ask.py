@@ -68,7 +68,7 @@ def ask(
     from edgereason.cli.question import checked, read_question
     from edgereason.cli.source import find, require_one
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
-    from edgereason.reasoning.model import make_request
+    from edgereason.reasoning.request import make_request
 
     require_one(bundle, model, base)
     options = given(

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from edgereason.cli.chat_commands import Talk
     from edgereason.core.types import Response
     from edgereason.reasoning.events import Event
-    from edgereason.reasoning.model import AskOptions, Model
+    from edgereason.reasoning.model import Model
+    from edgereason.reasoning.request import AskOptions
 
 _PROMPT: Final = "› "
 _INTERRUPTED: Final = 130
@@ -68,7 +69,7 @@ def chat(
     from edgereason.cli.question import checked
     from edgereason.cli.source import find, require_one
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
-    from edgereason.reasoning.model import make_request
+    from edgereason.reasoning.request import make_request
 
     if sys.stdin is None:
         raise typer.BadParameter("there is nothing to read questions from", param_hint="standard input")

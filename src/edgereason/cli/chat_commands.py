@@ -23,8 +23,10 @@ from typing import Any, Final, cast
 from edgereason.cli.question import checked
 from edgereason.core.types import Effort, Message, Mode, Response, Stop
 from edgereason.errors import RequestError
-from edgereason.reasoning.events import Event
-from edgereason.reasoning.model import AskOptions, Model, make_request
+from edgereason.reasoning.events import Event, Notice
+from edgereason.reasoning.model import Model
+from edgereason.reasoning.request import AskOptions, make_request
+from edgereason.reasoning.runs import Events
 
 Show = Callable[[Iterator[Event]], Response]
 """Lets an answer happen in view of the user."""
@@ -61,6 +63,7 @@ class Talk:
         self._say = say
         self._should_stop: Callable[[], bool] = lambda: False
         self._session = model.session(system=self._system)
+        self._noticed: set[str] = set()
         self.is_over = False
 
     def take(self, line: str, should_stop: Callable[[], bool]) -> None:
@@ -89,12 +92,22 @@ class Talk:
     def _ask(self, question: str, options: AskOptions) -> None:
         self._answer(self._session.stream(question, should_stop=self._should_stop, **options))
 
-    def _answer(self, events: Iterator[Event]) -> None:
-        response = self._show(events)
+    def _answer(self, events: Events) -> None:
+        with events:
+            response = self._show(self._without_old_notices(events))
         if response.stop is Stop.CANCELLED:
             self._say("stopped, so that the answer is no part of the conversation")
         else:
             self._asked_with = self._options
+
+    def _without_old_notices(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The events, each notice once in a conversation: the library has it with every answer."""
+        for event in events:
+            if isinstance(event, Notice):
+                if event.text in self._noticed:
+                    continue
+                self._noticed.add(event.text)
+            yield event
 
     def _think(self, question: str) -> None:
         options = _thinking(self._options)

@@ -15,7 +15,7 @@ import typer
 from edgereason.core.types import Effort, Mode, Vote
 
 if TYPE_CHECKING:
-    from edgereason.reasoning.model import AskOptions
+    from edgereason.reasoning.request import AskOptions
 
 
 class KV(StrEnum):

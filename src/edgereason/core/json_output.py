@@ -27,6 +27,7 @@ def to_json(response: Response, *, model: str, limit_tokens: int) -> dict[str, A
         "text": response.text,
         "thinking": response.thinking,
         "stop": response.stop.value,
+        "finish_reason": response.finish_reason,
         "seed": response.seed,
         "budget": limit_tokens,
         "usage": {

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Any, Final, Literal, get_args
 
+from edgereason.core.checks import (
+    member,
+    refusal,
+    refusing_unknown_fields,
+    require,
+    require_int,
+    require_one_of,
+    require_text,
+)
 from edgereason.errors import RequestError
 
 MAX_STREAMS: Final = 64
@@ -25,6 +34,10 @@ _BUDGET: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s?)\s*", re.ASCII)
 
 DEFAULT_CHAT_TOKENS: Final = 1024
 """Cap on a chat answer when the caller names none: a small model that rambles must end somewhere."""
+
+
+FinishReason = Literal["stop", "length"]
+"""Why an answer ended, in the words of OpenAI's protocol; see `Stop.finish_reason`."""
 
 
 class Mode(StrEnum):
@@ -59,8 +72,17 @@ class Stop(StrEnum):
     """The budget closed the stream by force."""
     LENGTH = "length"
     """`max_tokens` or the context ended it."""
+    STOP_STRING = "stop_string"
+    """A stop string ended the answer, which ends before it."""
     CANCELLED = "cancelled"
     """The caller, or a vote already decided, ended it."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """The same in the words of OpenAI's protocol; None for *cancelled*, which never finished."""
+        if self is Stop.CANCELLED:
+            return None
+        return "length" if self in (Stop.BUDGET, Stop.LENGTH) else "stop"
 
 
 class Effort(StrEnum):
@@ -112,14 +134,27 @@ def effort_tokens(effort: Effort, buckets: Sequence[int] = ()) -> int | None:
     return limits[place] if place < len(limits) else max(limit_tokens, limits[-1])
 
 
+Role = Literal["system", "user", "assistant"]
+
+
+@refusing_unknown_fields
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
 
-    role: Literal["system", "user", "assistant"]
+    Raises:
+        RequestError: the role is not one of the three, or the content is not a text.
+    """
+
+    role: Role
     content: str
 
+    def __post_init__(self) -> None:
+        require_one_of("a message's role", self.role, get_args(Role))
+        require_text("a message's content", self.content)
 
+
+@refusing_unknown_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What one stream may spend, in tokens, in seconds, or in both; the first to run out counts.
@@ -140,6 +175,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.limit_tokens is None and self.limit_s is None:
             raise RequestError("a budget needs a limit: give tokens, as 400, or seconds, as 5s")
+        if self.limit_tokens is not None:
+            require("a budget's limit_tokens", self.limit_tokens, int)
+        if self.limit_s is not None:
+            require("a budget's limit_s", self.limit_s, float)
         if self.limit_tokens is not None and self.limit_tokens < self.MIN_LIMIT_TOKENS:
             raise RequestError(
                 f"a budget of {self.limit_tokens} tokens is too small: the closing and the answer need "
@@ -155,7 +194,7 @@ class Budget:
         Raises:
             RequestError: it is neither, or out of range.
         """
-        if (found := _BUDGET.fullmatch(text)) is None:
+        if not isinstance(text, str) or (found := _BUDGET.fullmatch(text)) is None:
             raise RequestError(f"a budget must be tokens, as 400, or seconds, as 5s; got {text!r}")
         number, seconds = found.groups()
         if seconds:
@@ -164,12 +203,28 @@ class Budget:
             raise RequestError(f"a budget in tokens must be a whole number, got {text!r}; seconds end in s")
         return cls(limit_tokens=int(number))
 
+    @classmethod
+    def of(cls, value: int | str | Budget) -> Budget:
+        """A budget as callers give it: tokens, seconds as "5s", or one that is made already.
+
+        Raises:
+            RequestError: it is none of these, or out of range.
+        """
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, str):
+            return cls.parse(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise refusal("budget", "must be tokens, as 400, seconds, as '5s', or a Budget", value)
+        return cls(limit_tokens=value)
+
 
 def reserve_tokens(limit_tokens: int) -> int:
     """An eighth of the limit, at least 24 and at most 64."""
     return min(64, max(24, limit_tokens // 8))
 
 
+@refusing_unknown_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How tokens are drawn, in this order: `top_k`, `temperature`, `top_p`, `min_p`.
@@ -183,6 +238,9 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
+        require("top_k", self.top_k, int)
+        for name in ("temperature", "top_p", "min_p"):
+            require(name, getattr(self, name), float)
         if not 0.0 <= self.temperature <= 5.0:
             raise RequestError(f"temperature must be between 0 and 5, got {self.temperature:g}")
         if self.top_k < 0:
@@ -198,13 +256,20 @@ class Sampling:
         return self.temperature > 0 and not self.top_k and self.top_p == 1 and not self.min_p
 
 
+@refusing_unknown_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a caller asks.
 
     An explicit `budget` wins over `effort`; effort `none` is the chat route whatever the mode. Stream i
     draws with seed `seed + i`. `max_tokens` caps a chat answer, and a thinking stream too where it is
-    lower than the budget. `vote` None is weighted where a verifier head is loaded, else majority.
+    lower than the budget. `vote` None is weighted where a verifier head is loaded, else majority. An answer
+    ends before the first of its `stop` strings.
+
+    Plain values are taken for enumerations and budgets: "think" for `Mode.THINK`, 200 or "5s" for a `Budget`.
+
+    Raises:
+        RequestError: a value is of another type, out of range, or not among those allowed.
     """
 
     messages: tuple[Message, ...]
@@ -216,20 +281,33 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
     stop_early: bool = True
     want_logprobs: bool = False
 
     def __post_init__(self) -> None:
+        self._become("messages", as_messages("messages", self.messages))
         if not self.messages or self.messages[-1].role != "user":
             raise RequestError("a request needs messages, the last of them from the user")
         if not self.messages[-1].content.strip():
             raise RequestError("the question is empty")
-        if not 1 <= self.streams <= MAX_STREAMS:
-            raise RequestError(f"streams must be between 1 and {MAX_STREAMS}, got {self.streams}")
-        if not 0 <= self.seed < 2**31:
-            raise RequestError(f"seed must be between 0 and 2147483647, got {self.seed}")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise RequestError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        self._become("mode", member(Mode, "mode", self.mode))
+        self._become("effort", member(Effort, "effort", self.effort))
+        if self.budget is not None:
+            self._become("budget", Budget.of(self.budget))
+        if self.vote is not None:
+            self._become("vote", member(Vote, "vote", self.vote))
+        require("sampling", self.sampling, Sampling)
+        require_int("streams", self.streams, least=1, most=MAX_STREAMS)
+        require_int("seed", self.seed, least=0, most=2**31 - 1)
+        if self.max_tokens is not None:
+            require_int("max_tokens", self.max_tokens, least=1)
+        self._become("stop", _as_stop_strings(self.stop))
+        require("stop_early", self.stop_early, bool)
+        require("want_logprobs", self.want_logprobs, bool)
+
+    def _become(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     def think_budget(self, buckets: Sequence[int] = ()) -> Budget | None:
         """The budget of one thinking stream; `None` when the effort asks for no thinking.
@@ -248,13 +326,42 @@ class Request:
         return self.messages[-1].content
 
 
+def as_messages(name: str, value: object, expected: str = "a sequence of Message") -> tuple[Message, ...]:
+    """A conversation that a caller gave, in order.
+
+    Args:
+        name: what it is called in the error.
+        value: what was given.
+        expected: what it may be, for the error.
+
+    Raises:
+        RequestError: it is not a sequence of messages.
+    """
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        messages = tuple(value)
+        if all(isinstance(message, Message) for message in messages):
+            return messages
+    raise refusal(name, f"must be {expected}", value)
+
+
+def _as_stop_strings(value: Any) -> tuple[str, ...]:
+    strings = (value,) if isinstance(value, str) else value
+    if not isinstance(strings, Sequence) or isinstance(strings, bytes):
+        raise refusal("stop", "must be one text or several", value)
+    for string in strings:
+        require_text("a stop string", string)
+        if not string:
+            raise RequestError("a stop string must not be empty")
+    return tuple(strings)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """What one stream produced.
 
     `thinking` excludes opening, hint, lead-in and closing; `text` is what follows the closing, the forced
-    stub included (the whole output on the chat route). Token counts follow the budget's: the closing
-    counts as thinking, the stub as answer, the end of turn as neither.
+    stub included (the whole output on the chat route), up to a stop string. Token counts follow the budget's:
+    the closing counts as thinking, stub and stop string as answer, the end of turn as neither.
     """
 
     index: int
@@ -338,3 +445,12 @@ class Response:
     candidates: tuple[Candidate, ...]
     winner: int | None
     notices: tuple[str, ...] = ()
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the answer ended, in the words of OpenAI's protocol; see `Stop.finish_reason`.
+
+        "stop": the model ended, or a stop string did. "length": the budget closed thinking or answer, or
+        `max_tokens` or the context ended it. None: the caller stopped it.
+        """
+        return self.stop.finish_reason

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ import numpy.typing as npt
 from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Sampling
 from edgereason.errors import AdapterCrossing, EngineError
+
+KvType = Literal["f16", "q8_0"]
+"""Types that the KV cache may have."""
 
 States = npt.NDArray[np.float32]
 """Hidden states, one row a token: (T, H) float32."""

@@ -29,6 +29,7 @@ from edgereason.engine import native
 from edgereason.engine.base import (
     Adapter,
     Feed,
+    KvType,
     ModelInfo,
     Reservation,
     Sampled,
@@ -46,7 +47,6 @@ from edgereason.engine.native import C, fail
 from edgereason.engine.params import (
     BATCH_TOKENS,
     MIN_SEQUENCES,
-    KvType,
     context_params,
     describe,
     round_up,

@@ -6,14 +6,13 @@ Knows llama.cpp's parameters and metadata keys; holds no handle and decides noth
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from edgereason.engine import native
-from edgereason.engine.base import ModelInfo
+from edgereason.engine.base import KvType, ModelInfo
 from edgereason.engine.cells import Ledger
 from edgereason.engine.native import C
 
-KvType = Literal["f16", "q8_0"]
 _KV_TYPES: Final[dict[KvType, tuple[int, float]]] = {"f16": (1, 2.0), "q8_0": (8, 34 / 32)}
 """ggml type number and bytes an element."""
 

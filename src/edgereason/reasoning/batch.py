@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
 from edgereason.heads.verifier import TraceMean
-from edgereason.reasoning.control import Control, Phase
+from edgereason.reasoning.control import Control, Phase, StopStrings
 from edgereason.reasoning.pace import Pace
 
 
@@ -34,9 +34,10 @@ class Stream:
         unencoded: tokens said that the engine has not encoded yet; a verifier's prompt goes after them.
         token_ids: everything said, sampled or forced, without the end of turn.
         forced: which of them were forced.
-        text: everything said, as text.
+        text: everything said, as text, up to a stop string.
         end: the draw that ended the turn; None while it runs, and where it was cut.
         means: take in the states of what it says, where a verifier reads them.
+        stops: strings that end its answer.
     """
 
     index: int
@@ -46,6 +47,7 @@ class Stream:
     control: Control
     want_logprobs: bool = False
     means: TraceMean | None = None
+    stops: StopStrings = field(default_factory=StopStrings)
     unencoded: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
@@ -99,7 +101,9 @@ class Stream:
             self._say([], phase, self._decoder.flush(), forced=True)
         for piece_of in verdict.forced:
             self._say(list(piece_of.ids), piece_of.phase, piece_of.text, forced=True)
-        if verdict.done:
+        if self.stops.is_found:
+            self.control.stop = Stop.STOP_STRING
+        if verdict.done or self.stops.is_found:
             self.end = drawn if is_end else None
             self._end()
 
@@ -137,6 +141,9 @@ class Stream:
         self.unencoded += tokens
         self.token_ids += tokens
         self.forced += [forced] * len(tokens)
+        self._tell(phase, self.stops.push(text))
+
+    def _tell(self, phase: Phase, text: str) -> None:
         self.text += text
         if text:
             self._news.append((phase, text))
@@ -144,6 +151,7 @@ class Stream:
     def _end(self) -> None:
         self.is_running = False
         self._say([], self.control.phase, self._decoder.flush(), forced=False)
+        self._tell(self.control.phase, self.stops.flush())
         self.sampler.close()
 
 

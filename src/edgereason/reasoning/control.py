@@ -20,6 +20,7 @@ Source: DESIGN, Seams and Budgets. The paper cuts at the limit and appends the s
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -248,6 +249,69 @@ class ThinkControl:
 
     def _is_inside_line(self) -> bool:
         return self._mid_character or (bool(self._text) and not self._text.endswith("\n"))
+
+
+class StopStrings:
+    """Lets a stream's text through until its answer has come to a stop string, which it keeps back.
+
+    What may be the beginning of a stop string is held until more is known. Of several strings the one that
+    is complete first counts; of those that end with the same character, the longest. So it makes no
+    difference in which pieces the text comes. Forced text is searched as well; thinking is not, nor are the
+    line breaks that belong to the closing.
+
+    Args:
+        strings: none of them empty.
+        thinks: whether the text begins with thinking.
+    """
+
+    def __init__(self, strings: Sequence[str] = (), *, thinks: bool = False) -> None:
+        self._strings = strings
+        self._is_thinking = thinks
+        self._skips_breaks = thinks
+        self._tail = ""
+        self.is_found = False
+
+    def push(self, text: str) -> str:
+        """What can be said for certain, now that `text` has come."""
+        if not self._strings or self.is_found:
+            return "" if self.is_found else text
+        if not self._is_thinking:
+            return self._of_answer(text)
+        thinking, tag, answer = (self._tail + text).partition(CLOSING_TAG)
+        if not tag:  # it may begin in any of the tokens before: look back by its length
+            self._tail = thinking[-len(CLOSING_TAG) + 1 :]
+            return text
+        self._is_thinking, self._tail = False, ""
+        return text.removesuffix(answer) + self._of_answer(answer)
+
+    def flush(self) -> str:
+        """What was held back, now that nothing comes any more."""
+        held = "" if self._is_thinking else self._tail
+        self._tail = ""
+        return held
+
+    def _of_answer(self, text: str) -> str:
+        if self._skips_breaks:
+            answer = text.lstrip("\n")
+            self._skips_breaks = not answer
+            return text.removesuffix(answer) + self._of_answer(answer) if answer else text
+        text, self._tail = self._tail + text, ""
+        found = [
+            (text.index(string) + len(string), -len(string)) for string in self._strings if string in text
+        ]
+        if found:
+            self.is_found = True
+            end, length = min(found)
+            return text[: end + length]
+        held = max(_overlap(text, string) for string in self._strings)
+        self._tail = text[len(text) - held :]
+        return text[: len(text) - held]
+
+
+def _overlap(text: str, string: str) -> int:
+    """Length of the longest end of `text` that `string` begins with, and goes on after."""
+    most = min(len(text), len(string) - 1)
+    return next((length for length in range(most, 0, -1) if text.endswith(string[:length])), 0)
 
 
 def reserve(seams: Seams, limit_tokens: int) -> int:

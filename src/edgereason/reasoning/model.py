@@ -9,17 +9,17 @@ request is answered is the pipeline's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from copy import copy
-from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import Self, TypedDict, Unpack, get_args
 
 from edgereason.core.bundle import MANIFEST, Base, Bundle
 from edgereason.core.chat import CLOSING, OPENING
-from edgereason.core.types import Budget, Effort, Message, Mode, Request, Response, Sampling, Vote
-from edgereason.engine.base import Adapter, Engine, ModelInfo
+from edgereason.core.checks import refusing_unknown, require, require_function, require_int, require_one_of
+from edgereason.core.types import Message, Request, Response, as_messages
+from edgereason.engine.base import Adapter, Engine, KvType, ModelInfo
 from edgereason.errors import EdgeReasonError, RequestError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
@@ -28,41 +28,25 @@ from edgereason.hub.fingerprint import fingerprint
 from edgereason.hub.locate import base_file
 from edgereason.hub.pull import Progress, resolve
 from edgereason.reasoning.batch import Batch
-from edgereason.reasoning.events import Answered, Event
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.prompt_cache import Origin
-from edgereason.reasoning.runs import drive
-
-if TYPE_CHECKING:
-    from edgereason.reasoning.session import Session
-
-E = TypeVar("E", bound=StrEnum)
+from edgereason.reasoning.request import AskOptions, make_request
+from edgereason.reasoning.runs import Events, drive, last_response
+from edgereason.reasoning.session import Session
 
 
-class AskOptions(TypedDict, total=False):
-    """How a question is to be answered; every option may be left out.
+class LoadOptions(TypedDict, total=False):
+    """The keywords of `load`, for those that pass them on."""
 
-    Attributes:
-        mode: "chat", "think" or "auto" (the switcher decides; without one, it thinks).
-        budget: most tokens that a stream may spend, or seconds for it all as "5s"; wins over `effort`.
-        effort: a budget by name; "none" is chat.
-        streams: how many streams think in parallel.
-        vote: "majority", "weighted" or "best"; by default weighted if a verifier is loaded.
-        temperature: 0 for greedy; by default 0.7.
-        seed: stream i draws with seed + i, and ties are broken by it; by default 0.
-        max_tokens: caps a chat answer, and a thinking stream where it is below the budget.
-        system: a system message put before the conversation.
-    """
-
-    mode: Mode | str
-    budget: int | str | None
-    effort: Effort | str
-    streams: int
-    vote: Vote | str | None
-    temperature: float | None
-    seed: int
-    max_tokens: int | None
-    system: str | None
+    base: str | Path | None
+    threads: int | None
+    kv: KvType
+    context_tokens: int | None
+    shares_cells: bool
+    use_heads: bool
+    allow_mirror: bool
+    progress: Callable[[Progress], None] | None
+    notice: Callable[[str], None] | None
 
 
 class Model:
@@ -83,6 +67,10 @@ class Model:
         switcher: Switcher | None = None,
         verifier: Verifier | None = None,
     ) -> None:
+        if isinstance(engine, str | Path):
+            raise RequestError(
+                f"a model is made of an engine: for a file or a name, edgereason.load({engine!r})"
+            )
         self._engine = engine
         self._bundle = bundle
         self._adapter = _load_adapter(engine, bundle)
@@ -137,7 +125,7 @@ class Model:
         """Answers a question, or a conversation whose last message is the user's; see `AskOptions`.
 
         Raises:
-            RequestError: something is out of range, or the prompt does not fit (`ContextOverflow`).
+            RequestError: an option can't be used, or the prompt does not fit (`ContextOverflow`).
         """
         return last_response(self.run(make_request(question, **options)))
 
@@ -147,18 +135,33 @@ class Model:
         *,
         should_stop: Callable[[], bool] = lambda: False,
         **options: Unpack[AskOptions],
-    ) -> Iterator[Event]:
-        """Like `ask`, but yields events as they happen; the last one, `Answered`, has the response.
+    ) -> Events:
+        """Like `ask`, but gives events as they happen; the last one, `Answered`, has the response.
 
-        `should_stop` is asked between steps: once it is true the answer is what there is.
+            with model.stream("What is 17 × 23?", mode="think") as events:
+                for event in events: ...
+
+        Whoever leaves before the last event ends the request by leaving the `with` block, or by `close`.
+
+        Args:
+            question: as for `ask`.
+            should_stop: asked between steps; once it is true, the answer is what there is.
+            options: see `AskOptions`.
+
+        Raises:
+            RequestError: an option can't be used; that the prompt does not fit is said by the first event's
+                place.
         """
         return self.run(make_request(question, **options), should_stop)
 
-    def run(self, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Answers a `Request`, as events."""
+    def run(self, request: Request, should_stop: Callable[[], bool] = lambda: False) -> Events:
+        """Answers a `Request`, as `stream` does."""
+        require("a request", request, Request)
+        require_function("should_stop", should_stop)
         batch = Batch(self._engine)
         return drive(self._pipeline.run(request, batch, should_stop), batch)
 
+    @refusing_unknown
     def session(self, messages: Iterable[Message] = (), *, system: str | None = None) -> Session:
         """Begins a conversation, whose turns share one prompt KV; see `Session`.
 
@@ -166,9 +169,12 @@ class Model:
             messages: what has been said already.
             system: a system message put before it.
         """
-        from edgereason.reasoning.session import Session
-
-        return Session(self, (Message("system", system), *messages) if system else messages)
+        said = as_messages("messages", messages)
+        return Session(
+            self._pipeline,
+            (Message("system", system), *said) if system else said,
+            origin=lambda: self.origin,
+        )
 
     def load_session(self, path: str | Path) -> Session:
         """Goes on with a conversation that `Session.save` wrote, its prompt's KV included.
@@ -177,9 +183,8 @@ class Model:
             BundleError: the file is missing or damaged, or another base, adapter, KV type, version of the
                 engine or file of heads made it.
         """
-        from edgereason.reasoning.session import Session
-
-        return Session.load(self, Path(path))
+        require("path", path, Path)
+        return Session.load(self._pipeline, Path(path), origin=lambda: self.origin)
 
     @property
     def origin(self) -> Origin:
@@ -210,12 +215,13 @@ class Model:
         self.close()
 
 
+@refusing_unknown
 def load(
     bundle_or_model: str | Path | None = None,
     *,
     base: str | Path | None = None,
     threads: int | None = None,
-    kv: Literal["f16", "q8_0"] = "f16",
+    kv: KvType = "f16",
     context_tokens: int | None = None,
     shares_cells: bool = True,
     use_heads: bool = True,
@@ -243,7 +249,24 @@ def load(
     Raises:
         BundleError: it is missing, broken or for another base (`ModelFileError` for a GGUF).
         PullError: it has to be fetched and can't be.
+        RequestError: an argument can't be used.
     """
+    for name, path in (("bundle_or_model", bundle_or_model), ("base", base)):
+        if path is not None:
+            require(name, path, Path)
+    for name, number in (("threads", threads), ("context_tokens", context_tokens)):
+        if number is not None:
+            require_int(name, number, least=1)
+    require_one_of("kv", kv, get_args(KvType))
+    for name, flag in (
+        ("shares_cells", shares_cells),
+        ("use_heads", use_heads),
+        ("allow_mirror", allow_mirror),
+    ):
+        require(name, flag, bool)
+    for name, function in (("progress", progress), ("notice", notice)):
+        if function is not None:
+            require_function(name, function)
     from edgereason.engine.llama import LlamaEngine  # the native library loads only when it is needed
 
     fetch = partial(resolve, allow_mirror=allow_mirror, progress=progress, notice=notice)
@@ -308,54 +331,8 @@ def heads_of(bundle: Bundle) -> Heads | None:
     return heads
 
 
-def make_request(question: str | Iterable[Message], **options: Unpack[AskOptions]) -> Request:
-    """A request from plain values.
-
-    Raises:
-        RequestError: a value is out of range or not among those allowed.
-    """
-    messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
-    system, budget, vote = options.get("system"), options.get("budget"), options.get("vote")
-    temperature = options.get("temperature")
-    return Request(
-        messages=(Message("system", system), *messages) if system else messages,
-        mode=_choice(Mode, options.get("mode", Mode.AUTO)),
-        effort=_choice(Effort, options.get("effort", Effort.MEDIUM)),
-        budget=_budget(budget),
-        streams=options.get("streams", 1),
-        vote=None if vote is None else _choice(Vote, vote),
-        sampling=Sampling() if temperature is None else Sampling(temperature=temperature),
-        seed=options.get("seed", 0),
-        max_tokens=options.get("max_tokens"),
-    )
-
-
-def last_response(events: Iterator[Event]) -> Response:
-    """The response that ends a stream of events."""
-    response = None
-    for event in events:
-        if isinstance(event, Answered):
-            response = event.response
-    assert response is not None
-    return response
-
-
 def _load_adapter(engine: Engine, bundle: Bundle | None) -> Adapter | None:
     if bundle is None:
         return None
     bundle.check_seams(tuple(engine.tokenize(OPENING)), CLOSING)
     return engine.load_adapter(bundle.verified_file(bundle.adapter)) if bundle.adapter else None
-
-
-def _budget(budget: int | str | None) -> Budget | None:
-    if budget is None:
-        return None
-    return Budget.parse(budget) if isinstance(budget, str) else Budget(limit_tokens=budget)
-
-
-def _choice(kind: type[E], value: str) -> E:
-    try:
-        return kind(value)
-    except ValueError as error:
-        allowed = ", ".join(kind)
-        raise RequestError(f"{kind.__name__.lower()} must be one of {allowed}, got {value!r}") from error

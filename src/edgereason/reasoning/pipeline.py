@@ -25,7 +25,7 @@ from edgereason.errors import ModelFileError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.verifier import TraceMean
 from edgereason.reasoning.batch import Batch, Stream
-from edgereason.reasoning.control import ChatControl, Control, ThinkControl
+from edgereason.reasoning.control import ChatControl, Control, StopStrings, ThinkControl
 from edgereason.reasoning.events import Answered, Notice, Routed
 from edgereason.reasoning.pace import Deadline, Pace
 from edgereason.reasoning.plan import Plan, Planner, Room, room_of
@@ -84,7 +84,16 @@ class Pipeline:
             verifier=verifier,
             pace=self._pace,
         )
-        self._said: set[str] = set()
+
+    @property
+    def engine(self) -> Engine:
+        """What encodes and draws."""
+        return self._engine
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Budgets that the adapter's hints were trained with, in tokens."""
+        return self._planner.buckets
 
     def run(
         self,
@@ -234,7 +243,7 @@ class Pipeline:
     def _settle(
         self, request: Request, plan: Plan, verifier: Verifier | None
     ) -> tuple[Vote, tuple[str, ...]]:
-        """The vote that can be held, and what the caller should be told: each thing once a pipeline."""
+        """The vote that can be held, and what the caller of this request should be told."""
         notices = []
         vote = request.vote or (Vote.WEIGHTED if verifier else Vote.MAJORITY)
         if self._switcher is None and request.mode is Mode.AUTO and plan.route is Route.THINK:
@@ -245,9 +254,7 @@ class Pipeline:
                 instead = "majority" if vote is Vote.WEIGHTED else "the first stream"
                 notices.append(f"{why}, so the {vote} vote falls back to {instead}")
             vote = Vote.MAJORITY if vote is Vote.WEIGHTED else vote
-        fresh = tuple(notice for notice in notices if notice not in self._said)
-        self._said.update(fresh)
-        return vote, fresh
+        return vote, tuple(notices)
 
     def _choose(self, plans: list[Plan], p_think: float | None) -> Plan:
         if len(plans) == 1 or p_think is None or self._switcher is None:
@@ -312,6 +319,7 @@ class Pipeline:
         seed = request.seed + index
         sampler = self._engine.sampler(request.sampling, seed)
         stream = Stream(index, seed, sequence, sampler, control, request.want_logprobs)
+        stream.stops = StopStrings(request.stop, thinks=plan.route is Route.THINK)
         held.callback(stream.cancel)
         return stream
 

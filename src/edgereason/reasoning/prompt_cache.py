@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from edgereason.core.bundle import temporary_beside
 from edgereason.core.types import Message
-from edgereason.errors import BundleError, ConfigError
+from edgereason.errors import BundleError, ConfigError, RequestError
 from edgereason.heads.base import Array
 from edgereason.reasoning.prefix import Notes
 
@@ -125,7 +125,7 @@ class PromptCache:
                     kv=arrays["kv"].tobytes(),
                     notes=_notes(arrays),
                 )
-        except (BadZipFile, KeyError, TypeError, ValueError) as error:
+        except (BadZipFile, KeyError, TypeError, ValueError, RequestError) as error:
             raise BundleError(f"{path.name} holds no conversation that can be read: {error}") from error
         origin.require(made_with, path)
         return cache

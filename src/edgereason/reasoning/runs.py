@@ -3,7 +3,7 @@
 ::
 
     Run          event, event, STEP, event, STEP, … Answered     it waits where the batch must take a step
-    drive        one of them
+    drive        one of them, as `Events`
     drive_many   many, as many at a time as there is room for
     Runs         those that run now, for whoever takes the steps and decides who is next
 
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
+from edgereason.core.types import Response
 from edgereason.errors import NoRoomNow
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event, Step
@@ -86,14 +87,50 @@ class Runs(Generic[K]):
             self.drop(key)
 
 
-def drive(run: Run, batch: Batch) -> Iterator[Event]:
-    """Runs one request to its end, or gives back what it holds when the caller leaves or the engine fails."""
-    with closing(run):
-        for event in run:
-            if isinstance(event, Step):
-                batch.step()
-            else:
-                yield event
+class Events(Iterator[Event]):
+    """What happens while a request is answered: an iterator, and a context manager that ends the request.
+
+    What the request holds (KV cells, sequences, samplers) is given back with the last event, `Answered`. A
+    caller who leaves before that gives it back at the end of the `with` block, or by `close`.
+    """
+
+    def __init__(self, run: Run, batch: Batch) -> None:
+        self._run = run
+        self._batch = batch
+
+    def __next__(self) -> Event:
+        try:
+            while isinstance(event := next(self._run), Step):
+                self._batch.step()
+        except BaseException:
+            self.close()
+            raise
+        return event
+
+    def close(self) -> None:
+        """Ends the request and gives back what it holds. Closing twice is harmless."""
+        self._run.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def drive(run: Run, batch: Batch) -> Events:
+    """One request's events: the batch takes its steps as they are read."""
+    return Events(run, batch)
+
+
+def last_response(events: Iterator[Event]) -> Response:
+    """The response that ends a stream of events."""
+    response = None
+    for event in events:
+        if isinstance(event, Answered):
+            response = event.response
+    assert response is not None
+    return response
 
 
 def drive_many(

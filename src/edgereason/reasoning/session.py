@@ -15,12 +15,14 @@ Knows turns and options; does not know how the KV is kept, nor how a request is 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self, Unpack, cast
 
+from edgereason.core.checks import require, require_function
 from edgereason.core.types import (
     MAX_SECONDS,
     MAX_STREAMS,
@@ -35,21 +37,35 @@ from edgereason.core.types import (
 )
 from edgereason.errors import ContextOverflow, RequestError
 from edgereason.reasoning.batch import Batch
-from edgereason.reasoning.events import Answered, Event, Routed
-from edgereason.reasoning.model import AskOptions, Model, last_response, make_request
-from edgereason.reasoning.prompt_cache import PromptCache
-from edgereason.reasoning.runs import Run, drive
+from edgereason.reasoning.events import Answered, Routed
+from edgereason.reasoning.pipeline import Pipeline
+from edgereason.reasoning.prompt_cache import Origin, PromptCache
+from edgereason.reasoning.request import SAMPLING_OPTIONS, AskOptions, make_request
+from edgereason.reasoning.runs import Events, Run, drive, last_response
 
-_INHERITED: Final = ("effort", "budget", "streams", "vote", "temperature", "seed")
+_BUDGETS: Final = ("effort", "budget")
+_INHERITED: Final = (*_BUDGETS, "streams", "vote", "sampling", *SAMPLING_OPTIONS, "seed", "stop")
 """Options of a turn that thinking harder takes over. Not `max_tokens`: it was meant for the first answer."""
 
 
-class _Turn(NamedTuple):
+class _Answer(NamedTuple):
     """How the last answer came about."""
 
     options: AskOptions
     request: Request
     routed: Routed
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn that can be answered, now or never: once the conversation has gone on, it is refused.
+
+    Attributes:
+        run: begins the answer; arguments as those of `Pipeline.run` in its place.
+    """
+
+    request: Request
+    run: Callable[[Batch, Callable[[], bool], float | None], Run]
 
 
 class Session:
@@ -58,23 +74,27 @@ class Session:
     Between turns it holds as many KV cells as its prompt has tokens, or memory where others want the cells.
 
     Args:
-        model: answers; must outlive the session.
+        pipeline: answers; its engine must outlive the session.
         messages: the conversation so far; a question at its end waits to be answered.
+        origin: tells what the model is, for `save`; asked only then, since it may hash a file.
     """
 
-    def __init__(self, model: Model, messages: Iterable[Message] = ()) -> None:
-        self._model = model
+    def __init__(
+        self, pipeline: Pipeline, messages: Iterable[Message] = (), *, origin: Callable[[], Origin]
+    ) -> None:
+        self._pipeline = pipeline
+        self._origin = origin
         self._messages = tuple(messages)
-        self._prefix = model.pipeline.prefix()
-        self._last: _Turn | None = None
+        self._prefix = pipeline.prefix()
+        self._last: _Answer | None = None
         self._is_answering = False
         self._is_closed = False
 
     @classmethod
-    def load(cls, model: Model, path: Path) -> Session:
+    def load(cls, pipeline: Pipeline, path: Path, *, origin: Callable[[], Origin]) -> Session:
         """A session as it was saved; see `Model.load_session`."""
-        cache = PromptCache.read(path, model.origin)
-        session = cls(model, cache.messages)
+        cache = PromptCache.read(path, origin())
+        session = cls(pipeline, cache.messages, origin=origin)
         session._prefix.put_back(cache.ids, cache.kv, cache.notes)
         return session
 
@@ -93,7 +113,7 @@ class Session:
 
         Raises:
             ContextOverflow: the conversation is too long; the message says what to drop.
-            RequestError: an option is out of range, or there is no question.
+            RequestError: an option can't be used, or there is no question.
         """
         return last_response(self.stream(text, **options))
 
@@ -103,8 +123,12 @@ class Session:
         *,
         should_stop: Callable[[], bool] = lambda: False,
         **options: Unpack[AskOptions],
-    ) -> Iterator[Event]:
-        """Like `ask`, but yields events as they happen; see `Model.stream`. Stopped, it adds no turn."""
+    ) -> Events:
+        """Like `ask`, but gives events as they happen; see `Model.stream`. Left early, it adds no turn."""
+        return self._events(self.next_turn(text, options), should_stop)
+
+    def next_turn(self, text: str | None, options: AskOptions) -> Turn:
+        """The turn that `ask` answers, for those who run it on a batch of their own."""
         asks_already = bool(self._messages) and self._messages[-1].role == "user"
         if asks_already == (text is not None):
             raise RequestError(
@@ -112,8 +136,9 @@ class Session:
                 if asks_already
                 else "there is no question: give one"
             )
-        asked = self._messages if text is None else (*self._messages, Message("user", text))
-        return self._stream(asked, options, should_stop)
+        return self._turn(
+            self._messages if text is None else (*self._messages, Message("user", text)), options
+        )
 
     def think_harder(self, **options: Unpack[AskOptions]) -> Response:
         """Answers the last question again, thinking; the new answer takes the old one's place.
@@ -130,14 +155,18 @@ class Session:
 
     def stream_harder(
         self, *, should_stop: Callable[[], bool] = lambda: False, **options: Unpack[AskOptions]
-    ) -> Iterator[Event]:
-        """Like `think_harder`, but yields events as they happen. Stopped, the old answer stays."""
+    ) -> Events:
+        """Like `think_harder`, but gives events as they happen. Stopped or left, the old answer stays."""
+        return self._events(self.harder_turn(options), should_stop)
+
+    def harder_turn(self, options: AskOptions) -> Turn:
+        """The turn that `think_harder` answers, for those who run it on a batch of their own."""
         asked = self._messages
         if asked and asked[-1].role == "assistant":
             asked = asked[:-1]
         if not asked or asked[-1].role != "user":
             raise RequestError("there is no question to think harder about: ask one first")
-        return self._stream(asked, self._harder(options), should_stop)
+        return self._turn(asked, self._harder(options))
 
     def drop(self, num_turns: int) -> None:
         """Forgets the first turns, questions with their answers; a system message stays.
@@ -147,6 +176,7 @@ class Session:
         """
         if self._is_answering:
             raise RequestError("the session is still answering: read that stream to its end, or close it")
+        require("a number of turns", num_turns, int)
         starts = _starts(self._messages)
         if not 1 <= num_turns <= len(starts):
             raise RequestError(f"there are {len(starts)} turns to drop from, got {num_turns}")
@@ -158,7 +188,8 @@ class Session:
         Raises:
             ConfigError: it can't be written there.
         """
-        origin = self._model.origin
+        require("path", path, Path)
+        origin = self._origin()
         PromptCache(
             messages=self._messages,
             ids=self._prefix.ids,
@@ -178,14 +209,16 @@ class Session:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _stream(
-        self, asked: tuple[Message, ...], options: AskOptions, should_stop: Callable[[], bool]
-    ) -> Iterator[Event]:
+    def _events(self, turn: Turn, should_stop: Callable[[], bool]) -> Events:
+        require_function("should_stop", should_stop)
+        batch = Batch(self._pipeline.engine)
+        return drive(turn.run(batch, should_stop, None), batch)
+
+    def _turn(self, asked: tuple[Message, ...], options: AskOptions) -> Turn:
         if options.get("system") is not None:
             raise RequestError("a session's system message is given when it is made")
-        batch = Batch(self._model.engine)
-        run = self._run(make_request(asked, **options), options, self._messages, batch, should_stop)
-        return drive(run, batch)
+        request = make_request(asked, **options)
+        return Turn(request, partial(self._run, request, options, self._messages))
 
     def _run(
         self,
@@ -194,6 +227,7 @@ class Session:
         said: tuple[Message, ...],
         batch: Batch,
         should_stop: Callable[[], bool],
+        accepted_s: float | None,
     ) -> Run:
         """The pipeline's run on this session's KV; what it answers becomes a turn."""
         if self._is_closed:
@@ -204,13 +238,14 @@ class Session:
             raise RequestError("the conversation has gone on since this was asked: ask again")
         self._is_answering = True
         try:
-            with closing(self._model.pipeline.run(request, batch, should_stop, self._prefix)) as run:
+            run = self._pipeline.run(request, batch, should_stop, self._prefix, accepted_s)
+            with closing(run):
                 for event in run:
                     if isinstance(event, Routed):
                         routed = event
                     elif isinstance(event, Answered) and event.response.stop is not Stop.CANCELLED:
                         self._messages = (*request.messages, Message("assistant", event.response.text))
-                        self._last = _Turn(options, request, routed)
+                        self._last = _Answer(options, request, routed)
                     yield event
         except ContextOverflow as error:
             raise self._advised(error, request) from error
@@ -219,18 +254,21 @@ class Session:
 
     def _harder(self, given: AskOptions) -> AskOptions:
         """Options of the next answer to the last question."""
+        own: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         options: dict[str, object] = {"mode": Mode.THINK}
         if self._last is not None:
             options |= {name: value for name, value in self._last.options.items() if name in _INHERITED}
-        if "effort" in given or "budget" in given:
-            options = {name: value for name, value in options.items() if name not in ("effort", "budget")}
+        if "sampling" in own:  # all of it: single values that were given for another one don't mix with it
+            options = _without(options, *SAMPLING_OPTIONS)
+        if "effort" in own or "budget" in own:
+            options = _without(options, *_BUDGETS)
         elif self._last is not None:
-            options |= _raised(self._last, self._model.buckets)
-        return cast(AskOptions, options | cast(dict[str, object], given))
+            options |= _raised(self._last, self._pipeline.buckets)
+        return cast(AskOptions, options | own)
 
     def _advised(self, error: ContextOverflow, request: Request) -> ContextOverflow:
         """The same error, saying how many turns have to go; as it was if nothing but the question is left."""
-        pipeline, engine = self._model.pipeline, self._model.engine
+        pipeline, engine = self._pipeline, self._pipeline.engine
         prompt_tokens = len(pipeline.prompt(request))
 
         def shorter(num_turns: int) -> Request:
@@ -257,7 +295,7 @@ class Session:
         return ContextOverflow(error.needed_tokens, error.available_tokens, "the conversation", advice)
 
 
-def _raised(last: _Turn, buckets: tuple[int, ...]) -> dict[str, object]:
+def _raised(last: _Answer, buckets: tuple[int, ...]) -> dict[str, object]:
     """What more than the last answer's budget is."""
     budget = last.request.think_budget(buckets)
     if last.routed.route is Route.CHAT:
@@ -268,6 +306,10 @@ def _raised(last: _Turn, buckets: tuple[int, ...]) -> dict[str, object]:
     if above:
         return {"budget": None, "effort": above[0]}
     return {"streams": min(2 * last.request.streams, MAX_STREAMS)}
+
+
+def _without(options: dict[str, object], *names: str) -> dict[str, object]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 def _starts(messages: tuple[Message, ...]) -> list[int]:

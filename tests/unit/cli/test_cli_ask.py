@@ -36,6 +36,7 @@ def test_json_is_one_object_and_nothing_else_on_stdout(cli):
         "text": ANSWER,
         "thinking": "17 · 23 = 391",
         "stop": "natural",
+        "finish_reason": "stop",
         "seed": 3,
         "budget": 512,
         "usage": {

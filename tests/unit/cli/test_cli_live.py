@@ -15,7 +15,8 @@ from edgereason.core.types import Candidate, Route, Stop, Trace
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.control import Phase
 from edgereason.reasoning.events import Ended, Routed, Tallied, Text
-from edgereason.reasoning.model import Model, make_request
+from edgereason.reasoning.model import Model
+from edgereason.reasoning.request import make_request
 
 
 def recording(width: int = 100, height: int = 30) -> Console:

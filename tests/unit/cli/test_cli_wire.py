@@ -46,6 +46,7 @@ def test_a_response_becomes_the_object_of_the_contract():
         "text": "391",
         "thinking": "17 · 23",
         "stop": "budget",
+        "finish_reason": "length",
         "seed": 7,
         "budget": 40,
         "usage": {

@@ -14,7 +14,8 @@ from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ContextOverflow, EngineError, RequestError
 from edgereason.reasoning.async_model import AsyncModel
 from edgereason.reasoning.events import Answered, Routed, Text
-from edgereason.reasoning.model import AskOptions, Model
+from edgereason.reasoning.model import Model
+from edgereason.reasoning.request import AskOptions
 
 FOUR = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 ENDLESS = "hm " * 20_000 + "\n</think>\n\nThe final answer is 6."
