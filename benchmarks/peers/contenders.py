@@ -50,7 +50,7 @@ class Edgereason(Peer):
         return llama_features(C.llama_print_system_info().decode())
 
     def complete(self, case: Case) -> CaseResult:
-        from edgereason.reasoning.model import last_response
+        from edgereason.reasoning.runs import last_response
 
         self._engine.turns_end = case.votes
         request = Request(

@@ -345,6 +345,7 @@ class _Worker:
             if work is None:
                 return False
             if isinstance(work, _Call):
+                self._drop_unwanted()  # a turn that was left early must not seem to run still
                 work.do()
             else:
                 self._waiting.append(work)

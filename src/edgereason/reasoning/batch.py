@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
 from edgereason.heads.verifier import TraceMean
-from edgereason.reasoning.control import Control, Phase, StopStrings
+from edgereason.reasoning.control import Control, Phase, TextSplitter
 from edgereason.reasoning.pace import Pace
 
 
@@ -37,7 +37,7 @@ class Stream:
         text: everything said, as text, up to a stop string.
         end: the draw that ended the turn; None while it runs, and where it was cut.
         means: take in the states of what it says, where a verifier reads them.
-        stops: strings that end its answer.
+        stop: strings that end its answer.
     """
 
     index: int
@@ -47,7 +47,7 @@ class Stream:
     control: Control
     want_logprobs: bool = False
     means: TraceMean | None = None
-    stops: StopStrings = field(default_factory=StopStrings)
+    stop: tuple[str, ...] = ()
     unencoded: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
@@ -58,6 +58,10 @@ class Stream:
     _owes_answer: bool = False
     _news: list[tuple[Phase, str]] = field(default_factory=list)
     _decoder: TextDecoder = field(default_factory=TextDecoder)
+    _splitter: TextSplitter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._splitter = TextSplitter(thinks=self.control.phase is Phase.THINKING, stop=self.stop)
 
     @property
     def num_tokens(self) -> int:
@@ -89,21 +93,20 @@ class Stream:
 
     def take(self, drawn: Sampled, piece: bytes, *, is_end: bool) -> None:
         """Takes in a drawn token and does what the control says."""
-        phase = self.control.phase
         text = "" if is_end else self._decoder.push(piece)
         verdict = self.control.on_token(text, is_end=is_end, mid_character=self._decoder.is_mid_character)
         if verdict.keep:
-            self._say([drawn.token], phase, text, forced=False)
+            self._say([drawn.token], text, forced=False)
             if drawn.logprob is not None:
                 self.logprobs.append(drawn.logprob)
         self._owes_answer = bool(verdict.forced)
         if verdict.forced:
-            self._say([], phase, self._decoder.flush(), forced=True)
+            self._say([], self._decoder.flush(), forced=True)
         for piece_of in verdict.forced:
-            self._say(list(piece_of.ids), piece_of.phase, piece_of.text, forced=True)
-        if self.stops.is_found:
+            self._say(list(piece_of.ids), piece_of.text, forced=True)
+        if self._splitter.is_stopped:
             self.control.stop = Stop.STOP_STRING
-        if verdict.done or self.stops.is_found:
+        if verdict.done or self._splitter.is_stopped:
             self.end = drawn if is_end else None
             self._end()
 
@@ -137,11 +140,13 @@ class Stream:
             self.take(Sampled(0), b"", is_end=True)
         return said
 
-    def _say(self, tokens: list[int], phase: Phase, text: str, *, forced: bool) -> None:
+    def _say(self, tokens: list[int], text: str, *, forced: bool) -> None:
         self.unencoded += tokens
         self.token_ids += tokens
         self.forced += [forced] * len(tokens)
-        self._tell(phase, self.stops.push(text))
+        thinking, answer = self._splitter.push(text)
+        self._tell(Phase.THINKING, thinking)
+        self._tell(Phase.ANSWER, answer)
 
     def _tell(self, phase: Phase, text: str) -> None:
         self.text += text
@@ -150,8 +155,8 @@ class Stream:
 
     def _end(self) -> None:
         self.is_running = False
-        self._say([], self.control.phase, self._decoder.flush(), forced=False)
-        self._tell(self.control.phase, self.stops.flush())
+        self._say([], self._decoder.flush(), forced=False)
+        self._tell(Phase.ANSWER, self._splitter.flush())
         self.sampler.close()
 
 

@@ -251,59 +251,60 @@ class ThinkControl:
         return self._mid_character or (bool(self._text) and not self._text.endswith("\n"))
 
 
-class StopStrings:
-    """Lets a stream's text through until its answer has come to a stop string, which it keeps back.
+class TextSplitter:
+    """Splits a stream's text into thinking and answer as it comes, and ends the answer before a stop string.
 
+    The parts are those of `core.chat.split_thinking`; the closing and its line breaks go with the thinking.
     What may be the beginning of a stop string is held until more is known. Of several strings the one that
     is complete first counts; of those that end with the same character, the longest. So it makes no
-    difference in which pieces the text comes. Forced text is searched as well; thinking is not, nor are the
-    line breaks that belong to the closing.
+    difference in which pieces the text comes. Forced answer text is searched as well.
 
     Args:
-        strings: none of them empty.
         thinks: whether the text begins with thinking.
+        stop: strings that end the answer, none of them empty.
     """
 
-    def __init__(self, strings: Sequence[str] = (), *, thinks: bool = False) -> None:
-        self._strings = strings
+    def __init__(self, *, thinks: bool = False, stop: Sequence[str] = ()) -> None:
+        self._stop = stop
         self._is_thinking = thinks
         self._skips_breaks = thinks
         self._tail = ""
-        self.is_found = False
+        """The end of what came: of thinking, what may begin the closing; of the answer, what is held."""
+        self.is_stopped = False
+        """Whether a stop string was found; nothing more is let through then."""
 
-    def push(self, text: str) -> str:
-        """What can be said for certain, now that `text` has come."""
-        if not self._strings or self.is_found:
-            return "" if self.is_found else text
-        if not self._is_thinking:
-            return self._of_answer(text)
-        thinking, tag, answer = (self._tail + text).partition(CLOSING_TAG)
-        if not tag:  # it may begin in any of the tokens before: look back by its length
-            self._tail = thinking[-len(CLOSING_TAG) + 1 :]
-            return text
-        self._is_thinking, self._tail = False, ""
-        return text.removesuffix(answer) + self._of_answer(answer)
+    def push(self, text: str) -> tuple[str, str]:
+        """Thinking and answer of the next piece, as far as they can be said for certain."""
+        if self.is_stopped:
+            return "", ""
+        thinking = ""
+        if self._is_thinking:
+            before, tag, answer = (self._tail + text).partition(CLOSING_TAG)
+            if not tag:  # it may begin in any of the tokens before: look back by its length
+                self._tail = before[-len(CLOSING_TAG) + 1 :]
+                return text, ""
+            self._is_thinking, self._tail = False, ""
+            thinking, text = text.removesuffix(answer), answer
+        if self._skips_breaks:
+            answer = text.lstrip("\n")
+            thinking, text = thinking + text.removesuffix(answer), answer
+            self._skips_breaks = not answer
+        return thinking, self._until_stop(text)
 
     def flush(self) -> str:
-        """What was held back, now that nothing comes any more."""
+        """The answer that was held back, now that nothing comes any more."""
         held = "" if self._is_thinking else self._tail
         self._tail = ""
         return held
 
-    def _of_answer(self, text: str) -> str:
-        if self._skips_breaks:
-            answer = text.lstrip("\n")
-            self._skips_breaks = not answer
-            return text.removesuffix(answer) + self._of_answer(answer) if answer else text
+    def _until_stop(self, text: str) -> str:
         text, self._tail = self._tail + text, ""
-        found = [
-            (text.index(string) + len(string), -len(string)) for string in self._strings if string in text
-        ]
+        found = [(text.index(string) + len(string), -len(string)) for string in self._stop if string in text]
         if found:
-            self.is_found = True
+            self.is_stopped = True
             end, length = min(found)
             return text[: end + length]
-        held = max(_overlap(text, string) for string in self._strings)
+        held = max((_overlap(text, string) for string in self._stop), default=0)
         self._tail = text[len(text) - held :]
         return text[: len(text) - held]
 

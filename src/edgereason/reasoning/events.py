@@ -39,7 +39,10 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A stream said something; `num_tokens` is what it has spent so far."""
+    """A stream said something; `num_tokens` is what it has spent so far.
+
+    All texts of the phase *answer* are the trace's `text`; the closing goes with the thinking.
+    """
 
     stream: int
     phase: Phase

@@ -149,8 +149,8 @@ class Model:
             options: see `AskOptions`.
 
         Raises:
-            RequestError: an option can't be used; that the prompt does not fit is said by the first event's
-                place.
+            RequestError: an option can't be used. If the request can't be served (`ContextOverflow`), reading
+                the first event raises it.
         """
         return self.run(make_request(question, **options), should_stop)
 
@@ -172,7 +172,7 @@ class Model:
         said = as_messages("messages", messages)
         return Session(
             self._pipeline,
-            (Message("system", system), *said) if system else said,
+            said if system in (None, "") else (Message("system", system), *said),
             origin=lambda: self.origin,
         )
 

@@ -25,7 +25,7 @@ from edgereason.errors import ModelFileError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.verifier import TraceMean
 from edgereason.reasoning.batch import Batch, Stream
-from edgereason.reasoning.control import ChatControl, Control, StopStrings, ThinkControl
+from edgereason.reasoning.control import ChatControl, Control, ThinkControl
 from edgereason.reasoning.events import Answered, Notice, Routed
 from edgereason.reasoning.pace import Deadline, Pace
 from edgereason.reasoning.plan import Plan, Planner, Room, room_of
@@ -318,8 +318,7 @@ class Pipeline:
         )
         seed = request.seed + index
         sampler = self._engine.sampler(request.sampling, seed)
-        stream = Stream(index, seed, sequence, sampler, control, request.want_logprobs)
-        stream.stops = StopStrings(request.stop, thinks=plan.route is Route.THINK)
+        stream = Stream(index, seed, sequence, sampler, control, request.want_logprobs, stop=request.stop)
         held.callback(stream.cancel)
         return stream
 

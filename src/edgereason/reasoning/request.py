@@ -72,7 +72,7 @@ def make_request(question: str | Iterable[Message], **options: Unpack[AskOptions
         messages: tuple[Message, ...] = (Message("user", question),)
     else:
         messages = as_messages("the question", question, "a text or a sequence of Message")
-    if system := given.pop("system", ""):
+    if (system := given.pop("system", "")) != "":
         messages = (Message("system", system), *messages)
     sampling = given.pop("sampling", Sampling())
     require("sampling", sampling, Sampling)

@@ -6,16 +6,18 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
-from edgereason.core.types import Response
+from edgereason.core.types import Budget, Message, Mode, Request, Response
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ContextOverflow, EngineError, RequestError
 from edgereason.reasoning.async_model import AsyncModel
 from edgereason.reasoning.events import Answered, Routed, Text
 from edgereason.reasoning.model import Model
 from edgereason.reasoning.request import AskOptions
+from edgereason.reasoning.runs import last_response
 
 FOUR = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 ENDLESS = "hm " * 20_000 + "\n</think>\n\nThe final answer is 6."
@@ -262,3 +264,157 @@ def test_a_loop_that_ends_without_closing_leaves_a_worker_that_does_not_mind() -
 def test_room_for_no_stream_at_all_is_refused() -> None:
     with pytest.raises(RequestError, match="max_running"):
         AsyncModel(Model(ScriptedEngine()), max_running=0)
+
+
+# Streams, requests and sessions
+
+
+def test_leaving_a_stream_s_with_block_stops_it() -> None:
+    engine = WatchedEngine([ENDLESS], context_tokens=100_000)
+
+    async def act(model: AsyncModel) -> None:
+        async with model.stream("2+2?", **LONG) as events:
+            async for event in events:
+                if isinstance(event, Text):
+                    break
+        await until(lambda: engine.live_sequences == 0)
+
+    run(engine, act)
+
+
+def test_a_request_is_run_as_it_is() -> None:
+    async def act(model: AsyncModel) -> None:
+        asked = Request(messages=(Message("user", "2+2?"),), mode=Mode.THINK, budget=Budget(limit_tokens=100))
+        events = [event async for event in model.run(asked)]
+        alone = last_response(Model(ScriptedEngine([FOUR])).run(asked))
+        assert isinstance(events[-1], Answered)
+        assert events[-1].response.candidates == alone.candidates
+
+    run(WatchedEngine([FOUR]), act)
+
+
+def test_what_can_not_be_asked_is_refused_before_a_stream_is_read() -> None:
+    async def act(model: AsyncModel) -> None:
+        with pytest.raises(RequestError, match="streams"):
+            model.stream("2+2?", streams=0)
+
+    run(WatchedEngine([FOUR]), act)
+
+
+def test_loading_leaves_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_load, engine = threading.Event(), WatchedEngine([FOUR])
+
+    def load_when_told(name: str, **options: object) -> Model:
+        assert (name, options) == ("a-model", {"threads": 3})
+        assert may_load.wait(10)
+        return Model(engine)
+
+    monkeypatch.setattr("edgereason.reasoning.async_model.load", load_when_told)
+
+    async def main() -> None:
+        loading = asyncio.create_task(AsyncModel.load("a-model", threads=3, max_running=2))
+        await asyncio.sleep(0.01)  # would never return if the loop were held
+        assert not loading.done()
+        may_load.set()
+        async with await loading as model:
+            assert (await model.ask("2+2?", **THINK)).answer == "4"
+
+    asyncio.run(main())
+    assert engine.is_closed
+
+
+def test_a_model_that_nobody_waits_for_any_more_is_closed_once_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_load, engine = threading.Event(), WatchedEngine([FOUR])
+
+    def load_when_told(_name: str) -> Model:
+        assert may_load.wait(10)
+        return Model(engine)
+
+    monkeypatch.setattr("edgereason.reasoning.async_model.load", load_when_told)
+
+    async def main() -> None:
+        loading = asyncio.create_task(AsyncModel.load("a-model"))
+        await asyncio.sleep(0.01)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        may_load.set()
+        await until(lambda: engine.is_closed)
+
+    asyncio.run(main())
+
+
+def test_sessions_share_steps_and_say_what_each_says_alone(tmp_path: Path) -> None:
+    def alone(question: str) -> tuple[Message, ...]:
+        with Model(ScriptedEngine([FOUR])).session(system="Be brief.") as session:
+            session.ask(question, **THINK)
+            session.think_harder(budget=200)
+            session.ask("Sure?", **THINK)
+            return session.messages
+
+    engine = WatchedEngine([FOUR])
+
+    async def talk(model: AsyncModel, question: str) -> tuple[Message, ...]:
+        async with model.session(system="Be brief.") as session:
+            await session.ask(question, **THINK)
+            assert (await session.think_harder(budget=200)).answer == "4"
+            async with session.stream("Sure?", **THINK) as events:
+                async for _ in events:
+                    pass
+            return session.messages
+
+    async def act(model: AsyncModel) -> None:
+        questions = ["2+2?", "1+3?"]
+        assert await asyncio.gather(*(talk(model, q) for q in questions)) == [alone(q) for q in questions]
+        await until(lambda: engine.live_sequences == 0)
+
+    run(engine, act)
+    assert engine.threads == {"edgereason"}
+    assert max(engine.widths) == 4
+
+
+def test_a_session_is_saved_loaded_and_shortened_beside_others(tmp_path: Path) -> None:
+    engine = WatchedEngine([FOUR])
+
+    async def act(model: AsyncModel) -> None:
+        async with model.session() as session:
+            await session.ask("2+2?", **THINK)
+            await session.ask("Sure?", **THINK)
+            await session.save(tmp_path / "talk.kv")
+        async with await model.load_session(tmp_path / "talk.kv") as loaded:
+            assert loaded.messages == session.messages
+            await loaded.drop(1)
+            assert [message.content for message in loaded.messages] == ["Sure?", "The final answer is 4."]
+            with pytest.raises(RequestError, match="1 turns to drop from"):
+                await loaded.drop(2)
+
+    run(engine, act)
+
+
+def test_a_turn_that_is_left_early_adds_nothing_and_the_session_goes_on() -> None:
+    engine = WatchedEngine([ENDLESS, FOUR], context_tokens=100_000)
+
+    async def act(model: AsyncModel) -> None:
+        async with model.session() as session:
+            async with session.stream("2+2?", **LONG) as events:
+                await anext(events)
+            assert session.messages == ()
+            assert (await session.ask("2+2?", seed=1, mode="think", budget=100)).answer == "4"
+
+    run(engine, act)
+
+
+def test_a_session_outlives_its_model_without_harm() -> None:
+    async def main() -> None:
+        model = AsyncModel(Model(WatchedEngine([FOUR])))
+        session = model.session()
+        await session.ask("2+2?", **THINK)
+        await model.close()
+        assert len(session.messages) == 2
+        with pytest.raises(RequestError, match="the model is closed"):
+            await session.ask("Sure?")
+        await session.close()
+
+    asyncio.run(main())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
 from pathlib import Path
 
 import pytest
 
 import edgereason
-from edgereason import AsyncModel, Budget, Message, Model, RequestError, Sampling, ScriptedEngine
+from edgereason import AsyncModel, Budget, Message, Model, RequestError, Sampling, ScriptedEngine, errors
 from edgereason.reasoning.model import LoadOptions, load
 from edgereason.reasoning.request import make_request
 
@@ -75,6 +77,8 @@ def test_an_option_that_is_wrong_is_refused_by_name(entrance: str, options: dict
             lambda model: model.session(sytem="Be brief."),
             "there is no option 'sytem': did you mean 'system'?",
         ),
+        (lambda model: model.session(system=0), "content must be a text, got 0"),
+        (lambda model: model.ask("2+2?", system=False), "content must be a text, got False"),
         (lambda model: model.session("2+2?"), "messages must be a sequence of Message, got '2+2?'"),
         (lambda model: model.session().ask(5), "content must be a text, got 5"),
         (lambda model: model.session().drop("1"), "a number of turns must be a whole number, got '1'"),
@@ -119,8 +123,6 @@ def test_load_refuses_what_it_can_not_use_before_it_looks_for_a_file(
 
 
 def test_the_options_of_async_load_are_those_of_load() -> None:
-    import inspect
-
     parameters = inspect.signature(load).parameters
     assert LoadOptions.__annotations__.keys() == parameters.keys() - {"bundle_or_model"}
     assert {name: parameters[name].annotation for name in LoadOptions.__annotations__} == {
@@ -207,8 +209,6 @@ def test_an_error_inside_the_with_block_frees_and_passes_on() -> None:
 
 
 def test_the_public_names_are_listed_once_everywhere() -> None:
-    import ast
-
     tree = ast.parse(Path(edgereason.__file__).read_text("utf-8"))
     checked_only = {
         name.asname or name.name: node.module
@@ -229,7 +229,5 @@ def test_the_public_names_are_listed_once_everywhere() -> None:
 
 
 def test_every_error_of_the_tree_is_public() -> None:
-    import edgereason.errors as errors
-
     tree = {name for name, value in vars(errors).items() if isinstance(value, type)}
     assert tree <= set(edgereason.__all__)

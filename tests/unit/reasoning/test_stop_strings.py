@@ -1,4 +1,4 @@
-"""Stop strings: where an answer ends, what is shown of it, and that thinking is never cut."""
+"""How a stream's text is split into thinking and answer, and where stop strings end the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgereason.core.types import Response, Route, Stop
 from edgereason.engine.scripted import ScriptedEngine
-from edgereason.reasoning.control import StopStrings
+from edgereason.reasoning.control import Phase, TextSplitter
 from edgereason.reasoning.events import Answered, Ended, Text
 from edgereason.reasoning.model import Model
 
@@ -107,27 +107,37 @@ def first_stop(text: str, strings: list[str]) -> str | None:
 
 @given(
     st.text("ab\n", max_size=30),
-    st.lists(st.text("ab\n", min_size=1, max_size=4), min_size=1, max_size=3),
+    st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
     st.integers(0, 2**32),
     st.booleans(),
 )
-def test_in_whatever_pieces_a_text_comes_it_ends_at_the_same_place(
+def test_in_whatever_pieces_a_text_comes_it_is_split_and_ends_at_the_same_place(
     answer: str, strings: list[str], seed: int, thinks: bool
 ) -> None:
     before = "ab</thin\nb</think>\n\n" if thinks else ""
     answer = answer.lstrip("\n") if thinks else answer
-    text, draw, stops = before + answer, random.Random(seed), StopStrings(strings, thinks=thinks)
-    shown, expected = "", first_stop(answer, strings)
+    text, draw, splitter = before + answer, random.Random(seed), TextSplitter(thinks=thinks, stop=strings)
+    expected = first_stop(answer, strings)
+    ends_as = answer if expected is None else expected
+    thinking = shown = ""
     while text:
         length = draw.randint(1, 5)
-        shown += stops.push(text[:length])
-        text = text[length:]
-        assert (before + (answer if expected is None else expected)).startswith(shown)
-    shown += stops.flush()
-    assert stops.is_found == (expected is not None)
-    assert shown == before + (answer if expected is None else expected)
+        more_thinking, more = splitter.push(text[:length])
+        thinking, shown, text = thinking + more_thinking, shown + more, text[length:]
+        assert ends_as.startswith(shown)
+        assert strings or thinking + shown + text == before + answer  # nothing is held without need
+    shown += splitter.flush()
+    assert splitter.is_stopped == (expected is not None)
+    assert (thinking, shown) == (before, ends_as)
 
 
-@pytest.mark.parametrize("piece", ["", "a", "</think>", "\n"])
-def test_without_stop_strings_every_text_passes_at_once(piece: str) -> None:
-    assert StopStrings(thinks=True).push(piece) == StopStrings().push(piece) == piece
+@pytest.mark.parametrize("budget", [60, 200])
+def test_the_texts_of_each_phase_make_up_thinking_and_answer(budget: int) -> None:
+    said = {Phase.THINKING: "", Phase.ANSWER: ""}
+    for event in Model(ScriptedEngine([THINKS])).stream("2+2?", mode="think", budget=budget):
+        if isinstance(event, Text):
+            said[event.phase] += event.text
+        if isinstance(event, Answered):
+            response = event.response
+    assert said[Phase.ANSWER] == response.text
+    assert said[Phase.THINKING] == f"{response.thinking}\n</think>\n\n"
