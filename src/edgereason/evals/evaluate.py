@@ -38,7 +38,7 @@ from edgereason.core.types import (
     Stop,
     Vote,
 )
-from edgereason.engine.params import KvType
+from edgereason.engine.base import KvType
 from edgereason.errors import ConfigError
 from edgereason.evals.samples import Sample, TraceRow
 from edgereason.evals.speed import Speed, TimedBatch

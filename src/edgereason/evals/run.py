@@ -23,8 +23,8 @@ from edgereason.config import read_toml, require_at_least_one
 from edgereason.core.bundle import Bundle
 from edgereason.core.types import Route
 from edgereason.data.rows import read_text
+from edgereason.engine.base import KvType
 from edgereason.engine.llama import LlamaEngine
-from edgereason.engine.params import KvType
 from edgereason.errors import ConfigError
 from edgereason.evals.curves.budgets import budget_curve, require_cuttable
 from edgereason.evals.curves.sweep import require_names, sweep
