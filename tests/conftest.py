@@ -10,6 +10,7 @@ import pytest
 
 from edgereason.engine.llama import LlamaEngine
 from edgereason.hub.pull import resolve
+from shallow_model import write_shallow
 
 # A shell's background job starts with interrupts ignored, and hands that on to every process that a test
 # starts to interrupt it: tests should not depend on how they were started.
@@ -20,6 +21,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct, pulled once (98 MB)."""
     return resolve("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def shallow(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six of SmolLM2's 30 layers: for claims about the engine, which hold of any weights."""
+    return write_shallow(smollm2, tmp_path_factory.mktemp("shallow") / "six-layers.gguf", layers=6)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,12 @@
-"""The engine on a real model (SmolLM2-135M): forks, adapters, states, samplers, limits, release."""
+"""The engine on a real model (SmolLM2-135M): forks, adapters, states, samplers, limits, release.
+
+What is claimed holds at any depth, so six of the 30 layers do; `make test-slow` runs it on the whole model.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -33,25 +37,51 @@ GREEDY = Sampling(temperature=0)
 STORY = "Once upon a time there was a small engine that could think before it spoke. One day"
 
 
+THREADS = 2
+"""Also where a worker has one core: native batches are cut for several threads, and must not depend on it."""
+
+
+@pytest.fixture(scope="session", params=["shallow", pytest.param("smollm2", marks=pytest.mark.slow)])
+def base(request: pytest.FixtureRequest) -> Path:
+    """The model's file."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(params=[True, False], ids=["shared cells", "own cells"])
-def engine(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[LlamaEngine]:
-    with LlamaEngine(smollm2, shares_cells=request.param) as engine:
+def engine(request: pytest.FixtureRequest, base: Path) -> Iterator[LlamaEngine]:
+    with LlamaEngine(base, threads=THREADS, shares_cells=request.param) as engine:
         yield engine
 
 
 @pytest.fixture
-def shared(smollm2: Path) -> Iterator[LlamaEngine]:
+def shared(base: Path) -> Iterator[LlamaEngine]:
     """An engine whose cells are one pool."""
-    with LlamaEngine(smollm2) as engine:
+    with LlamaEngine(base, threads=THREADS) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
-def adapter_path(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LoRA on all linears, strong enough to change logits."""
-    path = tmp_path_factory.mktemp("adapter") / "random.gguf"
-    write_random_adapter(smollm2, path, rank=32, seed=1)
-    return path
+def adapter_paths(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two random LoRAs on all linears, strong enough to change logits."""
+    folder = tmp_path_factory.mktemp("adapters")
+    paths = folder / "1.gguf", folder / "2.gguf"
+    for seed, path in enumerate(paths, start=1):
+        write_random_adapter(base, path, rank=32, seed=seed)
+    return paths
+
+
+@pytest.fixture
+def adapter_path(adapter_paths: tuple[Path, Path]) -> Path:
+    """The first of the two."""
+    return adapter_paths[0]
+
+
+@pytest.fixture(scope="session")
+def output_matrix(base: Path) -> np.ndarray:
+    """The model's head in float32, (V, hidden size)."""
+    tensors = {t.name: t for t in gguf.GGUFReader(base).tensors}
+    head = tensors.get("output.weight", tensors["token_embd.weight"])
+    return gguf.quants.dequantize(head.data, head.tensor_type)
 
 
 def encoded(engine: LlamaEngine, text: str) -> Sequence:
@@ -163,11 +193,11 @@ def test_one_step_serves_base_and_adapter_sequences_side_by_side(
 
 
 def test_an_adapter_can_be_hot_swapped_for_another(
-    engine: LlamaEngine, smollm2: Path, tmp_path: Path
+    engine: LlamaEngine, adapter_paths: tuple[Path, Path], tmp_path: Path
 ) -> None:
     seen = []
-    for seed in (1, 2, 1):
-        write_random_adapter(smollm2, tmp_path / "swap.gguf", rank=32, seed=seed)
+    for number in (0, 1, 0):
+        shutil.copyfile(adapter_paths[number], tmp_path / "swap.gguf")
         adapter = engine.load_adapter(tmp_path / "swap.gguf")
         with engine.reserve(cells=512, sequences=4):
             sequence = encoded(engine, STORY)
@@ -180,9 +210,9 @@ def test_an_adapter_can_be_hot_swapped_for_another(
     assert np.array_equal(seen[0], seen[2])
 
 
-def test_an_adapter_that_is_none_is_refused(engine: LlamaEngine, smollm2: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_is_none_is_refused(engine: LlamaEngine, base: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no LoRA adapter"):
-        engine.load_adapter(smollm2)
+        engine.load_adapter(base)
     with pytest.raises(BundleError, match="no adapter file"):
         engine.load_adapter(tmp_path / "missing.gguf")
     assert engine.num_handles == 1  # nothing was kept
@@ -206,7 +236,7 @@ def test_prompt_states_have_a_row_a_token_and_do_not_look_ahead(engine: LlamaEng
 
 
 def test_several_layers_come_in_one_pass_as_each_comes_alone(engine: LlamaEngine) -> None:
-    tokens, layers = engine.tokenize(STORY), (-13, -2, -engine.info.num_layers)
+    tokens, layers = engine.tokenize(STORY), (-4, -2, -engine.info.num_layers)
 
     def rows_of(*asked: int) -> list[np.ndarray]:
         found: dict[int, list[np.ndarray]] = {layer: [] for layer in asked}
@@ -225,17 +255,16 @@ def test_several_layers_come_in_one_pass_as_each_comes_alone(engine: LlamaEngine
             rows_of(layer)
 
 
-def test_final_norm_states_times_the_output_matrix_are_the_logits(engine: LlamaEngine, smollm2: Path) -> None:
-    tensors = {t.name: t for t in gguf.GGUFReader(smollm2).tensors}
-    head = tensors.get("output.weight", tensors["token_embd.weight"])
-    matrix = gguf.quants.dequantize(head.data, head.tensor_type)
+def test_final_norm_states_times_the_output_matrix_are_the_logits(
+    engine: LlamaEngine, output_matrix: np.ndarray
+) -> None:
     texts = [engine.tokenize(STORY), engine.tokenize("The capital of France is")]
     with engine.reserve(cells=512, sequences=4):
         sequences = [engine.new_sequence() for _ in texts]
         states = engine.states(list(zip(sequences, texts, strict=True)))
         logits = [engine.logits(sequence) for sequence in sequences]
     for state, expected in zip(states, logits, strict=True):
-        got = matrix @ state
+        got = output_matrix @ state
         assert np.corrcoef(got, expected)[0, 1] > 0.999
         assert int(got.argmax()) == int(expected.argmax())
 
@@ -276,12 +305,12 @@ def test_states_of_a_step_are_those_of_a_plain_encoding_whoever_steps_beside(
             for one in (sequence, again) if number % 2 else ():
                 engine.cross(one, adapter)
             engine.release(prompt)
-            alone: dict[int, list[np.ndarray]] = {-9: [], -2: []}
+            alone: dict[int, list[np.ndarray]] = {-4: [], -2: []}
             engine.encode(again, tokens, on_states={layer: rows.append for layer, rows in alone.items()})
             engine.release(again)
             expected.append(alone)
             # One is not read, and one is read of a single layer.
-            layers = {1: (), 3: (-2,)}.get(number, (-9, -2))
+            layers = {1: (), 3: (-2,)}.get(number, (-4, -2))
             taken.append({layer: [] for layer in layers})
             takes = {layer: rows.append for layer, rows in taken[-1].items()}
             feeds.append(Feed(sequence, tokens, engine.sampler(GREEDY, 0), on_states=takes or None))
@@ -304,8 +333,9 @@ def test_a_feed_longer_than_a_batch_is_encoded_in_pieces(engine: LlamaEngine) ->
         assert (first.length, drawn.token) == (1050, int(engine.logits(second).argmax()))
 
 
-def test_a_draw_may_be_kept_from_ending_the_turn(engine: LlamaEngine) -> None:
-    with engine.reserve(cells=512, sequences=4):
+def test_a_draw_may_be_kept_from_ending_the_turn(smollm2: Path) -> None:
+    # Six layers do not know where a turn ends.
+    with LlamaEngine(smollm2) as engine, engine.reserve(cells=512, sequences=4):
         sequence = engine.new_sequence()
         asked = "<|im_start|>user\nSay only: yes<|im_end|>\n<|im_start|>assistant\nYes."
         engine.encode(sequence, engine.tokenize(asked, special=True))
@@ -315,8 +345,8 @@ def test_a_draw_may_be_kept_from_ending_the_turn(engine: LlamaEngine) -> None:
         assert kept == next(int(token) for token in ranked if not engine.is_end(int(token)))
 
 
-def test_a_closed_engine_refuses_instead_of_crashing(smollm2: Path) -> None:
-    engine = LlamaEngine(smollm2)
+def test_a_closed_engine_refuses_instead_of_crashing(base: Path) -> None:
+    engine = LlamaEngine(base, threads=THREADS)
     reservation = engine.reserve(cells=256, sequences=2)
     sequence = encoded(engine, STORY)
     sampler = engine.sampler(GREEDY, 0)
@@ -328,7 +358,7 @@ def test_a_closed_engine_refuses_instead_of_crashing(smollm2: Path) -> None:
         lambda: engine.encode(sequence, [30]),
         lambda: engine.sample(sequence, sampler),
         lambda: engine.fork(sequence),
-        lambda: engine.load_adapter(smollm2),
+        lambda: engine.load_adapter(base),
     ):
         with pytest.raises(EngineError):
             call()
@@ -503,8 +533,11 @@ def test_stale_logits_are_refused_not_mixed_up(engine: LlamaEngine) -> None:
             engine.sample(first, engine.sampler(GREEDY, 0))
 
 
-def test_the_native_cache_overflows_exactly_where_the_ledger_says(smollm2: Path) -> None:
-    with LlamaEngine(smollm2, context_tokens=256) as engine, engine.reserve(cells=256, sequences=2):
+def test_the_native_cache_overflows_exactly_where_the_ledger_says(base: Path) -> None:
+    with (
+        LlamaEngine(base, threads=THREADS, context_tokens=256) as engine,
+        engine.reserve(cells=256, sequences=2),
+    ):
         assert engine.num_cells == 256
         sequence = engine.new_sequence()
         engine.encode(sequence, engine.tokenize(STORY * 20)[:250])
@@ -525,15 +558,15 @@ def test_a_context_of_open_size_grows_only_while_nobody_uses_it(shared: LlamaEng
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
-def test_bytes_a_cell_are_what_llama_cpp_stores(smollm2: Path, kv: str) -> None:
-    with LlamaEngine(smollm2, kv=kv) as engine, engine.reserve(cells=600, sequences=2):  # type: ignore[arg-type]
+def test_bytes_a_cell_are_what_llama_cpp_stores(base: Path, kv: str) -> None:
+    with LlamaEngine(base, threads=THREADS, kv=kv) as engine, engine.reserve(cells=600, sequences=2):  # type: ignore[arg-type]
         sequence = engine.new_sequence()
         sizes = []
         for _ in range(2):
             engine.encode(sequence, engine.tokenize(STORY * 20)[:200])
             sizes.append(C.llama_state_seq_get_size(engine.native_context, sequence.slot))
-        # each cell also stores its position and sequence number, a few bytes
-        assert (sizes[1] - sizes[0]) / 200 == pytest.approx(engine.info.kv_bytes_per_cell, rel=0.002)
+        # each cell also stores its position and sequence number: 12 bytes
+        assert (sizes[1] - sizes[0]) / 200 == engine.info.kv_bytes_per_cell + 12
 
 
 def test_prefill_can_be_stopped_between_chunks(engine: LlamaEngine) -> None:
@@ -543,8 +576,8 @@ def test_prefill_can_be_stopped_between_chunks(engine: LlamaEngine) -> None:
         assert sequence.length == 512
 
 
-def test_every_handle_is_released(smollm2: Path, adapter_path: Path) -> None:
-    engine = LlamaEngine(smollm2)
+def test_every_handle_is_released(base: Path, adapter_path: Path) -> None:
+    engine = LlamaEngine(base, threads=THREADS)
     adapter = engine.load_adapter(adapter_path)
     with engine.reserve(cells=512, sequences=4):
         sequence = encoded(engine, STORY)
@@ -574,7 +607,7 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def test_missing_foreign_and_truncated_files_are_refused_by_name(smollm2: Path, tmp_path: Path) -> None:
+def test_missing_foreign_and_truncated_files_are_refused_by_name(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no model file"):
         LlamaEngine(tmp_path / "missing.gguf")
     foreign = tmp_path / "foreign.gguf"
@@ -583,8 +616,8 @@ def test_missing_foreign_and_truncated_files_are_refused_by_name(smollm2: Path, 
         LlamaEngine(foreign)
     with pytest.raises(ModelFileError, match="can't be read"):
         LlamaEngine(tmp_path)
-    with smollm2.open("rb") as file:
-        for keep in (12, 100_000, 50_000_000):
+    with base.open("rb") as file:
+        for keep in (12, 100_000, 40_000_000):
             truncated = tmp_path / "truncated.gguf"
             file.seek(0)
             truncated.write_bytes(file.read(keep))
@@ -592,8 +625,8 @@ def test_missing_foreign_and_truncated_files_are_refused_by_name(smollm2: Path, 
                 LlamaEngine(truncated)
 
 
-def test_no_native_log_reaches_the_terminal(smollm2: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with LlamaEngine(smollm2) as engine, engine.reserve(cells=300, sequences=1):
+def test_no_native_log_reaches_the_terminal(base: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with LlamaEngine(base, threads=THREADS) as engine, engine.reserve(cells=300, sequences=1):
         encoded(engine, STORY)
     assert capfd.readouterr() == ("", "")
 
@@ -636,17 +669,15 @@ def test_trimming_a_parent_leaves_its_forks_alone(engine: LlamaEngine) -> None:
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
-def test_a_kv_put_back_into_another_engine_gives_the_same_logits_bit_for_bit(
-    smollm2: Path, kv: KvType
-) -> None:
-    with LlamaEngine(smollm2, kv=kv) as first, first.reserve(cells=1024, sequences=2):
+def test_a_kv_put_back_into_another_engine_gives_the_same_logits_bit_for_bit(base: Path, kv: KvType) -> None:
+    with LlamaEngine(base, threads=THREADS, kv=kv) as first, first.reserve(cells=1024, sequences=2):
         tokens = first.tokenize(STORY * 40)[:600]  # more than one chunk
         sequence = first.new_sequence()
         first.encode(sequence, tokens)
         state = first.save(sequence)
         first.encode(sequence, [30])
         expected = first.logits(sequence)
-    with LlamaEngine(smollm2, kv=kv) as second, second.reserve(cells=1024, sequences=2):
+    with LlamaEngine(base, threads=THREADS, kv=kv) as second, second.reserve(cells=1024, sequences=2):
         assert second.state_format == first.state_format
         second.restore(sequence := second.new_sequence(), state, len(tokens))
         assert (sequence.length, second.used_cells) == (600, 600)
@@ -655,9 +686,9 @@ def test_a_kv_put_back_into_another_engine_gives_the_same_logits_bit_for_bit(
 
 
 def test_bytes_that_are_no_kv_are_refused_and_leave_the_sequence_empty(
-    shared: LlamaEngine, smollm2: Path
+    shared: LlamaEngine, base: Path
 ) -> None:
-    with LlamaEngine(smollm2, kv="q8_0") as other, other.reserve(cells=256, sequences=2):
+    with LlamaEngine(base, threads=THREADS, kv="q8_0") as other, other.reserve(cells=256, sequences=2):
         of_other_type = other.save(encoded(other, STORY))
         assert other.state_format != shared.state_format
     with shared.reserve(cells=256, sequences=2):
@@ -695,10 +726,10 @@ def test_a_kept_sequence_is_told_to_leave_before_the_context_is_made_anew(shared
 
 
 def test_with_cells_of_its_own_a_stream_does_not_feel_the_others_bit_for_bit(
-    smollm2: Path, adapter_path: Path
+    base: Path, adapter_path: Path
 ) -> None:
     texts = [STORY, "The capital of France is", STORY * 3, "1 2 3 4", "def f(x):", STORY * 2]
-    with LlamaEngine(smollm2, shares_cells=False) as engine:
+    with LlamaEngine(base, threads=THREADS, shares_cells=False) as engine:
         adapter = engine.load_adapter(adapter_path)
 
         def draws(numbers: list[int]) -> dict[int, list[np.ndarray]]:
@@ -731,18 +762,21 @@ def test_with_cells_of_its_own_a_stream_does_not_feel_the_others_bit_for_bit(
                 assert np.array_equal(got, expected)
 
 
-def test_cells_of_ones_own_are_refused_what_they_can_not_do(smollm2: Path) -> None:
+def test_cells_of_ones_own_are_refused_what_they_can_not_do(base: Path) -> None:
     with pytest.raises(EngineError, match="leave its size open"):
-        LlamaEngine(smollm2, shares_cells=False, context_tokens=512)
-    with LlamaEngine(smollm2, shares_cells=False) as engine, engine.reserve(cells=256, sequences=2):
+        LlamaEngine(base, threads=THREADS, shares_cells=False, context_tokens=512)
+    with (
+        LlamaEngine(base, threads=THREADS, shares_cells=False) as engine,
+        engine.reserve(cells=256, sequences=2),
+    ):
         sequence = encoded(engine, STORY)
         state, length = engine.save(sequence), sequence.length
         with pytest.raises(EngineError, match="cells of their own"):
             engine.restore(engine.new_sequence(), state, length)
 
 
-def test_cells_of_ones_own_are_made_anew_for_a_longer_sequence_while_nobody_uses_them(smollm2: Path) -> None:
-    with LlamaEngine(smollm2, shares_cells=False) as engine:
+def test_cells_of_ones_own_are_made_anew_for_a_longer_sequence_while_nobody_uses_them(base: Path) -> None:
+    with LlamaEngine(base, threads=THREADS, shares_cells=False) as engine:
         with engine.reserve(cells=3000, sequences=10, longest=300):
             assert engine.num_cells == 10 * 512  # whole steps of cells for each
             with pytest.raises(NoRoomNow):
