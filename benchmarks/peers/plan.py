@@ -11,7 +11,7 @@ from typing import Final
 from benchmarks.peers.cases import Case, Setting
 from edgereason.bench.lab import EndlessEngine, Lab
 from edgereason.core.types import Message
-from edgereason.engine.params import CELL_STEP, round_up
+from edgereason.engine.handles import CELL_STEP, round_up
 
 LONG_PROMPT_TOKENS: Final = 512
 STORY: Final = "Write a long story about a lighthouse keeper who finds an old letter on the beach."

@@ -17,10 +17,9 @@ from edgereason.core.types import Message, Vote
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError
 from edgereason.heads import features
-from edgereason.heads.file import Heads, read_heads, write_heads
+from edgereason.heads.file import Heads, Storage, read_heads, write_heads
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
-from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model, describe_base
 from edgereason.reasoning.runs import last_response
 from edgereason.records.context import RunContext
@@ -29,7 +28,7 @@ from edgereason.train.data.generate import sample_seed
 from edgereason.train.data.questions import read_questions
 from edgereason.train.heads.mlp import MlpConfig
 from edgereason.train.heads.prompt_states import read_prompts
-from edgereason.train.heads.states import StateJournal
+from edgereason.train.heads.record import StateJournal
 from edgereason.train.heads.switcher import SwitcherConfig, train_switcher
 from edgereason.train.heads.trace_states import TraceConfig, TraceStateRow, collect, verification_ids
 from edgereason.train.heads.verifier import VerifierConfig, train_verifier

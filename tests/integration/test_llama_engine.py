@@ -19,9 +19,9 @@ import pytest
 from edgereason.bench.files import write_random_adapter
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Feed, Sequence
+from edgereason.engine.handles import KvType
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import C
-from edgereason.engine.params import KvType
 from edgereason.engine.scoring import SCORE_TOKENS
 from edgereason.errors import (
     AdapterCrossing,

@@ -77,7 +77,7 @@ def pack(recipe: Path, traces: list[Path], folder: Path) -> None:
     from edgereason.reasoning.model import describe_base
     from edgereason.train.data.traces import read_traces
     from edgereason.train.lora.examples import Encoder, Origin, write_examples
-    from edgereason.train.lora.sft import SftRecipe
+    from edgereason.train.lora.run import SftRecipe
 
     plan = SftRecipe.read(recipe)
     base = resolve(plan.base.name)
@@ -161,7 +161,7 @@ def run_sft(folder: Path, output: Path, resume: Path | None, is_over: Callable[[
     """SFT on the examples that came along."""
     from edgereason.records.context import RunContext
     from edgereason.train.lora.examples import read_examples
-    from edgereason.train.lora.sft import SftRecipe, TorchBase, sft
+    from edgereason.train.lora.run import SftRecipe, TorchBase, sft
 
     about = json.loads((folder / "about.json").read_text())
     return sft(
@@ -179,7 +179,7 @@ def run_grpo(folder: Path, output: Path, resume: Path | None, is_over: Callable[
     from edgereason.records.context import RunContext
     from edgereason.train.grpo.material import read_material, torch_rollouts
     from edgereason.train.grpo.recipe import GrpoRecipe, grpo
-    from edgereason.train.lora.sft import TorchBase
+    from edgereason.train.lora.run import TorchBase
 
     about = json.loads((folder / "about.json").read_text())
     recipe, material = GrpoRecipe.read(folder / "recipe.toml"), read_material(folder / "material.json")

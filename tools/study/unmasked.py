@@ -29,15 +29,14 @@ import numpy.typing as npt
 
 from edgereason.core.bundle import BASE_FILE, Bundle, Part, file_sha256
 from edgereason.engine.llama import LlamaEngine
-from edgereason.hub.locate import base_file
-from edgereason.hub.pull import resolve
+from edgereason.hub.pull import base_file, resolve
 from edgereason.quant.adapter_file import AdapterGrid, Product, read_adapter, write_adapter
 from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
 from edgereason.quant.gguf_file import GgufModel, Slot, write_model
 from edgereason.reasoning.model import describe_base
 from edgereason.train.data.traces import read_traces
 from edgereason.train.lora.examples import Encoder, Example, Origin, write_examples
-from edgereason.train.lora.sft import SftRecipe
+from edgereason.train.lora.run import SftRecipe
 
 
 def examples(traces: Path, recipe: Path, output: Path) -> None:

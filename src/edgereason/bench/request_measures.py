@@ -20,8 +20,8 @@ from typing import Any, Final
 from edgereason.bench.lab import SAMPLING, EndlessEngine, Lab, Measured
 from edgereason.core.types import Budget, Message, Mode, Request
 from edgereason.engine.base import Sequence
+from edgereason.engine.handles import CELL_STEP
 from edgereason.engine.native import C, complaints
-from edgereason.engine.params import CELL_STEP
 from edgereason.errors import ContextOverflow
 from edgereason.heads.features import PENULTIMATE, PromptFeatures
 from edgereason.reasoning.batch import Batch

@@ -14,9 +14,8 @@ from edgereason.bench.lab import SAMPLING, Lab, Measured, mean_step_s
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Sequence
 from edgereason.engine.cells import Ledger
+from edgereason.engine.handles import BATCH_TOKENS, NativeSampler, context_params
 from edgereason.engine.native import C, fail
-from edgereason.engine.params import BATCH_TOKENS, context_params
-from edgereason.engine.sampling import NativeSampler
 from edgereason.heads.verifier import TraceMean
 from edgereason.records.measure import Case, Samples, interleave, timed
 

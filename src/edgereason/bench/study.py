@@ -35,8 +35,8 @@ from edgereason.errors import ConfigError
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.run import run_task
 from edgereason.records.context import RunContext
+from edgereason.train.lora.run import SftRecipe
 from edgereason.train.lora.run import run as train_lora
-from edgereason.train.lora.sft import SftRecipe
 
 FORMAT: Final = "edgereason-train-sweep"
 PLAIN: Final = "recipe"

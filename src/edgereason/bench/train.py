@@ -42,9 +42,8 @@ from edgereason.records.measure import interleave, timed
 from edgereason.train.grpo.rollout import Drawn, EngineRoller, Roller, Vocabulary, Want
 from edgereason.train.grpo.torch_rollout import TorchRoller
 from edgereason.train.lora.adapters import LoraSettings, load_adapter, new_adapter, settings_of
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import Batch, MaskedLora, token_scores
 from edgereason.train.lora.run import shipped, trainable
-from edgereason.train.lora.token_scores import token_scores
 from edgereason.train.quant.load import load_torch
 
 FORMAT: Final = "edgereason-bench-train"

@@ -20,7 +20,7 @@ from edgereason.core.bundle import BASE_FILE, Bundle, Part, Result
 from edgereason.errors import BundleError
 from edgereason.heads.file import read_heads
 from edgereason.hub.catalog import find, find_by_sha256
-from edgereason.hub.locate import find_base
+from edgereason.hub.pull import find_base
 from edgereason.report.markdown import bytes_text, cell, interval_text, percent
 
 CARD: Final = "README.md"

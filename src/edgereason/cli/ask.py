@@ -65,8 +65,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask a model a question; it thinks first, within a budget, if need be in several streams that vote."""
-    from edgereason.cli.question import checked, read_question
-    from edgereason.cli.source import find, require_one
+    from edgereason.cli.options import checked, find, read_question, require_one
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
     from edgereason.reasoning.request import make_request
 
@@ -104,7 +103,7 @@ def _show(events: Iterator[Event], model: str, *, as_json: bool) -> Response:
 
         return watch(events, Console(highlight=False, markup=False, emoji=False), model=model)
 
-    from edgereason.cli.terminal.plain import follow, print_answer
+    from edgereason.cli.terminal.live import follow, print_answer
     from edgereason.core.json_output import to_json
 
     response, limit_tokens = follow(events)

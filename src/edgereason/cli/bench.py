@@ -164,7 +164,7 @@ def train(
 
     The one against full sequences, the other against transformers in float32.
     """
-    from edgereason.cli.pull import fetch
+    from edgereason.cli.models import fetch
     from edgereason.data.rows import import_optional
     from edgereason.hub.catalog import DEFAULT_MODEL
 

@@ -61,9 +61,9 @@ def build(
     """Put parts together that fit one another, with where they are from and what was measured."""
     from edgereason.bundles.build import Parts
     from edgereason.bundles.build import build as put_together
-    from edgereason.cli.pull import fetch
+    from edgereason.cli.models import fetch
     from edgereason.core.bundle import Bundle
-    from edgereason.hub.locate import base_file
+    from edgereason.hub.pull import base_file
     from edgereason.report.markdown import bytes_text
 
     begin = None if start is None else Bundle.read(start)
@@ -115,7 +115,7 @@ def verify(
     """Check a bundle's files, whether they fit one another, and whether this version writes their seams."""
     from edgereason.bundles.verify import Outcome
     from edgereason.bundles.verify import verify as checks
-    from edgereason.cli.pull import fetch
+    from edgereason.cli.models import fetch
     from edgereason.hub.catalog import bundle_folder
 
     wrong = 0
@@ -155,7 +155,7 @@ def calibrate(
 ) -> None:
     """Set the switcher's threshold, by the share of prompts that think or by the accuracy it must keep."""
     from edgereason.bundles.calibrate import ByAccuracy, ByShare, require_switcher, set_threshold
-    from edgereason.cli.pull import display, fetch
+    from edgereason.cli.models import display, fetch
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
     from edgereason.cli.terminal.progress import progress_display
     from edgereason.core.bundle import Bundle

@@ -66,8 +66,7 @@ def chat(
     no_mirror: NoMirrorOption = False,
 ) -> None:
     """Talk with a model, which can think harder about what it was asked; /help lists what else it can do."""
-    from edgereason.cli.question import checked
-    from edgereason.cli.source import find, require_one
+    from edgereason.cli.options import checked, find, require_one
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
     from edgereason.reasoning.request import make_request
 
@@ -141,7 +140,7 @@ def _recite(model: Model, options: AskOptions) -> None:
     """With lines from a file or another program: answers alone on stdout, the rest on stderr."""
     from edgereason.cli.chat_commands import Talk
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
-    from edgereason.cli.terminal.plain import follow, print_answer
+    from edgereason.cli.terminal.live import follow, print_answer
 
     def show(events: Iterator[Event]) -> Response:
         response, _ = follow(events)

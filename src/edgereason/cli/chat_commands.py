@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from edgereason.cli.question import checked
+from edgereason.cli.options import checked
 from edgereason.core.types import Effort, Message, Mode, Response, Stop
 from edgereason.errors import RequestError
 from edgereason.reasoning.events import Event, Notice

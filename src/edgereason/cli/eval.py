@@ -27,6 +27,7 @@ from edgereason.core.types import Effort, Mode, Vote
 if TYPE_CHECKING:
     from edgereason.evals.record import C
 
+
 _TASK: Final = "task"
 
 
@@ -326,3 +327,22 @@ def _write(output: Path | None, text: str) -> None:
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, text + "\n")
+
+
+def report(
+    records: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RECORD",
+            help="Folders of evaluations, in the order in which the system was built up, and JSON records of "
+            "`eval sweep`, `eval ppl` and `bench`.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.md and its figures.")],
+) -> None:
+    """Draw figures and one Markdown page from records."""
+    from edgereason.report.page import write_report
+
+    page, *figures = write_report(records, output)
+    typer.echo(f"{len(figures)} figures", err=True)
+    typer.echo(page)

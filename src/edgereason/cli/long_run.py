@@ -34,7 +34,7 @@ def run_context(threads: int | None = None, *, base: str | None = None) -> Itera
         threads: CPU threads; None for all.
         base: a name or a file that is used in place of whatever model the run asks for.
     """
-    from edgereason.cli.pull import fetch
+    from edgereason.cli.models import fetch
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
     from edgereason.cli.terminal.progress import progress_display
     from edgereason.records.context import RunContext

@@ -24,11 +24,9 @@ from edgereason.cli.ask import ask
 from edgereason.cli.bench import bench_app
 from edgereason.cli.bundle import bundle_app
 from edgereason.cli.chat import chat
-from edgereason.cli.eval import eval_app
-from edgereason.cli.models import models
-from edgereason.cli.pull import pull
+from edgereason.cli.eval import eval_app, report
+from edgereason.cli.models import models, pull
 from edgereason.cli.quantize import quantize
-from edgereason.cli.report import report
 from edgereason.cli.train import train_app
 from edgereason.errors import EdgeReasonError
 

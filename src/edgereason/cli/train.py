@@ -213,8 +213,7 @@ def sft(
         raise typer.BadParameter("say which: --traces, or --examples in ids")
     require_training()
     with run_context(threads, base=base) as context:
-        from edgereason.train.lora.run import run
-        from edgereason.train.lora.sft import SftRecipe
+        from edgereason.train.lora.run import SftRecipe, run
 
         record = run(
             SftRecipe.read(recipe),

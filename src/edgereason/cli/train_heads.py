@@ -84,7 +84,7 @@ def switcher(
 ) -> None:
     """Train the switcher, which decides between chat and think; stopped or killed, it goes on."""
     _require_training(threads, model, bundle)
-    from edgereason.heads.weights import Storage
+    from edgereason.heads.file import Storage
     from edgereason.train.heads.mlp import MlpConfig
     from edgereason.train.heads.prompt_states import read_prompts
     from edgereason.train.heads.switcher import SwitcherConfig, train_switcher
@@ -146,7 +146,7 @@ def verifier(
 ) -> None:
     """Train the verifier, which scores finished traces; stopped or killed, it goes on."""
     _require_training(threads, model, bundle)
-    from edgereason.heads.weights import Storage
+    from edgereason.heads.file import Storage
     from edgereason.train.data.decontaminate import Evaluations
     from edgereason.train.data.questions import read_questions
     from edgereason.train.heads.trace_states import TraceConfig
@@ -203,12 +203,12 @@ def _loaded(
     model: str | None, bundle: Path | None, context: RunContext, into: Path | None
 ) -> Iterator[Model]:
     """The model that will run, without the heads that its bundle may have; `into` may get its heads."""
-    from edgereason.cli.pull import display
+    from edgereason.cli.models import display
     from edgereason.core.bundle import Bundle
     from edgereason.heads.file import require_base
     from edgereason.hub.catalog import DEFAULT_MODEL
     from edgereason.reasoning.model import load
-    from edgereason.train.heads.states import base_sha256
+    from edgereason.train.heads.record import base_sha256
 
     if bundle is None:
         opened = load(context.fetch(model or DEFAULT_MODEL), threads=context.threads, shares_cells=False)

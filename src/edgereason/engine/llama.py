@@ -42,16 +42,19 @@ from edgereason.engine.base import (
     require_fresh,
 )
 from edgereason.engine.cells import Ledger, Promise
-from edgereason.engine.handles import Handles
-from edgereason.engine.native import C, fail
-from edgereason.engine.params import (
+from edgereason.engine.handles import (
     BATCH_TOKENS,
     MIN_SEQUENCES,
+    Handles,
+    NativeSampler,
+    SoftmaxSampler,
     context_params,
     describe,
+    log_probability,
+    logits_row,
     round_up,
 )
-from edgereason.engine.sampling import NativeSampler, SoftmaxSampler, log_probability, logits_row
+from edgereason.engine.native import C, fail
 from edgereason.engine.scoring import ScoreTable, score_batches
 from edgereason.engine.tap import StateTap
 from edgereason.errors import ContextOverflow, EngineError

@@ -41,7 +41,7 @@ from edgereason.evals.samples import Sample, read_samples
 from edgereason.evals.tasks.base import Item
 from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.hub.catalog import DEFAULT_MODEL, bundle_folder
-from edgereason.hub.locate import base_file
+from edgereason.hub.pull import base_file
 from edgereason.reasoning.model import Model, load
 from edgereason.records.context import RunContext
 from edgereason.records.folder import data_entry, model_entry

@@ -25,8 +25,7 @@ from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
 from edgereason.hub.catalog import DEFAULT_BUNDLE, bundle_folder
 from edgereason.hub.fingerprint import fingerprint
-from edgereason.hub.locate import base_file
-from edgereason.hub.pull import Progress, resolve
+from edgereason.hub.pull import Progress, base_file, resolve
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.prompt_cache import Origin

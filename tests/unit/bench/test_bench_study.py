@@ -16,7 +16,7 @@ from edgereason.evals.evaluate import EvalConfig
 from edgereason.records.context import RunContext
 from edgereason.train.lora.adapters import LoraSettings
 from edgereason.train.lora.loop import TrainConfig
-from edgereason.train.lora.sft import BaseConfig, SftRecipe
+from edgereason.train.lora.run import BaseConfig, SftRecipe
 
 RECIPE = SftRecipe(
     base=BaseConfig(name="tiny"),

@@ -8,8 +8,7 @@ import itertools
 import pytest
 from rich.console import Console
 
-from edgereason.cli.terminal.live import watch
-from edgereason.cli.terminal.panels import Board
+from edgereason.cli.terminal.live import Board, watch
 from edgereason.cli.terminal.text import Prose, Transcript, one_line, printable
 from edgereason.core.types import Candidate, Route, Stop, Trace
 from edgereason.engine.scripted import ScriptedEngine

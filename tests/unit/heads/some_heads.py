@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from edgereason.heads.features import Features
-from edgereason.heads.file import Heads
+from edgereason.heads.file import Heads, Storage
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
-from edgereason.heads.weights import Storage
 
 BASE, ADAPTER = "b" * 64, "a" * 64
 BUCKETS = (128, 256)

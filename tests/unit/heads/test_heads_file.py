@@ -14,8 +14,15 @@ from some_heads import ADAPTER, BASE, BUCKETS, both_heads, random_switcher, rand
 
 from edgereason.errors import BundleError
 from edgereason.heads.features import FeaturePart, Features
-from edgereason.heads.file import Heads, merge_heads, read_heads, write_heads, write_with_threshold
-from edgereason.heads.weights import Storage, to_int8
+from edgereason.heads.file import (
+    Heads,
+    Storage,
+    merge_heads,
+    read_heads,
+    to_int8,
+    write_heads,
+    write_with_threshold,
+)
 
 STATES = np.random.default_rng(9).standard_normal((64, 16)).astype(np.float32)
 FITTING = {"base_sha256": BASE, "hidden_size": 16, "adapter_sha256": ADAPTER, "buckets": BUCKETS}

@@ -7,8 +7,7 @@ import json
 import pytest
 from fake_hub import CONTENT, make_model
 
-from edgereason.cli.models import models
-from edgereason.cli.pull import pull
+from edgereason.cli.models import models, pull
 from edgereason.errors import PullError
 from edgereason.hub import catalog
 from edgereason.hub import pull as hub_pull

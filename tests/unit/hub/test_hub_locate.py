@@ -9,7 +9,7 @@ import pytest
 from edgereason.core.bundle import Base, Bundle
 from edgereason.errors import BundleError
 from edgereason.hub.catalog import CATALOG, find_by_sha256
-from edgereason.hub.locate import base_file, find_base
+from edgereason.hub.pull import base_file, find_base
 from edgereason.hub.store import model_path
 
 KNOWN = CATALOG[0]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from benchmarks.peers import bench as peers
 from edgereason.bench import engine, parallel, switch
-from edgereason.cli.report import report
+from edgereason.cli.eval import report
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
 from edgereason.evals import run

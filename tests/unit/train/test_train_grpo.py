@@ -32,7 +32,7 @@ from edgereason.train.grpo.trainer import BudgetTrainer, by_length, turn
 from edgereason.train.lora.adapters import save_adapter
 from edgereason.train.lora.checkpoints import forget_lines_behind
 from edgereason.train.lora.masked_lora import Batch, MaskedLora
-from edgereason.train.lora.sft import BaseConfig, TorchBase
+from edgereason.train.lora.run import BaseConfig, TorchBase
 
 SHA256 = "ab" * 32
 ENDS = frozenset({55, 56, 57, 58, 59, 62, 63})

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgereason.errors import ConfigError
+from edgereason.train.heads.cross_validation import grouped, passages, stratified
 from edgereason.train.heads.prompt_states import PromptRow
-from edgereason.train.heads.splits import grouped, passages, stratified
-from edgereason.train.heads.states import STATES, StateJournal
+from edgereason.train.heads.record import STATES, StateJournal
 from edgereason.train.heads.trace_states import Recorder
 
 

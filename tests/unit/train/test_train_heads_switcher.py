@@ -14,8 +14,7 @@ from edgereason.core.bundle import file_sha256
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
 from edgereason.heads.features import FeaturePart
-from edgereason.heads.file import read_heads
-from edgereason.heads.weights import Storage
+from edgereason.heads.file import Storage, read_heads
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES

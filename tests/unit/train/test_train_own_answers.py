@@ -17,7 +17,7 @@ from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES
 from edgereason.train.data.own_answers import OwnAnswersConfig, answer
-from edgereason.train.quant.calibration import read_calibration
+from edgereason.train.quant.run import read_calibration
 
 CONFIG = OwnAnswersConfig(max_tokens=40, parallel=2)
 REPLIES = ["Two.", "Nobody knows how many there are, and nobody ever counted them."]

@@ -23,7 +23,7 @@ from edgereason.train.lora.adapters import LoraSettings, adapter_sha256, load_ad
 from edgereason.train.lora.examples import Example, HintConfig
 from edgereason.train.lora.loop import LengthGrouped, TrainConfig
 from edgereason.train.lora.masked_lora import Batch, MaskedLora
-from edgereason.train.lora.sft import BaseConfig, SftRecipe, TorchBase, sft
+from edgereason.train.lora.run import BaseConfig, SftRecipe, TorchBase, sft
 
 SHA256 = "ab" * 32
 CONFIG = TrainConfig(epochs=3, batch_rows=4, micro_rows=2, learning_rate=2e-2, seed=1)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from edgereason.train.lora.token_scores import token_scores
+from edgereason.train.lora.masked_lora import token_scores
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr("edgereason.train.lora.token_scores._CHUNK_TOKENS", 3)
+    monkeypatch.setattr("edgereason.train.lora.masked_lora._CHUNK_TOKENS", 3)
 
 
 def inputs(dtype=torch.float32):

@@ -21,8 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.core.answers import extract
-from edgereason.data.gym import make_questions
-from edgereason.data.questions import answer_field, question_of, reference_of, without_thousands
+from edgereason.data.questions import (
+    answer_field,
+    make_questions,
+    question_of,
+    reference_of,
+    without_thousands,
+)
 from edgereason.data.rows import Row, read_file
 from edgereason.errors import ConfigError
 from edgereason.train.data.decontaminate import Evaluations, normalised

@@ -53,7 +53,7 @@ from edgereason.train.lora.adapters import (
 from edgereason.train.lora.checkpoints import forget_lines_behind, step_of
 from edgereason.train.lora.loop import METRICS
 from edgereason.train.lora.masked_lora import MaskedLora
-from edgereason.train.lora.sft import ADAPTER, BaseConfig, TorchBase
+from edgereason.train.lora.run import ADAPTER, BaseConfig, TorchBase
 
 FORMAT: Final = "edgereason-grpo"
 RESPONSES: Final = "responses.jsonl"

@@ -14,8 +14,7 @@ from edgereason.reasoning.model import describe_base
 from edgereason.records.context import RunContext
 from edgereason.train.grpo.material import QuestionSources, engine_rollouts, material_of, torch_rollouts
 from edgereason.train.grpo.recipe import GrpoRecipe, grpo
-from edgereason.train.lora.run import finish, process_number, started_from, trainable
-from edgereason.train.lora.sft import TorchBase
+from edgereason.train.lora.run import TorchBase, finish, process_number, started_from, trainable
 from edgereason.train.quant.load import load_torch
 
 

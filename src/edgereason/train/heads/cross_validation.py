@@ -1,17 +1,15 @@
-"""How good a way to train a switcher is, by prompts of kinds that it has not seen.
+"""Splits of prompts, and how well a way to train a switcher does on kinds of prompts that it has not seen.
 
 ::
 
     fold     learned from            left out, and judged
     1        squad mmlu │ math bbh   trivia │ gsm8k
-    2        trivia mmlu │ gsm8k bbh squad │ math            … till every source was left out
+    2        trivia mmlu │ gsm8k bbh squad │ math            … until every source was left out
 
-A switcher that knows its sources by their looks ranks prompts of the same sources well, and others badly. So
-each fold leaves out one source of easy prompts and one of hard ones; where there are not two of each, folds
-are parts of the prompts. A way is worth the mean of its mean and its worst AUROC over folds, and trains as
+A switcher that recognises its sources ranks prompts of the same sources well, and others badly. So each
+fold leaves out one source of easy prompts and one of hard ones. Where there are not two of each, folds are
+parts of the prompts. A way is worth the mean of its mean and its worst AUROC over folds, and trains for as
 many epochs as are worth the most.
-
-Knows arrays and names; does not know prompts, engines or files.
 """
 
 from __future__ import annotations
@@ -20,13 +18,97 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array
 from edgereason.heads.reliability import auroc
+from edgereason.train.data.decontaminate import ngrams_of, words
 from edgereason.train.heads.linear import Doubles, Labels
 from edgereason.train.heads.mlp import MlpConfig, by_epoch, one_thread
-from edgereason.train.heads.splits import Indices, grouped
+
+Indices = npt.NDArray[np.int64]
+
+_FORMAT_ROWS: Final = 20
+_FORMAT_SHARE: Final = 0.1
+
+
+def stratified(
+    strata: Sequence[Hashable],
+    shares: Sequence[float],
+    seed: int,
+    groups: Sequence[Hashable] | None = None,
+) -> list[Indices]:
+    """Cuts rows into parts that hold the same share of every stratum.
+
+    Args:
+        strata: of each row.
+        shares: of each part but the first, which takes the rest; what rounding leaves over goes to the next
+            stratum, so that many small ones give a part its share, too.
+        seed: of the shuffle.
+        groups: of each row; rows of one stratum and group stay together.
+
+    Returns:
+        Row numbers of each part, in ascending order.
+    """
+    rng = np.random.default_rng(seed)
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    owed = [0.0] * len(shares)
+    for rows in _members(strata).values():
+        together = list(_members([row if groups is None else groups[row] for row in rows]).values())
+        shuffled = [[rows[i] for i in together[number]] for number in rng.permutation(len(together))]
+        owed = [left + share * len(rows) for left, share in zip(owed, shares, strict=True)]
+        for group in shuffled:
+            number = next((n for n, left in enumerate(owed) if left > len(group) - 1e-6), None)
+            if number is None:
+                parts[0] += group
+            else:
+                parts[number + 1] += group
+                owed[number] -= len(group)
+    return [np.sort(np.array(part, np.int64)) for part in parts]
+
+
+def grouped(groups: Sequence[Hashable], num_parts: int, seed: int) -> Indices:
+    """The part of each row, 0 … num_parts − 1; rows of a group share theirs, parts get groups in turn."""
+    members = _members(groups)
+    order = np.random.default_rng(seed).permutation(len(members))
+    parts = np.empty(len(groups), np.int64)
+    for rows, place in zip(members.values(), order, strict=True):
+        parts[rows] = place % num_parts
+    return parts
+
+
+def passages(texts: Sequence[str], strata: Sequence[Hashable]) -> list[int]:
+    """A number for each text: the same for texts of one stratum that are connected by common 13 words.
+
+    Words that more than a tenth of a stratum has in common (and more than 20 texts) are its format, and
+    connect nothing.
+    """
+    root = list(range(len(texts)))
+
+    def find(row: int) -> int:
+        while root[row] != row:
+            root[row] = row = root[root[row]]
+        return row
+
+    for rows in _members(strata).values():
+        sharing: dict[str, list[int]] = {}
+        for row in rows:
+            for ngram in set(ngrams_of(words(texts[row]))):
+                sharing.setdefault(ngram, []).append(row)
+        most = max(_FORMAT_ROWS, _FORMAT_SHARE * len(rows))
+        for first, *others in (found for found in sharing.values() if len(found) <= most):
+            for other in others:
+                root[find(other)] = find(first)
+    return [find(row) for row in range(len(texts))]
+
+
+def _members(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    members: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(keys):
+        members.setdefault(key, []).append(row)
+    return members
+
 
 NUM_PARTS: Final = 5
 

@@ -34,8 +34,8 @@ from edgereason.heads.features import FeaturePart, Features, PromptFeatures
 from edgereason.records.context import RunContext
 from edgereason.records.folder import source_entry
 from edgereason.train.data.traces import row_id
-from edgereason.train.heads.splits import Indices
-from edgereason.train.heads.states import StateJournal
+from edgereason.train.heads.cross_validation import Indices
+from edgereason.train.heads.record import StateJournal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

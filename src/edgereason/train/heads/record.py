@@ -1,14 +1,13 @@
-"""What the training of both heads ends in: a file of heads, and a record of what it is worth.
+"""What the training of a head leaves in its folder: states, a file of heads, and a record of their worth.
 
 ::
 
     FOLDER/
-      samples.jsonl, states.f32    what was learned from     (`head_states.py`)
+      samples.jsonl, states.f32    what was learned from: rows, and a float32 state for each
       heads.safetensors            the head
       record.json                  data, splits, reliability
 
-Reliability is judged on the weights as the file has them. Records hold names and hashes, no local paths.
-Knows files and records; does not know where states come from, nor how a head is trained.
+Reliability is judged on the weights as the file has them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, Generic, Self
 
 import numpy as np
 
@@ -24,9 +23,85 @@ from edgereason.errors import ConfigError
 from edgereason.heads.base import Array
 from edgereason.heads.file import Heads, read_heads, write_heads
 from edgereason.heads.reliability import summary
-from edgereason.records.folder import RunFolder, file_entry
+from edgereason.reasoning.model import Model
+from edgereason.records.folder import RunFolder, file_entry, model_entry
+from edgereason.records.journal import Journal, R
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.heads.linear import Calibration, Labels
+
+STATES: Final = "states.f32"
+
+_FLOAT: Final = np.dtype("<f4")
+
+
+class StateJournal(Generic[R]):
+    """Rows and their states, of a run that goes on; a context manager.
+
+    Args:
+        folder: of the run; exists.
+        kind: of the rows.
+        hidden_size: of the states.
+
+    Attributes:
+        rows: all that there are, in the order of their states.
+
+    Raises:
+        ConfigError: what is there can't be read, or another process writes to the folder.
+    """
+
+    def __init__(self, folder: Path, kind: type[R], hidden_size: int) -> None:
+        self._path = folder / STATES
+        self._hidden_size = hidden_size
+        self._journal = Journal(folder, kind)
+        self._file: BinaryIO | None = None
+        self.rows: list[R] = list(self._journal.found)
+        try:
+            self._file = self._path.open("ab")
+            expected_bytes = len(self.rows) * hidden_size * _FLOAT.itemsize
+            if self._file.tell() < expected_bytes:
+                raise ConfigError(
+                    f"{folder.name}/{STATES} has {self._file.tell()} bytes, its rows need {expected_bytes}: "
+                    "begin again in a new folder (--output)"
+                )
+            self._file.truncate(expected_bytes)
+        except OSError as error:
+            self.close()
+            raise ConfigError(f"{folder.name}/{STATES} can't be written: {error.strerror}") from error
+        except ConfigError:
+            self.close()
+            raise
+
+    def append(self, rows: Sequence[R], states: Array) -> None:
+        """Adds rows with their states, (n, H)."""
+        assert self._file is not None
+        assert states.shape == (len(rows), self._hidden_size)
+        self._file.write(np.ascontiguousarray(states, _FLOAT).tobytes())
+        self._file.flush()
+        self._journal.append(*rows)
+        self.rows += rows
+
+    def states(self) -> Array:
+        """All states, (N, H), in the order of `rows`."""
+        return np.fromfile(self._path, _FLOAT).reshape(-1, self._hidden_size).astype(np.float32)
+
+    def close(self) -> None:
+        """Closes the files; what was appended stays."""
+        if self._file is not None:
+            self._file.close()
+        self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def base_sha256(model: Model) -> str:
+    """What heads call the base that they were trained on: the hash of its file, or a fake engine's name."""
+    entry = model_entry(model.info)
+    return str(entry["sha256"] or entry["name"])
+
 
 FORMAT: Final = "edgereason-head"
 HEADS: Final = "heads.safetensors"

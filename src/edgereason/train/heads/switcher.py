@@ -29,15 +29,14 @@ import numpy as np
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array, sigmoid
 from edgereason.heads.features import FeaturePart, Features
-from edgereason.heads.file import Heads
+from edgereason.heads.file import Heads, Storage
 from edgereason.heads.reliability import auroc_standard_error
-from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder, model_entry
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.traces import length_summary
-from edgereason.train.heads.cross_validation import Fold, Measured, folds_of, measure
+from edgereason.train.heads.cross_validation import Fold, Measured, folds_of, measure, passages, stratified
 from edgereason.train.heads.linear import Labels, calibrate
 from edgereason.train.heads.mlp import MlpConfig, calibrated_mlp, train_mlp
 from edgereason.train.heads.prompt_states import (
@@ -50,14 +49,14 @@ from edgereason.train.heads.prompt_states import (
 )
 from edgereason.train.heads.record import (
     FORMAT,
+    StateJournal,
+    base_sha256,
     calibration_entry,
     finish,
     judge,
     require_names,
     store,
 )
-from edgereason.train.heads.splits import passages, stratified
-from edgereason.train.heads.states import StateJournal, base_sha256
 
 PARTS: Final = ("train", "held_out")
 

@@ -49,7 +49,7 @@ from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.train.data.generate import sample_seed
 from edgereason.train.data.questions import Question
-from edgereason.train.heads.states import StateJournal
+from edgereason.train.heads.record import StateJournal
 
 _EXACT: Final = 1 << 24
 """Up to here float32 holds every whole number."""

@@ -28,16 +28,16 @@ import numpy as np
 from edgereason.core.chat import VERIFICATION
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array, sigmoid
-from edgereason.heads.file import Heads
+from edgereason.heads.file import Heads, Storage
 from edgereason.heads.reliability import auroc, auroc_within
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
-from edgereason.heads.weights import Storage
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder, model_entry
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
 from edgereason.train.data.traces import length_summary
+from edgereason.train.heads.cross_validation import grouped, stratified
 from edgereason.train.heads.linear import (
     Calibration,
     CrossValidated,
@@ -51,6 +51,8 @@ from edgereason.train.heads.linear import (
 from edgereason.train.heads.prompt_states import layers_at
 from edgereason.train.heads.record import (
     FORMAT,
+    StateJournal,
+    base_sha256,
     both,
     calibration_entry,
     finish,
@@ -58,8 +60,6 @@ from edgereason.train.heads.record import (
     require_names,
     store,
 )
-from edgereason.train.heads.splits import grouped, stratified
-from edgereason.train.heads.states import StateJournal, base_sha256
 from edgereason.train.heads.trace_states import Samples, TraceConfig, TraceStateRow, collect, verification_ids
 
 MIN_QUESTIONS: Final = 20

@@ -1,17 +1,20 @@
-"""A recipe and how it is carried out: teacher in, base out, and what was learned beside it.
+"""Quantizing from end to end: a model, a recipe and text in, a 4-bit base and its record out.
 
 ::
 
-    DIR/
+    FOLDER/
       recipe.toml              the resolved recipe
-      progress.jsonl           what it diverged before, then a line for every step of training
-      checkpoint.safetensors   while it is not finished
-      learned.gguf             what was learned: with the teacher it gives the base again, anywhere
-      base.gguf
+      learned.gguf, base.gguf  what was learned about the teacher, and the base that it makes
+      progress.jsonl           a line for each step of training
+      checkpoint.safetensors   while training goes on
+      record.json              what went in and what came out
 
-A run that was stopped or killed goes on where its checkpoint is. Which bytes come out is decided by recipe,
-teacher, text and the arithmetic of training: number of threads, processor family and torch version change
-the last bits of sums, and with them what is learned. What is *made* from it (`quant/apply.py`) does not vary.
+    .txt, .raw, rows with a `text`          the ids of the text
+    rows with `question` and `solution`     the model's own chat template around both
+    rows with `messages`                    the same, around all of them
+
+A run that was stopped continues at its checkpoint. Another number of threads changes the last bits of sums,
+and with them the weights that are learned.
 """
 
 from __future__ import annotations
@@ -20,18 +23,23 @@ import ctypes
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
 from edgereason.config import TomlTables
 from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.core.types import Message, Stop
+from edgereason.data.questions import turns
+from edgereason.data.rows import Row, Rows, read_file, read_text
+from edgereason.engine.base import Engine
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError
 from edgereason.hub.store import converted_folder
@@ -41,21 +49,73 @@ from edgereason.quant.learned import Learned, StorageConfig
 from edgereason.quant.merge import check_fit
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RECIPE, RunFolder, file_entry
-from edgereason.train.quant.calibration import CalibrationText, read_calibration
 from edgereason.train.quant.checkpoint import Checkpoint
 from edgereason.train.quant.end_to_end import (
     DistillStep,
     EndToEndConfig,
     Ids,
+    LocalConfig,
     divergence,
     draw_windows,
+    pre_optimise,
     require_text,
     train,
 )
 from edgereason.train.quant.load import load_torch
-from edgereason.train.quant.local import LocalConfig, pre_optimise
 from edgereason.train.quant.student import CorrectionConfig, Student
 from edgereason.train.quant.transforms import TransformConfig
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationText:
+    """The ids of one file, and which file it is: its name, not its path."""
+
+    name: str
+    sha256: str
+    ids: npt.NDArray[np.int64]
+
+
+def read_calibration(engine: Engine, paths: Sequence[Path]) -> list[CalibrationText]:
+    """Each file's ids, one text or conversation behind the other.
+
+    Raises:
+        ConfigError: a file can't be read, or a row has neither a text nor a question with a solution.
+    """
+    return [_read(engine, path) for path in paths]
+
+
+def _read(engine: Engine, path: Path) -> CalibrationText:
+    if path.suffix in (".raw", ".txt"):
+        text = read_text(path)
+        return CalibrationText(text.name, text.sha256, np.array(engine.tokenize(text.text), np.int64))
+    rows = read_file(path)
+    assert rows.sha256 is not None
+    return CalibrationText(rows.name, rows.sha256, np.concatenate(list(_ids(engine, rows))))
+
+
+def _ids(engine: Engine, rows: Rows) -> Iterator[npt.NDArray[np.int64]]:
+    template = engine.info.template
+    end = engine.tokenize(engine.info.eos_text, special=True)
+    for row in rows.rows:
+        if row.has("text"):
+            yield np.array(engine.tokenize(row.text("text")), np.int64)
+            continue
+        asked, said = _conversation(row)
+        # An answer that was cut does not end its turn.
+        ending = [] if row.values.get("stop") == Stop.LENGTH else end
+        ids = [*template.encode(asked, engine.tokenize), *engine.tokenize(said), *ending]
+        yield np.array(ids, np.int64)
+
+
+def _conversation(row: Row) -> tuple[list[Message], str]:
+    """What was asked, and what was said to it last."""
+    if not row.has("messages"):
+        return [Message(role="user", content=row.text("question"))], row.text("solution")
+    *asked, last = turns(row, "messages")
+    if last.role != "assistant" or not asked:
+        row.fail("messages", "expected to end with what an assistant said to something")
+    return asked, last.content
+
 
 FORMAT: Final = "edgereason-quantize"
 _HOLDS: Final = "quantization"

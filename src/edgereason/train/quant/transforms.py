@@ -27,8 +27,7 @@ from edgereason.errors import ConfigError
 from edgereason.quant.dyadic import on_grid
 from edgereason.quant.gguf_file import Dims
 from edgereason.quant.merge import KEYS_REFUSED
-from edgereason.train.quant.fake_quant import shipped_fp16
-from edgereason.train.quant.hadamard import hadamard
+from edgereason.train.quant.fake_quant import hadamard, shipped_fp16
 
 Weights = dict[str, Tensor]
 

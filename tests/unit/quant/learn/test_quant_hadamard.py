@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgereason.errors import ConfigError
-from edgereason.train.quant.hadamard import hadamard
+from edgereason.train.quant.fake_quant import hadamard
 
 
 @pytest.mark.parametrize("order", [1, 2, 4, 8, 12, 20, 24, 28, 36, 40, 64, 72])

@@ -9,7 +9,7 @@ from tiny_torch import distance, hf_model, load, logits, make_student, random_id
 
 from edgereason.errors import ConfigError
 from edgereason.quant.merge import Merge
-from edgereason.train.quant.local import LocalConfig, pre_optimise, unevenness
+from edgereason.train.quant.end_to_end import LocalConfig, pre_optimise, unevenness
 from edgereason.train.quant.transforms import TransformConfig
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

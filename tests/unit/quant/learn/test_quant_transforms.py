@@ -13,7 +13,7 @@ from tiny_torch import hf_name, hf_rows, stir
 from edgereason.errors import ConfigError
 from edgereason.quant.dyadic import exact_product, on_grid
 from edgereason.quant.merge import Merge
-from edgereason.train.quant.hadamard import hadamard
+from edgereason.train.quant.fake_quant import hadamard
 from edgereason.train.quant.transforms import Rotation, TransformConfig, Transforms
 
 ALL = ("residual", "keys", "values", "up")
