@@ -211,7 +211,7 @@ def test_an_adapter_can_be_hot_swapped_for_another(
 
 
 def test_an_adapter_that_is_none_is_refused(engine: LlamaEngine, base: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no LoRA adapter"):
+    with pytest.raises(BundleError, match="not a LoRA adapter"):
         engine.load_adapter(base)
     with pytest.raises(BundleError, match="no adapter file"):
         engine.load_adapter(tmp_path / "missing.gguf")
@@ -697,9 +697,9 @@ def test_bytes_that_are_no_kv_are_refused_and_leave_the_sequence_empty(
         shared.release(sequence)
         sequence = shared.new_sequence()
         for bad in (b"", b"junk" * 100, state[:-1], state[: len(state) // 2], state + b"x", of_other_type):
-            with pytest.raises(EngineError, match="no KV of"):
+            with pytest.raises(EngineError, match="not a KV of"):
                 shared.restore(sequence, bad, length)
-        with pytest.raises(EngineError, match="no KV of"):
+        with pytest.raises(EngineError, match="not a KV of"):
             shared.restore(sequence, state, length + 1)
         shared.encode(sequence, shared.tokenize(STORY))  # it is empty, and can be used
         assert np.array_equal(shared.logits(sequence), expected)

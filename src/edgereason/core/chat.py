@@ -10,8 +10,6 @@ Every piece is tokenized by itself and the ids are concatenated, in traces, trai
 verification alike: byte-pair merges reach across seams (Qwen has tokens `.</` and `>\n\n`), so ids that
 were made in one go would differ from the ids that a model meets when a piece is forced. For the same
 reason the end of thinking is looked for in text, never by matching ids.
-
-Knows text and a tokenize function; does not know engines, budgets or adapters.
 """
 
 from __future__ import annotations

@@ -80,16 +80,16 @@ def turns(
         roles: the source's names of roles, and ours.
 
     Raises:
-        ConfigError: it is none, a turn is blank, or somebody unknown speaks.
+        ConfigError: it is not a conversation, a turn is blank, or somebody unknown speaks.
     """
     found = row.value(field)
     if not isinstance(found, list | tuple) or not found:
-        row.fail(field, "is no conversation; expected a list of turns")
+        row.fail(field, "is not a conversation; expected a list of turns")
     messages = []
     for index, turn in enumerate(found):
         place = f"{field}[{index}]"
         if not isinstance(turn, Mapping):
-            row.fail(place, f"is no turn; expected an object with {role} and {content}")
+            row.fail(place, f"is not a turn; expected an object with {role} and {content}")
         inner = Row(row.source, row.number, {f"{place}.{key}": value for key, value in turn.items()})
         speaker = inner.text(f"{place}.{role}")
         if speaker not in roles:

@@ -140,11 +140,11 @@ def read_file(path: Path) -> Rows:
     """Read a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file.
 
     Raises:
-        ConfigError: it can't be read, a line is no JSON object, or it holds no rows.
+        ConfigError: it can't be read, a line is not a JSON object, or it holds no rows.
     """
     name = path.name
     if not path.is_file():
-        raise ConfigError(f"{path} is no file; expected a data set as .jsonl, .jsonl.gz or .parquet")
+        raise ConfigError(f"{path} is not a file; expected a data set as .jsonl, .jsonl.gz or .parquet")
     try:
         if name.endswith(".parquet"):
             parquet = import_optional("pyarrow.parquet", f"{name} is read")
@@ -153,7 +153,7 @@ def read_file(path: Path) -> Rows:
             content = path.read_bytes()
             rows = _from_lines(name, gzip.decompress(content) if name.endswith(".gz") else content)
         else:
-            raise ConfigError(f"{name} is of no known format; expected .jsonl, .jsonl.gz or .parquet")
+            raise ConfigError(f"{name} has an unknown format; expected .jsonl, .jsonl.gz or .parquet")
     # ArrowInvalid is a ValueError; a cut gzip ends in EOFError.
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConfigError(f"{name} can't be read ({_one_line(error)}): get the file again") from error
@@ -164,7 +164,7 @@ def read_text(path: Path) -> TextFile:
     """A .raw or .txt file as it stands, or the `text` fields of a data set's rows, joined without anything.
 
     Raises:
-        ConfigError: it can't be read, is no UTF-8, is empty, or a row has no text.
+        ConfigError: it can't be read, is not UTF-8, is empty, or a row has no text.
     """
     if path.suffix not in _PLAIN:
         rows = read_file(path)

@@ -143,7 +143,7 @@ class Handles:
         forget_complaints()
         pointer = C.llama_adapter_lora_init(self.model, str(path).encode())
         if not pointer:  # this binding returns a null pointer, not None
-            raise BundleError(f"{path.name} is no LoRA adapter for this model: {complaints()}")
+            raise BundleError(f"{path.name} is not a LoRA adapter for this model: {complaints()}")
         adapter = Adapter(path)
         self.adapters[adapter] = pointer
         return adapter

@@ -153,7 +153,7 @@ def write_state(context: Any, slot: int, state: bytes, length: int) -> None:
     """Fills an empty slot with a KV of `length` tokens; it is empty again if that fails.
 
     Raises:
-        EngineError: the bytes are no such KV for this context, or there is no room.
+        EngineError: the bytes are not such a KV for this context, or there is no room.
     """
     forget_complaints()
     num_bytes = len(state)
@@ -162,4 +162,4 @@ def write_state(context: Any, slot: int, state: bytes, length: int) -> None:
     memory = C.llama_get_memory(context)
     if read_bytes != num_bytes or C.llama_memory_seq_pos_max(memory, slot) != length - 1:
         C.llama_memory_seq_rm(memory, slot, -1, -1)
-        raise fail(f"{num_bytes} bytes are no KV of {length} tokens for this context")
+        raise fail(f"{num_bytes} bytes are not a KV of {length} tokens for this context")

@@ -208,7 +208,7 @@ class ScriptedEngine:
     def restore(self, sequence: Sequence, state: bytes, length: int) -> None:
         require_empty(sequence)
         if len(state) != 4 * length:
-            raise EngineError(f"{len(state)} bytes are no KV of {length} tokens")
+            raise EngineError(f"{len(state)} bytes are not a KV of {length} tokens")
         self._require_cells(length)
         self._ledger.grow(sequence, length)
         self._tokens[sequence] = np.frombuffer(state, "<i4").tolist()

@@ -10,8 +10,6 @@ offers every node by name to one callback, fixed when a context is created. It f
   outputs. The switcher's features come from here, and a verifier's means (Deviation: the paper takes the
   last layer).
 * `result_norm`, the final norm's output, has a row for every *output* token: what the paper's verifier reads.
-
-Knows tensor names and bytes; does not know heads or sequences.
 """
 
 from __future__ import annotations

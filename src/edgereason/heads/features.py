@@ -14,7 +14,7 @@ tokens are left out, an attention sink whose norm is several times the others', 
 template begins every prompt with; and the last token's state may stand beside the average or in its place.
 
 Prefill hands over its own chunks, and a conversation goes on later: `state` is all that must be kept, and
-where the pushes are cut does not matter. Knows arrays; does not know engines or what is decided.
+where the pushes are cut does not matter.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class PromptFeatures:
         """Goes on where other features were: what is pushed now gives the very same bits.
 
         Raises:
-            BundleError: that is no state of such features.
+            BundleError: that is not a state of such features.
         """
         restored = cls(hidden_size, features)
         shapes = {name: array.shape for name, array in state.items()}

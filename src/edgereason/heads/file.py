@@ -64,7 +64,7 @@ def pack(arrays: Mapping[str, Array], storage: Storage) -> dict[str, Any]:
     """Tensors to be stored, of arrays in float32.
 
     Raises:
-        BundleError: a number is none.
+        BundleError: a value is not finite.
     """
     stored: dict[str, Any] = {}
     for name, array in arrays.items():
@@ -80,7 +80,7 @@ def unpack(name: str, tensors: Mapping[str, Any], axes: Axes, sizes: dict[str, i
     """A stored tensor in float32, its shape and numbers checked; an axis seen first here gets its size.
 
     Raises:
-        BundleError: a number is none.
+        BundleError: a value is not finite.
         KeyError, TypeError, ValueError: it is not there, or of another type or shape.
     """
     tensor = tensors[name]
@@ -102,7 +102,7 @@ def _require_numbers(name: str, tensor: Array) -> None:
     is_scale = re.search(r"(\.std|_scale)$", name)
     if not np.isfinite(tensor).all() or (is_scale and not (tensor > 0).all()):
         raise BundleError(
-            f"{name} holds {'a number that is not above 0' if is_scale else 'no finite number'}"
+            f"{name} holds {'a value that is not above 0' if is_scale else 'a non-finite value'}"
             ": train the head again"
         )
 
@@ -184,7 +184,7 @@ def write_heads(path: Path, heads: Heads) -> None:
     """Writes a file of heads, whole or not at all.
 
     Raises:
-        BundleError: a number is none, there is no head, or the file can't be written.
+        BundleError: a value is not finite, there is no head, or the file can't be written.
     """
     _save(path, _packed(path, heads))
 
@@ -202,7 +202,7 @@ def merge_heads(path: Path, heads: Heads) -> None:
     """Puts heads into a file: in place of its own of the same kind, beside the other; made if not there.
 
     Raises:
-        BundleError: it is no file of heads, or its heads are for another base.
+        BundleError: it is not a file of heads, or its heads are for another base.
     """
     fresh = _packed(path, heads)
     if path.exists():
@@ -221,7 +221,7 @@ def require_base(path: Path, base_sha256: str) -> None:
     """Refuses a file that can't take heads of this base.
 
     Raises:
-        BundleError: it is no file of heads, or its heads are for another base.
+        BundleError: it is not a file of heads, or its heads are for another base.
     """
     there = read_heads(path).base_sha256
     if there != base_sha256:
@@ -232,8 +232,8 @@ def write_with_threshold(source: Path, target: Path, threshold: float) -> None:
     """Writes the heads of `source` again, their weights bit by bit, with another threshold.
 
     Raises:
-        BundleError: it is no file of heads, has no switcher, the threshold is none, or `target` can't be
-            written.
+        BundleError: it is not a file of heads, has no switcher, the threshold is out of range, or `target`
+            can't be written.
     """
     switcher = read_heads(source).switcher
     if switcher is None:
@@ -254,12 +254,12 @@ def _load(path: Path) -> _Stored:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         why = " ".join(str(error).split())
         raise BundleError(f"{path.name} can't be read as heads ({why}): get or train it again") from error
     if FORMAT not in metadata:
-        raise BundleError(f"{path.name} is no file of heads: its metadata has no {FORMAT!r}")
+        raise BundleError(f"{path.name} is not a file of heads: its metadata has no {FORMAT!r}")
     try:
         described = json.loads(metadata[FORMAT])
         version = described["version"]
@@ -351,7 +351,7 @@ def _unpacked(path: Path, stored: _Stored) -> Heads:
 
 def _not_ours(path: Path, error: Exception) -> BundleError:
     return BundleError(
-        f"{path.name} is no file of heads of this version ({type(error).__name__}: {error}): "
+        f"{path.name} is not a file of heads of this version ({type(error).__name__}: {error}): "
         "get or train it again"
     )
 

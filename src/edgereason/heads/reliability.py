@@ -5,8 +5,6 @@
     AUROC     chance that a right one scores above a wrong one      ranking: 0.5 is none, 1 is perfect
     ECE       Σ_b n_b / n · |share right − mean p| over bins of p   meaning: 0 is perfect
     Brier     mean of (p − y)²                                      both at once
-
-Knows probabilities and labels; does not know what they are of.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@
 Source: paper section 4 (one hidden layer of 8 units, ReLU). Deviations: features are normalised, by
 statistics that are stored with the head; several such networks may be averaged in their logits, which is one
 of as many more units.
-
-Knows features and weights; does not know files, training or what is done with the probability.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ class MlpSwitcher:
         threshold: think at or above this probability.
 
     Raises:
-        BundleError: the threshold is none.
+        BundleError: the threshold is out of range.
     """
 
     mean: Array
@@ -56,7 +54,7 @@ class MlpSwitcher:
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= NEVER_THINK:  # as no comparison with what is no number is
+        if not 0 <= self.threshold <= NEVER_THINK:  # as no comparison with NaN is
             raise BundleError(
                 f"a switcher's threshold lies between 0 (always think) and {NEVER_THINK} (never), got "
                 f"{self.threshold}: calibrate it again"

@@ -66,7 +66,7 @@ def file_url(source: HubSource) -> str:
     """The address of a file: `$HF_ENDPOINT` (default: the public hub) / repo / resolve / revision / file.
 
     Raises:
-        PullError: `HF_ENDPOINT` is no http or https address.
+        PullError: `HF_ENDPOINT` is not an http or https address.
     """
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     address = urlsplit(endpoint)

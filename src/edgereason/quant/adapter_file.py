@@ -135,7 +135,7 @@ def base_of(path: Path) -> str | None:
     """SHA-256 of the base that an adapter was made for, if its file says so.
 
     Raises:
-        BundleError: it can't be read, or is no adapter.
+        BundleError: it can't be read, or is not a LoRA adapter.
     """
     return _text(_open(path)[1].get(BASE_SHA256))
 
@@ -144,7 +144,7 @@ def read_adapter(path: Path) -> tuple[dict[str, Product], float]:
     """What an adapter's file adds, as it is stored, and its alpha.
 
     Raises:
-        BundleError: it can't be read, or is no adapter.
+        BundleError: it can't be read, or is not a LoRA adapter.
     """
     reader, fields = _open(path)
     tensors = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in reader.tensors}
@@ -157,7 +157,7 @@ def read_adapter_info(path: Path) -> AdapterInfo:
     """Reads an adapter's metadata and shapes, no weights.
 
     Raises:
-        BundleError: it can't be read, is no adapter, or lacks half of a product.
+        BundleError: it can't be read, is not a LoRA adapter, or lacks half of a product.
     """
     reader, fields = _open(path)
     shapes: dict[str, Shape] = {

@@ -103,7 +103,7 @@ def require_blocks(dims: Dims) -> None:
     for what, size in inputs.items():
         if size % BLOCK:
             raise ModelFileError(
-                f"its {what} is {size}, no multiple of {BLOCK}: Q4_0 stores blocks of {BLOCK} along the input"
+                f"its {what} is {size}, not a multiple of {BLOCK}: Q4_0 has blocks of {BLOCK} along the input"
             )
 
 

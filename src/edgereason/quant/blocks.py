@@ -19,7 +19,7 @@ Everything is float32, one operation at a time, sums by `tree_sum`: equal bit fo
 Source: paper section 5 and FPTQuant's L2 ranges; the block layout is llama.cpp's `block_q4_0`, `block_q8_0`.
 Deviation: blocks of 32 instead of output channels by default, which cost the same bits in a GGUF.
 
-Knows arrays and bytes; does not know models. The torch half of these grids is `learn/fake_quant.py`.
+The torch half of these grids is `train/quant/fake_quant.py`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def quantize(
     """
     rows, columns = weight.shape
     if columns % BLOCK:
-        raise ConfigError(f"{columns} columns are no multiple of {BLOCK}, the block that {grid} stores")
+        raise ConfigError(f"{columns} columns are not a multiple of {BLOCK}, the block that {grid} stores")
     if (largest := np.max(np.abs(weight), initial=0)) > _LARGEST:
         raise ConfigError(f"a weight of {largest:.3g} is too large for {grid}, whose scales are fp16")
     factors = np.ones(rows, np.float32) if row_factors is None else row_factors.astype(np.float32)

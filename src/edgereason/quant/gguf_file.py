@@ -67,7 +67,7 @@ class GgufModel:
     """A model file, read.
 
     Raises:
-        ModelFileError: it is no GGUF, or of a family that is not supported.
+        ModelFileError: it is not a GGUF, or of a family that is not supported.
     """
 
     def __init__(self, path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_bundle_without_a_switcher_has_no_threshold(tiny, bundle, tmp_path):
         ({"text": "x"}, "question is missing"),
         ({"prompt": ""}, "prompt is empty"),
         ({"question": "Which?", "choices": ["a", "b"]}, "choices are not in the question"),
-        ({"messages": "x"}, "messages is no conversation"),
+        ({"messages": "x"}, "messages is not a conversation"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages end with another's turn"),
     ],
 )

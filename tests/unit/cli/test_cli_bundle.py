@@ -164,7 +164,7 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
         (
             ["calibrate", "b", "--prompts", "p.jsonl", "--target-think-rate", "0.3"],
             FAILED,
-            "p.jsonl is no file",
+            "p.jsonl is not a file",
         ),
         (["calibrate", "b", "--prompts", "DATA", "--target-think-rate", "30"], FAILED, "between 0 and 1"),
         (["calibrate", "b", "--prompts", "DATA", "--target-think-rate", "0.3"], FAILED, "say where it is"),

@@ -188,14 +188,14 @@ def test_a_file_that_can_not_take_the_head_is_refused_before_the_work(
     [
         (["switcher"], USAGE, "--prompts"),
         (["verifier"], USAGE, "--questions"),
-        (["switcher", "--prompts", "p.jsonl"], FAILED, "p.jsonl is no file"),
+        (["switcher", "--prompts", "p.jsonl"], FAILED, "p.jsonl is not a file"),
         (["switcher", "--prompts", "p.jsonl", "--layer", "-1"], USAGE, "less than or equal to -2"),
         (
             ["switcher", "--prompts", "p.jsonl", "--parts", "first"],
             USAGE,
             "'first' is none; expected average",
         ),
-        (["verifier", "--questions", "q.jsonl"], FAILED, "q.jsonl is no file"),
+        (["verifier", "--questions", "q.jsonl"], FAILED, "q.jsonl is not a file"),
         (["verifier", "--questions", "q.jsonl", "--reads", "both"], USAGE, "'means', 'prompt'"),
         (
             ["verifier", "--questions", "q.jsonl", "--samples", "0"],

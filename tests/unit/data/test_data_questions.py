@@ -49,8 +49,8 @@ def test_a_conversation_is_asked_as_it_stands():
     [
         ({"answer": "4"}, "question is missing; fields here: answer"),
         ({"question": "Which?", "choices": {"text": ["a", "b"]}}, "choices are not in the question"),
-        ({"messages": []}, "messages is no conversation"),
-        ({"messages": ["U"]}, r"messages\[0\] is no turn"),
+        ({"messages": []}, "messages is not a conversation"),
+        ({"messages": ["U"]}, r"messages\[0\] is not a turn"),
         ({"messages": [{"role": "me", "content": "U"}]}, r"messages\[0\].role is 'me'; expected system"),
         ({"messages": [{"role": "user", "content": " "}]}, r"messages\[0\].content is empty"),
         ({"messages": [{"role": "assistant", "content": "A"}]}, "messages end with another's turn"),

@@ -85,8 +85,8 @@ def test_files_that_cannot_be_read_are_named_without_their_folders(tmp_path):
     assert said["empty.jsonl"] == "empty.jsonl holds no rows; expected at least one"
     assert said["cut.jsonl.gz"].startswith("cut.jsonl.gz can't be read (Compressed file ended")
     assert said["plain.jsonl.gz"].startswith("plain.jsonl.gz can't be read (Not a gzipped file")
-    assert said["table.csv"].startswith("table.csv is of no known format; expected .jsonl,")
-    assert "is no file" in error_of(lambda: read_file(tmp_path / "none.jsonl"))
+    assert said["table.csv"].startswith("table.csv has an unknown format; expected .jsonl,")
+    assert "is not a file" in error_of(lambda: read_file(tmp_path / "none.jsonl"))
 
 
 def test_a_broken_parquet_file_is_named(tmp_path):

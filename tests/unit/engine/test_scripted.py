@@ -114,7 +114,7 @@ def test_a_saved_sequence_is_put_back_as_it_was_and_obeys_the_same_rules() -> No
             engine.sample(sequence, engine.sampler(Sampling(), 0))
         again = engine.new_sequence()
         for bad in (state[:-1], state + b"x", b""):
-            with pytest.raises(EngineError, match="no KV of 4 tokens"):
+            with pytest.raises(EngineError, match="not a KV of 4 tokens"):
                 engine.restore(again, bad, 4)
         engine.restore(again, state, 4)
         assert (engine.tokens(again), engine.used_cells) == ([1, 2, 3, 4], 6)

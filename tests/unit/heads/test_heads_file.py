@@ -230,11 +230,11 @@ def test_a_missing_an_empty_a_truncated_and_a_foreign_file_are_refused(path: Pat
     ("described", "says"),
     [
         ({"version": 1}, "has version 1, this edgereason reads version 2"),
-        ({"base_sha256": None}, "no file of heads of this version"),
-        ({"hidden_size": None}, "no file of heads of this version"),
+        ({"base_sha256": None}, "not a file of heads of this version"),
+        ({"hidden_size": None}, "not a file of heads of this version"),
         ({"hidden_size": 896}, r"switcher.mean has shape \(16,\), expected \(F\)"),
-        ({"verifier": {"storage": "int3"}}, "no file of heads of this version"),
-        ({"switcher": []}, "no file of heads of this version"),
+        ({"verifier": {"storage": "int3"}}, "not a file of heads of this version"),
+        ({"switcher": []}, "not a file of heads of this version"),
         ({"switcher": None, "verifier": None}, "neither a switcher nor a verifier"),
         (
             {"switcher": {"storage": "f32", "features": {"layer": -1}, "threshold": 0.5}},
@@ -255,7 +255,7 @@ def test_a_description_that_this_version_does_not_know_is_refused(
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"edgereason-heads": "{"}])
 def test_a_safetensors_file_of_something_else_is_refused(path: Path, metadata: dict | None) -> None:
     save_file({"weight": np.zeros((2, 2), np.float32)}, path, metadata)
-    with pytest.raises(BundleError, match="is no file of heads"):
+    with pytest.raises(BundleError, match="is not a file of heads"):
         read_heads(path)
 
 
@@ -265,11 +265,11 @@ NAN = np.full((1, 16), np.nan, np.float32)
 @pytest.mark.parametrize(
     ("name", "tensor", "says"),
     [
-        ("verifier.weight", NAN, "verifier.weight holds no finite number"),
-        ("verifier.std", np.zeros(16, np.float32), "verifier.std holds a number that is not above 0"),
-        ("verifier.weight", None, "no file of heads of this version"),
+        ("verifier.weight", NAN, "verifier.weight holds a non-finite value"),
+        ("verifier.std", np.zeros(16, np.float32), "verifier.std holds a value that is not above 0"),
+        ("verifier.weight", None, "not a file of heads of this version"),
         ("verifier.weight", np.zeros((1, 16), np.float64), "is of type float64, expected float32 or int8"),
-        ("verifier.weight", np.zeros((1, 16), np.int8), "no file of heads of this version"),  # no scale
+        ("verifier.weight", np.zeros((1, 16), np.int8), "not a file of heads of this version"),  # no scale
         ("verifier.weight", np.zeros((2, 16), np.float32), r"shape \(2, 16\), expected \(1, V\)"),
         ("switcher.hidden_bias", np.zeros(7, np.float32), r"hidden_bias has shape \(7,\), expected \(U\)"),
         ("switcher.output_weight", np.zeros((1, 9), np.float32), r"expected \(1, U\)"),
@@ -286,7 +286,7 @@ def test_weights_of_another_shape_or_that_are_no_numbers_are_refused(
 def test_what_is_no_number_is_not_written_and_a_failed_write_leaves_the_file_as_it_was(path: Path) -> None:
     write_heads(path, both_heads())
     before = path.read_bytes()
-    with pytest.raises(BundleError, match="no finite number"):
+    with pytest.raises(BundleError, match="a non-finite value"):
         write_heads(path, replace(both_heads(), verifier=replace(random_verifier(), weight=NAN)))
     assert path.read_bytes() == before
     with pytest.raises(BundleError, match="can't be written"):

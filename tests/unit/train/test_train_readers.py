@@ -257,5 +257,5 @@ def test_a_source_is_a_file_or_a_name_on_the_hub(tmp_path: Path, monkeypatch: py
     find_rows("simplescaling/s1K-1.1", limit=10)
     assert asked == [("simplescaling/s1K-1.1", "train"), ("simplescaling/s1K-1.1", "train[:10]")]
     for missing in ("data/s2k.jsonl", "nowhere"):
-        with pytest.raises(ConfigError, match="is no file"):
+        with pytest.raises(ConfigError, match="is not a file"):
             find_rows(missing)

@@ -3,8 +3,6 @@
 ::
 
     rows of a data set ─ Task.items ─→ Item (question, reference) ─ asked ─→ Output ─ Item.score ─→ 0 … 1
-
-Knows questions, references and texts; does not know engines, requests or records.
 """
 
 from __future__ import annotations

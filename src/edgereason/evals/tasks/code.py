@@ -11,8 +11,6 @@ the sandbox's (the official time limit is 3 s), and the program may use one thre
 
 Source: Chen et al. 2021, arXiv:2107.03374; Austin et al. 2021, arXiv:2108.07732, whose prompt's words are
 MBPP's here.
-
-Knows rows, answers and tests; does not know how a program is run, or whether it may be.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def numeric_item(task: str, row: Row) -> Item:
     """A question whose answer is a number, as in GSM8K, SVAMP, AIME and AMC.
 
     Raises:
-        ConfigError: as `open_item`, or the answer is no number.
+        ConfigError: as `open_item`, or the answer is not a number.
     """
     item = open_item(task, row)
     if canonical(item.reference).kind is not Kind.NUMBER:

@@ -2,8 +2,6 @@
 
 Nothing random needs to be kept: what a step draws follows from the seed and the step. A checkpoint of another
 recipe or text is refused. Written whole or not at all, every ten minutes and when a run is stopped.
-
-Knows parameters by name; does not know what they mean.
 """
 
 from __future__ import annotations

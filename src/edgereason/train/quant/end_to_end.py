@@ -218,7 +218,7 @@ def train(
         Whether all steps were made; False if it was stopped, with a checkpoint left behind.
 
     Raises:
-        ConfigError: a loss that is no number.
+        ConfigError: a loss that is not a finite number.
     """
     optimizer = torch.optim.AdamW(_groups(student, config), weight_decay=0.0, betas=(0.9, 0.98))
     full_rates = [group["lr"] for group in optimizer.param_groups]

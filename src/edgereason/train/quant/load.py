@@ -9,8 +9,6 @@
 The embedding and the head are two matrices even where the file has one for both: quantizing treats them
 differently. llama's GGUF interleaves the rows of queries and keys, which is undone here, so that weights are
 in transformers' order from now on.
-
-Knows names and shapes on both sides; does not know what is done with the model.
 """
 
 from __future__ import annotations

@@ -13,8 +13,6 @@ factors by row vanish in the scales, gains and biases are in the file anyway.
 Source: paper section 5. Deviation: low-rank products before rounding (LR-QAT, arXiv 2406.06385), gains and
 biases (norm tweaking, arXiv 2309.02784) are trained too; scales follow a rule of the weights, and a factor
 for each row is trained instead of each scale.
-
-Knows the model and its storage; does not know losses, data or optimizers.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ The equations are `quant/merge.py`'s, here in float32 and transformers' order of
 
 Source: paper section 5; parameters and starts after FPTQuant's public code (AIMET), but for logarithms.
 Deviation: log s and log u, so that neither can reach zero.
-
-Knows one layer's weights; does not know grids of weights, losses or files.
 """
 
 from __future__ import annotations
