@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import tomllib
 import types
 import typing
@@ -61,7 +62,7 @@ def parse(
     if not isinstance(table, Mapping):
         raise error(f"{where} must hold values by name, got {table!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(kind)
+    hints = _hints(typing.cast("typing.Hashable", kind))
     for name in table:
         if name not in fields:
             raise error(f"{where} has no setting {name!r}: {nearest(name, fields)}")
@@ -77,6 +78,11 @@ def parse(
     return kind(
         **{name: read_value(hints[name], value, f"{where}: {name}", error) for name, value in table.items()}
     )
+
+
+@functools.cache
+def _hints(kind: typing.Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def read_value(hint: Any, value: Any, where: str, error: type[EdgeReasonError] = ConfigError) -> Any:

@@ -6,12 +6,11 @@ made of them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 from edgereason.core.types import Route, Stop
-from edgereason.records.journal import read_rows
+from edgereason.records.journal import JournalRow, read_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class TraceRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(JournalRow):
     """One question asked once.
 
     Attributes:
@@ -84,26 +83,6 @@ class Sample:
     def num_tokens(self) -> int:
         """Length of the response: tokens of the winning stream."""
         return self.thinking_tokens + self.answer_tokens
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        """The row that `to_json` made."""
-        traces = tuple(
-            TraceRow(
-                **trace
-                | {
-                    "stop": Stop(trace["stop"]),
-                    "token_ids": tuple(trace["token_ids"]),
-                    "forced": tuple(trace["forced"]),
-                }
-            )
-            for trace in row["traces"]
-        )
-        return cls(**row | {"route": Route(row["route"]), "stop": Stop(row["stop"]), "traces": traces})
 
 
 def read_samples(folder: Path) -> list[Sample]:

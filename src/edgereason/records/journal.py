@@ -12,26 +12,43 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Hashable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, Self, TextIO, TypeVar
+from typing import Any, Final, Generic, Self, TextIO, TypeVar
 
+from edgereason.config import parse
 from edgereason.errors import ConfigError
 from edgereason.records.lock import FolderLock
 
 SAMPLES: Final = "samples.jsonl"
 
 
-class Row(Protocol):
-    """What a journal holds: something that has a key, and a form as plain values."""
+class JournalRow:
+    """Base of what a journal holds: a frozen dataclass with a key, written and read as plain values."""
+
+    __slots__ = ()
 
     @property
-    def key(self) -> Hashable: ...
-    def to_json(self) -> dict[str, Any]: ...
+    def key(self) -> Hashable:
+        """What identifies the row in its run."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        row: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return row
+
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self: ...
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        """The row that was written.
+
+        Raises:
+            ConfigError: a value is missing, unknown or of another type.
+        """
+        return parse(cls, row, cls.__name__)
 
 
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=JournalRow)
 
 
 def read_rows(folder: Path, kind: type[R]) -> list[R]:
@@ -62,7 +79,7 @@ def _parse(text: str, path: Path, kind: type[R]) -> Iterator[R]:
     for number, line in enumerate(lines, 1):
         try:
             yield kind.from_json(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ConfigError, ValueError, TypeError, AttributeError) as error:
             where = f"{path.parent.name}/{path.name}, line {number}"
             raise ConfigError(
                 f"{where} is no {kind.__name__} of this version ({error}): "

@@ -42,10 +42,11 @@ from edgereason.engine.base import Engine, Scored
 from edgereason.errors import ConfigError, ContextOverflow
 from edgereason.evals.likelihood.tasks import LETTERS, ChoiceItem
 from edgereason.evals.metrics import clustered_interval
+from edgereason.records.journal import JournalRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChoiceRow:
+class ChoiceRow(JournalRow):
     """What became of one item; every tuple has an entry an option.
 
     Attributes:
@@ -89,17 +90,6 @@ class ChoiceRow:
     def letter(self) -> int:
         """Index of the likeliest letter where options stand as given."""
         return _likeliest(self.prompt_logprobs[0]) if self.prompt_logprobs else self.pred
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        """The row that `to_json` made."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-        fields["prompt_logprobs"] = tuple(map(tuple, fields.get("prompt_logprobs", ())))
-        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

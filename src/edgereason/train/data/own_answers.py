@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from edgereason.core.bundle import file_sha256
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Sampling, Stop
@@ -33,7 +33,7 @@ from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder, model_entry, source_entry
-from edgereason.records.journal import SAMPLES, Journal
+from edgereason.records.journal import SAMPLES, Journal, JournalRow
 from edgereason.train.data.generate import sample_seed
 from edgereason.train.data.traces import length_summary, row_id
 
@@ -78,7 +78,7 @@ class OwnAnswersConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnAnswer:
+class OwnAnswer(JournalRow):
     """A question and what the model said to it, in the usual schema of conversations.
 
     Attributes:
@@ -96,16 +96,6 @@ class OwnAnswer:
     def key(self) -> tuple[str, str]:
         """What identifies the row in its run."""
         return self.source, self.id
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        """The row that was written."""
-        messages = tuple(Message(**message) for message in row["messages"])
-        return cls(**row | {"messages": messages, "stop": Stop(row["stop"])})
 
 
 def answer(

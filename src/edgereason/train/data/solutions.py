@@ -23,12 +23,13 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Self
+from dataclasses import dataclass, replace
+from typing import Final
 
 from edgereason.core.answers import extract, grade
 from edgereason.core.chat import CLOSING_TAG, STUB, split_thinking
 from edgereason.core.types import Message, Stop
+from edgereason.records.journal import JournalRow
 from edgereason.train.data.decontaminate import normalised
 from edgereason.train.data.questions import Question
 from edgereason.train.data.traces import Drop, Lengths, TraceRow, trace_or_drop, without_opening
@@ -40,7 +41,7 @@ RULE: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRow:
+class SampleRow(JournalRow):
     """One solution.
 
     Attributes:
@@ -62,15 +63,6 @@ class SampleRow:
     def key(self) -> tuple[str, int]:
         """What identifies the row in its run."""
         return self.id, self.number
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        """The row that was written."""
-        return cls(**row | {"stop": Stop(row["stop"])})
 
 
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")

@@ -17,7 +17,7 @@ Knows problems, rollouts and rows; does not know how an adapter is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Self
@@ -28,7 +28,7 @@ from edgereason.errors import ConfigError
 from edgereason.reasoning.model import describe_base
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder
-from edgereason.records.journal import Journal
+from edgereason.records.journal import Journal, JournalRow
 from edgereason.train.data.traces import length_summary
 from edgereason.train.grpo.groups import Dealer, Group
 from edgereason.train.grpo.material import QuestionSources, material_of
@@ -47,7 +47,7 @@ RULE: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShortestRow:
+class ShortestRow(JournalRow):
     """What a problem came to under a bucket.
 
     Attributes:
@@ -69,16 +69,6 @@ class ShortestRow:
     def key(self) -> tuple[str, int]:
         """What identifies the row in its run."""
         return self.id, self.bucket
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        """The row that was written."""
-        kept = row["kept"]
-        return cls(**row | {"kept": None if kept is None else tuple(kept)})
 
     @classmethod
     def of(cls, group: Group) -> Self:

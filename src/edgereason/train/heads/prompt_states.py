@@ -18,9 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from edgereason.heads.base import Array
 from edgereason.heads.features import FeaturePart, Features, PromptFeatures
 from edgereason.records.context import RunContext
 from edgereason.records.folder import source_entry
+from edgereason.records.journal import JournalRow
 from edgereason.train.data.traces import row_id
 from edgereason.train.heads.cross_validation import Indices
 from edgereason.train.heads.record import StateJournal
@@ -79,7 +80,7 @@ class Prompts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptRow:
+class PromptRow(JournalRow):
     """A prompt whose features are there."""
 
     sha256: str
@@ -91,15 +92,6 @@ class PromptRow:
     def key(self) -> str:
         """What identifies the row in its run."""
         return self.sha256
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        """The row that was written."""
-        return cls(**row)
 
 
 def read_prompts(path: Path) -> Prompts:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
@@ -47,6 +47,7 @@ from edgereason.heads.base import Array
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
+from edgereason.records.journal import JournalRow
 from edgereason.train.data.generate import sample_seed
 from edgereason.train.data.questions import Question
 from edgereason.train.heads.record import StateJournal
@@ -101,7 +102,7 @@ class TraceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TraceStateRow:
+class TraceStateRow(JournalRow):
     """A trace whose state is there.
 
     Attributes:
@@ -125,15 +126,6 @@ class TraceStateRow:
     def key(self) -> tuple[str, int]:
         """What identifies the row in its run."""
         return self.id, self.number
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        """The row that was written."""
-        return cls(**row | {"stop": Stop(row["stop"])})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
