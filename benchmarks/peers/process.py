@@ -12,9 +12,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from benchmarks.peers.cases import OURS
+from edgereason.core.closing import Closing
 from edgereason.errors import EngineError
 
 WORKER_MODULE: Final = "benchmarks.peers.worker"
@@ -42,7 +43,7 @@ def environment(name: str, inherited: Mapping[str, str] = os.environ) -> dict[st
     return kept | {"PYTHONPATH": os.pathsep.join(folders)}  # where this package lies
 
 
-class PeerProcess:
+class PeerProcess(Closing):
     """A running worker.
 
     Args:
@@ -131,12 +132,6 @@ class PeerProcess:
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         return public(lines[-1].strip()) if lines else "it said nothing"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def public(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgereason.core.chat import CLOSING, LEAD_IN, OPENING, STUB, ChatTemplate, Seams, hint_text
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING, LEAD_IN, OPENING, ChatTemplate, Seams, hint_text
 from edgereason.core.types import Message
 from edgereason.engine.llama import LlamaEngine
 
@@ -33,7 +33,7 @@ def check(path: Path, golden: dict[str, object]) -> None:
             "opening": list(seams.opening),
             "closing": list(seams.closing),
             "newline": list(seams.newline),
-            "stub": list(seams.stub),
+            "stub": list(seams.answer_prefix),
             "lead_in": list(seams.lead_in),
             "hint_256": list(seams.hint(256)),
             "conversation": list(
@@ -46,7 +46,7 @@ def check(path: Path, golden: dict[str, object]) -> None:
         for ids, text in (
             (seams.opening, OPENING),
             (seams.closing, CLOSING),
-            (seams.stub, STUB),
+            (seams.answer_prefix, ANSWER_PREFIX),
             (seams.lead_in, LEAD_IN),
             (seams.hint(256), hint_text(256)),
         ):

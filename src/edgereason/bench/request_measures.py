@@ -133,7 +133,7 @@ def streams(lab: Lab) -> Measured:
     """`streams4_ratio`: wall of 4 thinking streams ÷ of 1, through the pipeline, each of equal length.
 
     From the prompt's last token on: opening, forks, every step, the vote. Streams run to the budget, with
-    the forced closing and stub in it, and no early stop.
+    the forced closing and answer prefix in it, and no early stop.
     """
     pipeline = Pipeline(lab.engine)
     lengths: set[int] = set()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from edgereason.bench.lab import SAMPLING, Lab, Measured, mean_step_s
+from edgereason.core.closing import Closing
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Sequence
 from edgereason.engine.cells import Ledger
@@ -132,7 +133,7 @@ def _tax_case(lab: Lab, prefix: Sequence, way: _Way, num_streams: int, num_steps
     return case
 
 
-class BareLoop:
+class BareLoop(Closing):
     """The decode loop as a C program would write it, which ours is measured against.
 
     A context over the *same loaded model* with the same cells, sequences and threads, but without the
@@ -225,9 +226,3 @@ class BareLoop:
             batch.n_tokens = len(chunk)
             if C.llama_decode(self._context, batch) != 0:
                 raise fail("the bare loop's prefill failed")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()

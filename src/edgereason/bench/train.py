@@ -39,8 +39,8 @@ from edgereason.hub.store import converted_folder
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.reasoning.model import describe_base
 from edgereason.records.measure import interleave, timed
-from edgereason.train.grpo.rollout import Drawn, EngineRoller, Roller, Vocabulary, Want
-from edgereason.train.grpo.torch_rollout import TorchRoller
+from edgereason.train.grpo.rollout import Drawn, EngineRollouts, RolloutEngine, Vocabulary, Want
+from edgereason.train.grpo.torch_rollout import TorchRollouts
 from edgereason.train.lora.adapters import LoraSettings, load_adapter, new_adapter, settings_of
 from edgereason.train.lora.masked_lora import Batch, MaskedLora, token_scores
 from edgereason.train.lora.run import shipped, trainable
@@ -228,9 +228,9 @@ def measure_rollouts(
         best = min(rows, key=lambda n: tried.best(str(n)))
         drawn: dict[str, list[list[Drawn]]] = {}
 
-        def case(name: str, roller: Roller, asked: list[Want]) -> Callable[[], object]:
+        def case(name: str, rollouts: RolloutEngine, asked: list[Want]) -> Callable[[], object]:
             def draw() -> None:
-                drawn[name] = roller(asked)
+                drawn[name] = rollouts(asked)
 
             return draw
 
@@ -263,15 +263,15 @@ def measure_rollouts(
 
 def _rollers(
     config: TrainBenchConfig, subject: Subject, engine: Engine, base: PreTrainedModel
-) -> tuple[int | None, Roller, Callable[[int], Roller]]:
-    """The hint's bucket, the engine's roller, and torch's for a number of rows."""
+) -> tuple[int | None, RolloutEngine, Callable[[int], RolloutEngine]]:
+    """The hint's bucket, the engine's rollouts, and torch's for a number of rows."""
     shape, start = config.rollouts, config.start
     bucket = loaded = None
     if start is not None:
         bundle, part = shipped(start)
         bucket = max((one for one in bundle.buckets if one <= shape.cap_tokens), default=None)
         loaded = engine.load_adapter(bundle.verified_file(part))
-    on_engine = EngineRoller(
+    on_engine = EngineRollouts(
         engine, temperature=shape.temperature, max_running=shape.parallel, adapter=loaded
     )
     about_base = describe_base(engine, subject.path)
@@ -284,7 +284,7 @@ def _rollers(
     return (
         bucket,
         on_engine,
-        lambda rows: TorchRoller(policy, ends, temperature=shape.temperature, most_rows=rows),
+        lambda rows: TorchRollouts(policy, ends, temperature=shape.temperature, most_rows=rows),
     )
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    eval TASK      asks a task's questions, or weighs its options (--score loglik)
+    eval TASK      asks a task's questions, or scores its options (--score loglik)
     eval sweep     curves from evaluations that are there
     eval compare   two or more of them, paired by question
     eval ppl       perplexity of a text
@@ -48,18 +48,11 @@ def _eval() -> None:
     """Evaluate a model on a task, as in `edgereason eval gsm8k --mode think`, or on recorded rows."""
 
 
-class Order(StrEnum):
-    """In which orders options with letters are asked: in all cyclic ones, or in the file's alone."""
+Order = StrEnum("Order", ["CYCLIC", "GIVEN"])
+"""In which orders options with letters are asked: in all cyclic ones, or in the file's alone."""
 
-    CYCLIC = "cyclic"
-    GIVEN = "given"
-
-
-class Score(StrEnum):
-    """What is scored: answers that are generated, or the likelihood of those given."""
-
-    ANSWER = "answer"
-    LOGLIK = "loglik"
+Score = StrEnum("Score", ["ANSWER", "LOGLIK"])
+"""What is scored: answers that are generated, or the likelihood of those given."""
 
 
 @eval_app.command(_TASK)

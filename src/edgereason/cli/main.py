@@ -26,8 +26,7 @@ from edgereason.cli.bundle import bundle_app
 from edgereason.cli.chat import chat
 from edgereason.cli.eval import eval_app, report
 from edgereason.cli.models import models, pull
-from edgereason.cli.quantize import quantize
-from edgereason.cli.train import train_app
+from edgereason.cli.train import quantize, train_app
 from edgereason.errors import EdgeReasonError
 
 # typer carries click inside or depends on it, by version; of these classes only the leaf has a name that

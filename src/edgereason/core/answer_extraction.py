@@ -69,7 +69,7 @@ def extract(text: str, *, question: str | None = None) -> Answer | None:
             return _as_option(concluded, options)
         return read
     if not _SAYS.search(text):
-        return None  # nothing but a stub
+        return None  # nothing but an answer prefix
     lines = [line for line in text.splitlines() if _SAYS.search(line)]
     if len(lines[-1]) <= _LIMIT_LINE_CHARS and (answer := _alone(lines[-1], wants, len(lines) == 1)):
         return _as_option(answer, options)

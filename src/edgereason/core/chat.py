@@ -31,7 +31,7 @@ from edgereason.errors import ModelFileError
 OPENING: Final = "<think>\n"
 CLOSING: Final = "</think>\n\n"
 CLOSING_TAG: Final = "</think>"
-STUB: Final = "The final answer is "
+ANSWER_PREFIX: Final = "The final answer is "
 LEAD_IN: Final = "Let me work this out step by step.\n"
 """Elicits thinking from a base that has no adapter yet; stands after the opening, never in the prompt."""
 VERIFICATION: Final = "Is this solution correct? Answer yes or no."
@@ -61,7 +61,7 @@ class Seams:
     opening: tuple[int, ...]
     closing: tuple[int, ...]
     newline: tuple[int, ...]
-    stub: tuple[int, ...]
+    answer_prefix: tuple[int, ...]
     lead_in: tuple[int, ...]
 
     @classmethod
@@ -71,7 +71,7 @@ class Seams:
         def ids(text: str) -> tuple[int, ...]:
             return tuple(tokenize(text))
 
-        return cls(tokenize, ids(OPENING), ids(CLOSING), ids("\n"), ids(STUB), ids(LEAD_IN))
+        return cls(tokenize, ids(OPENING), ids(CLOSING), ids("\n"), ids(ANSWER_PREFIX), ids(LEAD_IN))
 
     def hint(self, bucket_tokens: int) -> tuple[int, ...]:
         """Ids of the hint for a bucket."""

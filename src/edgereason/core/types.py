@@ -360,8 +360,9 @@ class Trace:
     """What one stream produced.
 
     `thinking` excludes opening, hint, lead-in and closing; `text` is what follows the closing, the forced
-    stub included (the whole output on the chat route), up to a stop string. Token counts follow the budget's:
-    the closing counts as thinking, stub and stop string as answer, the end of turn as neither.
+    answer prefix included (the whole output on the chat route), up to a stop string. Token counts follow
+    the budget's: the closing counts as thinking, answer prefix and stop string as answer, the end of turn
+    as neither.
     """
 
     index: int

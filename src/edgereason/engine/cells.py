@@ -21,8 +21,9 @@ Knows counts and slots; does not know tokens or the native cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Self
+from typing import Final
 
+from edgereason.core.closing import Closing
 from edgereason.engine.base import Adapter, Reservation, Segment, Sequence, require_base
 from edgereason.errors import EngineError, NoRoomNow
 
@@ -224,7 +225,7 @@ class Ledger:
         return self._free_slots.pop()
 
 
-class Promise:
+class Promise(Closing):
     """The ledger's `Reservation`."""
 
     def __init__(self, ledger: Ledger, cells: int, slots: int, make_room: Callable[[], None] | None) -> None:
@@ -239,9 +240,3 @@ class Promise:
 
     def close(self) -> None:
         self._ledger.promises.pop(self, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()

@@ -19,10 +19,11 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from edgereason.core.closing import Closing
 from edgereason.core.machine import usable_cores
 from edgereason.core.types import Sampling
 from edgereason.engine import native
@@ -63,7 +64,7 @@ _Row = tuple[Sequence, Tokens[int], int]
 """A sequence, the tokens to encode onto it, and of how many of the last ones the logits are wanted."""
 
 
-class LlamaEngine:
+class LlamaEngine(Closing):
     """An `Engine` over a GGUF file.
 
     Args:
@@ -407,12 +408,6 @@ class LlamaEngine:
             sequence.released = True
         self._finalizer()
         self._ledger = Ledger(cells=0, slots=0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def _hand_out(found: Mapping[int, States], feeds: Iterable[Feed]) -> None:

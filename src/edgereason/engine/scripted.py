@@ -2,8 +2,8 @@ r"""A deterministic engine without a model, for tests of everything above the en
 
 Tokens are the bytes of UTF-8 text, 256 ends a turn, 257 begins one. A stream that draws with seed s recites
 reply `s % len(replies)`, a plain text such as ``"2+2=4\n</think>\n\nThe final answer is 4."``. Where it is
-fed what it did not draw, as a forced closing and stub are, it goes on behind the same words in its own
-reply, so that a budget that cuts thinking short gets the reply's answer.
+fed what it did not draw, as a forced closing and answer prefix are, it goes on behind the same words in its
+own reply, so that a budget that cuts thinking short gets the reply's answer.
 
 Cells, slots, crossings and fresh logits obey the same rules as the real engine's, through the same code.
 Knows nothing of llama.cpp.
@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from edgereason.core.chat import CLOSING, STUB
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING
+from edgereason.core.closing import Closing
 from edgereason.core.types import Sampling
 from edgereason.engine.base import (
     Adapter,
@@ -70,7 +71,7 @@ class ScriptedSampler:
         """Moves to where the reply goes on after `fed`."""
         if fed == self.reply[self.position - 1 : self.position]:
             return
-        for cue in (STUB.encode(), CLOSING.encode()):
+        for cue in (ANSWER_PREFIX.encode(), CLOSING.encode()):
             if cue in fed and cue in self.reply:
                 self.position = self.reply.index(cue) + len(cue)
                 return
@@ -80,7 +81,7 @@ class ScriptedSampler:
         self.closed = True
 
 
-class ScriptedEngine:
+class ScriptedEngine(Closing):
     """An `Engine` whose streams recite replies.
 
     Args:
@@ -301,12 +302,6 @@ class ScriptedEngine:
         for sequence in self._ledger.live:
             sequence.released = True
         self._ledger = Ledger(cells=0, slots=0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _decode(self, rows: list[tuple[Sequence, Tokens[int]]]) -> None:
         num_tokens = sum(len(tokens) for _, tokens in rows)

@@ -84,7 +84,7 @@ def full_batch_rate(steps: list[TimedStep]) -> float | None:
 
 @dataclass(slots=True)
 class Speed:
-    """What one sitting of an evaluation took; adds up as samples come in.
+    """What one session of an evaluation took; adds up as samples come in.
 
     The ideal is prompt tokens over the prefill speed, plus generated tokens over the decode speed of a full
     batch. What the wall time adds to it is the batch draining at the end, grading and writing. Prefill
@@ -106,7 +106,7 @@ class Speed:
         self.generated_tokens += generated_tokens
 
     def summary(self, wall_s: float) -> dict[str, float | int | None]:
-        """The figures of a sitting that took `wall_s`; rates in tokens a second."""
+        """The figures of a session that took `wall_s`; rates in tokens a second."""
         decode_rate = full_batch_rate(self.steps)
         ideal_s = self.prefill_s + (self.generated_tokens / decode_rate if decode_rate else 0.0)
         return {
@@ -267,7 +267,7 @@ def evaluate(
         context: stopped, it drops what runs and keeps what is written.
 
     Returns:
-        All rows, those found included, sorted by item and repetition; and the speed of this sitting.
+        All rows, those found included, sorted by item and repetition; and the speed of this session.
 
     Raises:
         RequestError: a question does not fit, or a setting is out of range; nothing was generated then.

@@ -118,11 +118,11 @@ def write_summary(
 ) -> dict[str, Any]:
     """Figures of a finished evaluation, written to its folder and returned.
 
-    A sitting that found every sample there leaves the speed and memory of the one before.
+    A session that found every sample there leaves the speed and memory of the one before.
 
     Args:
         figures: what the rows come to.
-        speed: of this sitting; `timed_samples` is how many it added.
+        speed: of this session; `timed_samples` is how many it added.
     """
     run = RunFolder(folder, "evaluation")
     measured = dict(speed) | {"peak_rss_bytes": peak_rss_bytes()}

@@ -3,7 +3,7 @@
 ::
 
     run_task     questions asked through the pipeline          → FOLDER with rows and a summary
-    run_loglik   texts weighed by their likelihood             → the same
+    run_loglik   texts scored by their likelihood             → the same
     run_ppl      perplexity of a text                          → a record
     run_sweep    curves from folders that are there            → a record
 
@@ -31,7 +31,7 @@ from edgereason.evals.curves.sweep import require_names, sweep
 from edgereason.evals.curves.votes import NUM_DRAWS
 from edgereason.evals.evaluate import EvalConfig, evaluate
 from edgereason.evals.likelihood.loglik import ChoiceRow
-from edgereason.evals.likelihood.loglik import run_loglik as weigh
+from edgereason.evals.likelihood.loglik import run_loglik as score_options
 from edgereason.evals.likelihood.loglik import summarise as summarise_choices
 from edgereason.evals.likelihood.ppl import WINDOW_TOKENS, perplexity, text_tokens
 from edgereason.evals.likelihood.tasks import Orders, load_loglik_task, resolved_orders
@@ -118,7 +118,7 @@ def _allowed_task(config: EvalConfig, data: Path | None, *, run_code: bool) -> T
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoglikConfig:
-    """What to weigh by likelihood: no template, no adapter, nothing drawn.
+    """What to score by likelihood: no template, no adapter, nothing drawn.
 
     Attributes:
         orders: in which options with letters are asked, by default in all cyclic ones; None where options
@@ -156,7 +156,7 @@ def run_loglik(
     *,
     data: Path | None = None,
 ) -> dict[str, Any] | None:
-    """Weighs a task's options, or goes on with an evaluation that `folder` holds; see `run_task`."""
+    """Scores a task's options, or goes on with an evaluation that `folder` holds; see `run_task`."""
     resolved = config.resolved()
     task = load_loglik_task(
         config.task, data=data, limit=config.limit, orders=resolved.orders, shots=config.shots
@@ -182,7 +182,9 @@ def run_loglik(
                 context.progress("", len(rows), len(task.items), f"{share:.1%} right")
 
             if pending:
-                weigh(engine, pending, task=task.name, on_done=on_done, should_stop=context.should_stop)
+                score_options(
+                    engine, pending, task=task.name, on_done=on_done, should_stop=context.should_stop
+                )
         if len(rows) < len(task.items):
             return None
         figures = summarise_choices(

@@ -74,7 +74,7 @@ class Stream:
         return news
 
     def owed(self) -> Feed:
-        """What the next step must encode and draw; behind a stub the turn may not end at once."""
+        """What the next step must encode and draw; behind an answer prefix the turn may not end at once."""
         tokens, self.unencoded = self.unencoded, []
         return Feed(
             self.sequence,

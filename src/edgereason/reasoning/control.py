@@ -4,17 +4,17 @@ r"""The budget of one stream, token by token: what to keep, what to force, when 
 
              closing in the text                      end of turn, or the limit
     THINKING ───────────────────────────────→ ANSWER ───────────────────────────→ done
-       │  limit − reserve reached, or end of turn   ▲  │ the room left is just a stub's, nothing concluded
-       └────── force  \n? closing stub ─────────────┘  └─ force  \n stub (once)
+       │  limit − reserve reached, or end of turn   ▲  │ the room left is just a prefix's, nothing concluded
+       └────── force  \n? closing prefix ───────────┘  └─ force  \n prefix (once)
 
 Both rules force an answer while there is still room for one, so a thinking stream never spends its budget
 without saying what it found. The limit counts every token, sampled or forced, but not the end of turn. A
 deadline is a limit that is told anew with every token: as many as there is time for.
 
-Knows ids and the text they made; does not know engines, sequences or votes.
+The prefix is the answer prefix of `core/chat.py`.
 
-Source: DESIGN, Seams and Budgets. The paper cuts at the limit and appends the stub outside of it
-(section 5.3); Deviation: here closing, stub and answer are inside the limit.
+Source: DESIGN, Seams and Budgets. The paper cuts at the limit and appends the answer prefix outside of it
+(section 5.3); Deviation: here closing, answer prefix and answer are inside the limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from edgereason.core.chat import CLOSING, CLOSING_TAG, STUB, Seams
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING, CLOSING_TAG, Seams
 from edgereason.core.types import HINT_MARGIN, Stop, reserve_tokens
 from edgereason.errors import RequestError
 from edgereason.reasoning.pace import Deadline
@@ -56,7 +56,7 @@ class Forced:
 class Verdict:
     """What to do with a drawn token: keep it or not, feed `forced` after it, or end.
 
-    Where anything is forced its last piece is the stub, and an answer is owed.
+    Where anything is forced its last piece is the answer prefix, and an answer is owed.
     """
 
     keep: bool
@@ -146,7 +146,7 @@ class ThinkControl:
     """The think route under a hard limit.
 
     Args:
-        seams: ids of closing and stub.
+        seams: ids of closing and answer prefix.
         limit_tokens: most tokens of the stream.
         cut: what to call it when the limit ends thinking or answer: the budget, or `max_tokens`.
         deadline: when the request must have ended; where it leaves too little, thinking ends at once.
@@ -170,7 +170,7 @@ class ThinkControl:
         self.thinking_tokens = 0
         self.answer_tokens = 0
         self._text = ""
-        self._stub_given = False
+        self._prefix_given = False
         self._mid_character = False
 
     @property
@@ -199,12 +199,12 @@ class ThinkControl:
         return Verdict(keep=True)
 
     def _answer(self, text: str, is_end: bool) -> Verdict:
-        stub_tokens = len(self._seams.newline) + len(self._seams.stub)
+        prefix_tokens = len(self._seams.newline) + len(self._seams.answer_prefix)
         if is_end:
-            owed = not self._text.strip() and not self._stub_given
+            owed = not self._text.strip() and not self._prefix_given
             return (
-                self._force_stub(keep=False)
-                if owed and self._limit.left(self._used_tokens, stub_tokens) > stub_tokens
+                self._force_prefix(keep=False)
+                if owed and self._limit.left(self._used_tokens, prefix_tokens) > prefix_tokens
                 else Verdict(False, done=True)
             )
         self.answer_tokens += 1
@@ -212,15 +212,16 @@ class ThinkControl:
         if self._limit.left(self._used_tokens) <= 0:
             self.stop = self._limit.cause(self._used_tokens)
             return Verdict(keep=True, done=True)
-        left = self._limit.left(self._used_tokens, stub_tokens)
-        if stub_tokens < left <= stub_tokens + ANSWER_TOKENS and not self._is_concluded():
+        left = self._limit.left(self._used_tokens, prefix_tokens)
+        if prefix_tokens < left <= prefix_tokens + ANSWER_TOKENS and not self._is_concluded():
             self.stop = self._limit.cause(self._used_tokens)
-            return self._force_stub(keep=True)
+            return self._force_prefix(keep=True)
         return Verdict(keep=True)
 
     def _is_concluded(self) -> bool:
-        # A short answer is its own conclusion; only one that rambles to the limit needs the stub.
-        return self._stub_given or self.answer_tokens <= ANSWER_TOKENS or bool(_CONCLUDED.search(self._text))
+        # A short answer is its own conclusion; only one that rambles to the limit needs the answer prefix.
+        is_short = self.answer_tokens <= ANSWER_TOKENS
+        return self._prefix_given or is_short or bool(_CONCLUDED.search(self._text))
 
     def _force_closing(self, *, keep: bool) -> Verdict:
         inside_line = self._is_inside_line()
@@ -229,23 +230,23 @@ class ThinkControl:
             ("\n" if inside_line else "") + CLOSING,
             Phase.THINKING,
         )
-        stub = Forced(self._seams.stub, STUB, Phase.ANSWER)
+        prefix = Forced(self._seams.answer_prefix, ANSWER_PREFIX, Phase.ANSWER)
         self.phase = Phase.ANSWER
         self.thinking_tokens += len(closing.ids)
-        self.answer_tokens += len(stub.ids)
-        self._text, self._stub_given = STUB, True
-        return Verdict(keep, (closing, stub))
+        self.answer_tokens += len(prefix.ids)
+        self._text, self._prefix_given = ANSWER_PREFIX, True
+        return Verdict(keep, (closing, prefix))
 
-    def _force_stub(self, *, keep: bool) -> Verdict:
+    def _force_prefix(self, *, keep: bool) -> Verdict:
         newline = self._is_inside_line() and bool(self._text.strip())
-        stub = Forced(
-            (self._seams.newline if newline else ()) + self._seams.stub,
-            ("\n" if newline else "") + STUB,
+        prefix = Forced(
+            (self._seams.newline if newline else ()) + self._seams.answer_prefix,
+            ("\n" if newline else "") + ANSWER_PREFIX,
             Phase.ANSWER,
         )
-        self.answer_tokens += len(stub.ids)
-        self._text, self._stub_given = self._text + stub.text, True
-        return Verdict(keep, (stub,))
+        self.answer_tokens += len(prefix.ids)
+        self._text, self._prefix_given = self._text + prefix.text, True
+        return Verdict(keep, (prefix,))
 
     def _is_inside_line(self) -> bool:
         return self._mid_character or (bool(self._text) and not self._text.endswith("\n"))
@@ -316,7 +317,7 @@ def _overlap(text: str, string: str) -> int:
 
 
 def reserve(seams: Seams, limit_tokens: int) -> int:
-    """Tokens held back for closing, stub and answer: DESIGN's rule, or what this vocabulary needs."""
+    """Tokens held back to close and to answer: DESIGN's rule, or what this vocabulary needs."""
     return max(reserve_tokens(limit_tokens), _forced_tokens(seams) + ANSWER_TOKENS)
 
 
@@ -327,7 +328,7 @@ def least_tokens(seams: Seams) -> int:
 
 def _forced_tokens(seams: Seams) -> int:
     """Tokens of a forced end, a newline before it included."""
-    return len(seams.newline) + len(seams.closing) + len(seams.stub)
+    return len(seams.newline) + len(seams.closing) + len(seams.answer_prefix)
 
 
 def bucket_for(limit_tokens: int, buckets: tuple[int, ...], margin: float = HINT_MARGIN) -> int | None:

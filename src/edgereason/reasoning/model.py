@@ -18,6 +18,7 @@ from typing import Self, TypedDict, Unpack, get_args
 from edgereason.core.bundle import MANIFEST, Base, Bundle
 from edgereason.core.chat import CLOSING, OPENING
 from edgereason.core.checks import refusing_unknown, require, require_function, require_int, require_one_of
+from edgereason.core.closing import Closing
 from edgereason.core.types import Message, Request, Response, as_messages
 from edgereason.engine.base import Adapter, Engine, KvType, ModelInfo
 from edgereason.errors import EdgeReasonError, RequestError
@@ -48,7 +49,7 @@ class LoadOptions(TypedDict, total=False):
     notice: Callable[[str], None] | None
 
 
-class Model:
+class Model(Closing):
     """A loaded base, with what its bundle adds. One thread at a time; a context manager.
 
     Args:
@@ -206,12 +207,6 @@ class Model:
     def close(self) -> None:
         """Frees the model and everything native."""
         self._engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 @refusing_unknown

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from edgereason.core.chat import CLOSING, OPENING, STUB, Seams
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING, OPENING, Seams
 from edgereason.core.types import Mode, Request, Route, Stop, Trace, Vote
 from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
@@ -68,7 +68,7 @@ class Pipeline:
         for ids, text in (
             (self._seams.opening, OPENING),
             (self._seams.closing, CLOSING),
-            (self._seams.stub, STUB),
+            (self._seams.answer_prefix, ANSWER_PREFIX),
         ):
             if b"".join(map(engine.piece, ids)).decode() != text:
                 raise ModelFileError(
@@ -170,9 +170,9 @@ class Pipeline:
     def truncate(self, request: Request, trace: Trace, limits_tokens: Sequence[int], batch: Batch) -> Run:
         """What a recorded trace would have answered under harder limits: only the answers are generated.
 
-        Each limit gets a stream that says what the trace said for as long as its control lets it; where that
-        is less than all, closing and stub are forced and the answer is drawn. Streams share the cells of
-        what they have in common.
+        Each limit gets a stream that says what the trace said for as long as its control lets it; where
+        that is less than all, closing and answer prefix are forced and the answer is drawn. Streams share
+        the cells of what they have in common.
 
         Args:
             request: as the trace's was, on the think route, with a stream for each limit, none stopped early.

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Self
 
+from edgereason.core.closing import Closing
 from edgereason.engine import base
 from edgereason.engine.base import Engine, Reservation, States
 from edgereason.errors import EngineError
@@ -34,7 +34,7 @@ Notes = Mapping[int, Mapping[str, Array]]
 """A switcher's reader's states, by how many ids it had read."""
 
 
-class Prefix:
+class Prefix(Closing):
     """The KV of one prompt; a context manager.
 
     Args:
@@ -137,12 +137,6 @@ class Prefix:
         """Gives everything back. Closing twice is harmless."""
         self._give_back()
         self._parked, self._ids, self._notes = None, (), {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _shared(self, prompt: Sequence[int]) -> int:
         """How many of the ids stay."""

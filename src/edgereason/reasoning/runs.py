@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
+from edgereason.core.closing import Closing
 from edgereason.core.types import Response
 from edgereason.errors import NoRoomNow
 from edgereason.reasoning.batch import Batch
@@ -87,7 +88,7 @@ class Runs(Generic[K]):
             self.drop(key)
 
 
-class Events(Iterator[Event]):
+class Events(Iterator[Event], Closing):
     """What happens while a request is answered: an iterator, and a context manager that ends the request.
 
     What the request holds (KV cells, sequences, samplers) is given back with the last event, `Answered`. A
@@ -110,12 +111,6 @@ class Events(Iterator[Event]):
     def close(self) -> None:
         """Ends the request and gives back what it holds. Closing twice is harmless."""
         self._run.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def drive(run: Run, batch: Batch) -> Events:

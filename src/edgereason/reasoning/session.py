@@ -20,9 +20,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, Self, Unpack, cast
+from typing import Final, NamedTuple, Unpack, cast
 
 from edgereason.core.checks import require, require_function
+from edgereason.core.closing import Closing
 from edgereason.core.types import (
     MAX_SECONDS,
     MAX_STREAMS,
@@ -68,7 +69,7 @@ class Turn:
     run: Callable[[Batch, Callable[[], bool], float | None], Run]
 
 
-class Session:
+class Session(Closing):
     """One conversation on a model; a context manager. Made by `Model.session` and `Model.load_session`.
 
     Between turns it holds as many KV cells as its prompt has tokens, or memory where others want the cells.
@@ -202,12 +203,6 @@ class Session:
         """Gives back the cells; what has been said can still be read. Closing twice is harmless."""
         self._is_closed = True
         self._prefix.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _events(self, turn: Turn, should_stop: Callable[[], bool]) -> Events:
         require_function("should_stop", should_stop)

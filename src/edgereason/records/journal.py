@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, Self, TextIO, TypeVar
 
 from edgereason.config import parse
+from edgereason.core.closing import Closing
 from edgereason.errors import ConfigError
 from edgereason.records.lock import FolderLock
 
@@ -87,7 +88,7 @@ def _parse(text: str, path: Path, kind: type[R]) -> Iterator[R]:
             ) from error
 
 
-class Journal(Generic[R]):
+class Journal(Closing, Generic[R]):
     """The rows of a run that goes on; a context manager.
 
     Args:
@@ -137,10 +138,4 @@ class Journal(Generic[R]):
         """Closes the file; what was appended stays."""
         if self._file is not None:
             self._file.close()
-        self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        self._lock.close()

@@ -10,16 +10,17 @@ removed it, that process would lock a removed file, and a third one a new file b
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from filelock import FileLock, Timeout
 
+from edgereason.core.closing import Closing
 from edgereason.errors import ConfigError
 
 LOCK: Final = ".lock"
 
 
-class FolderLock:
+class FolderLock(Closing):
     """The right to write to a folder; a context manager.
 
     Args:
@@ -36,15 +37,9 @@ class FolderLock:
         except Timeout as error:
             raise ConfigError(f"another process writes to {folder}: wait for it") from error
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Gives it back; once more does nothing."""
         self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.release()
 
 
 def is_vacant(folder: Path, record: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereason.core.chat import CLOSING, STUB, Seams
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING, Seams
 from edgereason.core.types import Budget, Stop, reserve_tokens
 from edgereason.errors import RequestError
 from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl, Phase, ThinkControl, bucket_for, reserve
@@ -33,7 +33,7 @@ def test_a_cut_inside_a_line_forces_newline_closing_and_stub_at_the_reserve() ->
     verdict = control.on_token("a", is_end=False)
     assert verdict.keep
     assert verdict.forced_ids == (7, 4, 5, 6, 8, 9, 10, 11, 12)
-    assert verdict.forced_text == "\n" + CLOSING + STUB
+    assert verdict.forced_text == "\n" + CLOSING + ANSWER_PREFIX
     assert (control.thinking_tokens, control.answer_tokens) == (20, 5)
     assert control.stop is Stop.BUDGET
 
@@ -41,7 +41,7 @@ def test_a_cut_inside_a_line_forces_newline_closing_and_stub_at_the_reserve() ->
 def test_a_cut_at_the_end_of_a_line_needs_no_newline() -> None:
     control = ThinkControl(SEAMS, 40)
     verdicts = [control.on_token("a\n", is_end=False) for _ in range(16)]
-    assert verdicts[-1].forced_ids == SEAMS.closing + SEAMS.stub
+    assert verdicts[-1].forced_ids == SEAMS.closing + SEAMS.answer_prefix
 
 
 def test_a_cut_in_the_middle_of_a_character_counts_as_inside_a_line() -> None:
@@ -67,7 +67,7 @@ def test_an_end_of_turn_while_thinking_owes_the_answer_and_is_no_cut() -> None:
     control.on_token("It is 4.", is_end=False)
     verdict = control.on_token("", is_end=True)
     assert not verdict.keep
-    assert verdict.forced_ids == SEAMS.newline + SEAMS.closing + SEAMS.stub
+    assert verdict.forced_ids == SEAMS.newline + SEAMS.closing + SEAMS.answer_prefix
     assert [piece.phase for piece in verdict.forced] == [Phase.THINKING, Phase.ANSWER]
     control.on_token("4", is_end=False)
     assert control.on_token("", is_end=True).done
@@ -77,7 +77,7 @@ def test_an_end_of_turn_while_thinking_owes_the_answer_and_is_no_cut() -> None:
 def test_an_empty_answer_gets_the_stub_once() -> None:
     control = ThinkControl(SEAMS, 200)
     control.on_token("</think>\n\n", is_end=False)
-    assert control.on_token("", is_end=True).forced_ids == SEAMS.stub
+    assert control.on_token("", is_end=True).forced_ids == SEAMS.answer_prefix
     assert control.on_token("", is_end=True).done
 
 
@@ -89,7 +89,7 @@ def test_an_answer_that_rambles_to_the_limit_is_made_to_conclude() -> None:
         verdict = control.on_token("so ", is_end=False)
         if verdict.forced:
             forced_at = n
-            assert verdict.forced_text.endswith(STUB)
+            assert verdict.forced_text.endswith(ANSWER_PREFIX)
         if verdict.done:
             break
     # 100 − (newline 1 + stub 5 + room 8) = 86 tokens before the stub
@@ -122,7 +122,7 @@ def test_no_stream_overspends_and_every_cut_leaves_room_for_an_answer(limit: int
 
 @given(
     closing=st.integers(1, 12),
-    stub=st.integers(1, 24),
+    answer_prefix=st.integers(1, 24),
     limit=st.integers(32, 300),
     texts=st.lists(st.sampled_from(["a", "", "</think>\n\n", "so "]), max_size=320),
 )
@@ -139,7 +139,7 @@ def test_a_model_that_never_stops_thinking_still_gets_its_answer_tokens(limit: i
     control = ThinkControl(SEAMS, limit)
     added = spend(control, [])
     assert sum(added) == limit
-    assert control.answer_tokens - len(SEAMS.stub) >= ANSWER_TOKENS
+    assert control.answer_tokens - len(SEAMS.answer_prefix) >= ANSWER_TOKENS
     assert control.thinking_tokens >= 8
     assert control.stop is Stop.BUDGET
 

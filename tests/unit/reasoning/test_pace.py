@@ -116,7 +116,7 @@ def test_a_thinking_stream_ends_in_time_with_an_answer(limit_s: float, step_s: f
     spend(control, clock, step_s)
     assert clock.now_s <= limit_s
     assert control.stop is Stop.BUDGET
-    assert control.answer_tokens >= len(SEAMS.stub) + ANSWER_TOKENS
+    assert control.answer_tokens >= len(SEAMS.answer_prefix) + ANSWER_TOKENS
     # It used its time, unless the tokens ran out first: at most a few steps are left.
     assert clock.now_s > limit_s - 3 * step_s or control.thinking_tokens > 4000
 
@@ -131,7 +131,7 @@ def test_steps_that_slow_down_still_end_in_time() -> None:
         if control.on_token("x", is_end=False).done:
             break
     assert control.phase is Phase.ANSWER
-    assert control.answer_tokens > len(SEAMS.stub) + ANSWER_TOKENS
+    assert control.answer_tokens > len(SEAMS.answer_prefix) + ANSWER_TOKENS
     assert clock.now_s <= 5.0
 
 

@@ -63,9 +63,9 @@ def test_the_second_writer_is_refused_until_the_first_is_gone_however_it_went(tm
 
 def test_releasing_twice_does_not_take_another_ones_lock(tmp_path: Path) -> None:
     first = FolderLock(tmp_path)
-    first.release()
+    first.close()
     with FolderLock(tmp_path):
-        first.release()
+        first.close()
         with pytest.raises(ConfigError):
             FolderLock(tmp_path)
 
@@ -83,7 +83,7 @@ def test_a_writer_that_comes_while_another_releases_keeps_out_a_third(
         seconds.append(FolderLock(tmp_path))
 
     monkeypatch.setattr(FileLock, "release", unlock_and_let_the_next_in)
-    first.release()
+    first.close()
     with seconds[0], pytest.raises(ConfigError, match="another process writes to"):
         FolderLock(tmp_path)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import TrainingError
-from edgereason.train.grpo.groups import Dealer, Group, Problem, Response, is_right, most_unlike
+from edgereason.train.grpo.groups import Group, GroupSampler, Problem, Response, is_right, most_unlike
 from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures, alarms
 from edgereason.train.grpo.reward import Outcome, RewardConfig
 from edgereason.train.grpo.rollout import Drawn, Vocabulary, Want
@@ -37,7 +37,7 @@ def drawn(text: str, *, is_whole: bool = True) -> Drawn:
 
 
 class Says:
-    """A roller that says what it is told for a prompt, every sample the same words in turn."""
+    """A rollouts that says what it is told for a prompt, every sample the same words in turn."""
 
     def __init__(self, replies: dict[str, Sequence[Drawn]]) -> None:
         self._replies = replies
@@ -48,8 +48,8 @@ class Says:
         return [[self._replies[bytes(want.prompt).decode()][i] for i in range(want.count)] for want in wants]
 
 
-def dealer(names: str, *, redraws: int = 2, **more: object) -> Dealer:
-    return Dealer(
+def sampler(names: str, *, redraws: int = 2, **more: object) -> GroupSampler:
+    return GroupSampler(
         problems={name: problem(name) for name in names},
         opening=OPENING,
         hints=HINTS,
@@ -79,7 +79,7 @@ def test_right_is_what_closes_its_thinking_and_then_answers_right(text: str, exp
 
 
 def test_a_response_is_judged_counted_and_rewarded() -> None:
-    (group,) = dealer("a").deal(["a"], 0, Says({"a": MIXED})).kept
+    (group,) = sampler("a").sample(["a"], 0, Says({"a": MIXED})).kept
     right, wrong = group.responses
     thinking = len("2+2\n</think>")
     assert right.outcome == Outcome(
@@ -91,26 +91,26 @@ def test_a_response_is_judged_counted_and_rewarded() -> None:
 
 def test_a_response_that_was_cut_is_wrong_whatever_it_says() -> None:
     cut = drawn(RIGHT, is_whole=False)
-    (group,) = dealer("a").deal(["a"], 0, Says({"a": (drawn(RIGHT), cut)})).kept
+    (group,) = sampler("a").sample(["a"], 0, Says({"a": (drawn(RIGHT), cut)})).kept
     assert [one.outcome.is_right for one in group.responses] == [True, False]
 
 
 def test_a_group_draws_under_one_budget_to_the_cap_that_it_names() -> None:
-    roller = Says(dict.fromkeys("abcdefgh", MIXED))
-    groups = dealer("abcdefgh").deal(list("abcdefgh"), 0, roller).kept
-    for group, want in zip(groups, roller.wants[0], strict=True):
+    rollouts = Says(dict.fromkeys("abcdefgh", MIXED))
+    groups = sampler("abcdefgh").sample(list("abcdefgh"), 0, rollouts).kept
+    for group, want in zip(groups, rollouts.wants[0], strict=True):
         assert want.forced == group.forced == OPENING + HINTS[group.bucket]
         assert want.cap_tokens == {64: 80, 128: 160}[group.bucket]  # (1 + ¼)B
         assert want.count == 2
     assert {group.bucket for group in groups} == {64, 128}
-    assert len({want.seed for want in roller.wants[0]}) == 8
+    assert len({want.seed for want in rollouts.wants[0]}) == 8
 
 
 def test_the_same_step_deals_the_same_and_another_deals_otherwise() -> None:
     def wants(step: int) -> list[Want]:
-        roller = Says(dict.fromkeys("abcd", MIXED))
-        dealer("abcd").deal(list("abcd"), step, roller)
-        return roller.wants[0]
+        rollouts = Says(dict.fromkeys("abcd", MIXED))
+        sampler("abcd").sample(list("abcd"), step, rollouts)
+        return rollouts.wants[0]
 
     assert wants(3) == wants(3)
     assert wants(3) != wants(4)
@@ -118,23 +118,23 @@ def test_the_same_step_deals_the_same_and_another_deals_otherwise() -> None:
 
 def test_what_a_problem_gets_does_not_depend_on_its_company() -> None:
     # So that several processes draw what one would have drawn.
-    roller = Says(dict.fromkeys("abcd", MIXED))
-    deal = dealer("abcd")
-    whole = deal.deal(list("abcd"), 3, roller).kept
-    halves = [*deal.deal(["a", "b"], 3, roller).kept, *deal.deal(["c", "d"], 3, roller).kept]
+    rollouts = Says(dict.fromkeys("abcd", MIXED))
+    deal = sampler("abcd")
+    whole = deal.sample(list("abcd"), 3, rollouts).kept
+    halves = [*deal.sample(["a", "b"], 3, rollouts).kept, *deal.sample(["c", "d"], 3, rollouts).kept]
     assert whole == tuple(halves)
     # But what replaces dull groups does: two processes must not draw the same.
     names = "abcdefghijklmnopqrst"
     dull = Says(dict.fromkeys(names, DULL))
     for ids in (["a"], ["b"]):
-        dealer(names, redraws=1).deal(ids, 0, dull)
+        sampler(names, redraws=1).sample(ids, 0, dull)
     replaced = [bytes(wants[0].prompt) for wants in dull.wants[1::2]]
     assert replaced[0] != replaced[1]
 
 
 def test_a_response_that_ends_beyond_the_budget_is_whole_and_not_within() -> None:
     long = drawn("so " * 40 + RIGHT)  # of 155 tokens, the end of turn not counted
-    deal = Dealer(
+    deal = GroupSampler(
         problems={"a": problem("a")},
         opening=OPENING,
         hints={64: HINTS[64]},
@@ -143,14 +143,14 @@ def test_a_response_that_ends_beyond_the_budget_is_whole_and_not_within() -> Non
         count=2,
         redraws=0,
     )
-    (group,) = deal.deal(["a"], 0, Says({"a": (drawn(RIGHT), long)})).kept
+    (group,) = deal.sample(["a"], 0, Says({"a": (drawn(RIGHT), long)})).kept
     assert [one.is_within for one in group.responses] == [True, False]
     assert [one.reward for one in group.responses] == [1.0, 0.2]
 
 
 def test_groups_without_spread_are_replaced_by_other_problems() -> None:
-    roller = Says({"a": MIXED, "b": DULL, "c": DULL, "d": MIXED, "e": MIXED})
-    groups = dealer("abcde", redraws=9).deal(["a", "b"], 0, roller)
+    rollouts = Says({"a": MIXED, "b": DULL, "c": DULL, "d": MIXED, "e": MIXED})
+    groups = sampler("abcde", redraws=9).sample(["a", "b"], 0, rollouts)
     kept = [group.problem.id for group in groups.kept]
     assert len(kept) == 2
     assert kept[0] == "a"
@@ -163,17 +163,17 @@ def test_groups_without_spread_are_replaced_by_other_problems() -> None:
 
 def test_every_other_problem_has_its_turn_before_one_comes_again() -> None:
     for step in range(20):
-        roller = Says(dict.fromkeys("abc", DULL))
-        dealer("abc", redraws=1).deal(["a", "b"], step, roller)
-        again = [bytes(want.prompt).decode() for want in roller.wants[1]]
+        rollouts = Says(dict.fromkeys("abc", DULL))
+        sampler("abc", redraws=1).sample(["a", "b"], step, rollouts)
+        again = [bytes(want.prompt).decode() for want in rollouts.wants[1]]
         assert again[0] == "c"
         assert again[1] in "ab"
 
 
 def test_replacing_is_bounded_and_the_update_keeps_its_size() -> None:
-    roller = Says({"a": MIXED, "b": DULL, "c": DULL, "d": DULL})
-    groups = dealer("abcd", redraws=1).deal(["a", "b"], 0, roller)
-    assert len(roller.wants) == 2
+    rollouts = Says({"a": MIXED, "b": DULL, "c": DULL, "d": DULL})
+    groups = sampler("abcd", redraws=1).sample(["a", "b"], 0, rollouts)
+    assert len(rollouts.wants) == 2
     assert [group.has_spread for group in groups.kept] == [True, False]
     assert len(groups.dropped) == 2
     assert len(groups.drawn) == 3  # the last one is both kept and dropped
@@ -186,7 +186,7 @@ def test_a_reward_that_raises_names_the_response_and_is_no_zero() -> None:
         return True
 
     with pytest.raises(TrainingError, match=r"response to b .*by the grader.*final answer is 4"):
-        dealer("ab", judge=judge).deal(["a", "b"], 0, Says({"a": MIXED, "b": MIXED}))
+        sampler("ab", judge=judge).sample(["a", "b"], 0, Says({"a": MIXED, "b": MIXED}))
 
 
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────
@@ -199,7 +199,7 @@ def response(tokens: int, *, is_right: bool, reward: float, is_whole: bool = Tru
 
 
 def test_figures_are_of_every_group_that_was_drawn() -> None:
-    deal = dealer("abc", redraws=0).deal(["a", "b"], 0, Says({"a": MIXED, "b": DULL}))
+    deal = sampler("abc", redraws=0).sample(["a", "b"], 0, Says({"a": MIXED, "b": DULL}))
     figures = RolloutFigures.of(deal, seconds=2.0)
     assert (figures.groups, figures.dropped) == (2, 1)
     assert figures.accuracy == 0.25
@@ -313,11 +313,11 @@ def test_no_other_choice_has_a_greater_variance_of_rewards(count: int, rewards: 
 def test_more_are_drawn_than_are_learned_from_and_the_only_right_one_is_among_them() -> None:
     wrong, right = drawn(WRONG), drawn(RIGHT)
     says = Says({"a": (wrong, wrong, wrong, right, wrong, wrong)})
-    (group,) = replace(dealer("a", learned=3), count=6).deal(["a"], 0, says).kept
+    (group,) = replace(sampler("a", learned=3), count=6).sample(["a"], 0, says).kept
     assert len(group.responses) == 6
     assert [one.outcome.is_right for one in group.learned] == [False, False, True]
 
 
 def test_where_all_are_learned_from_they_stay_in_their_order() -> None:
-    (group,) = dealer("a").deal(["a"], 0, Says({"a": MIXED})).kept
+    (group,) = sampler("a").sample(["a"], 0, Says({"a": MIXED})).kept
     assert group.learned == group.responses

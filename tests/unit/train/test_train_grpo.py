@@ -23,11 +23,11 @@ from edgereason.records.context import RunContext
 from edgereason.records.lock import FolderLock
 from edgereason.train.grpo import groups as groups_module
 from edgereason.train.grpo.config import GrpoConfig
-from edgereason.train.grpo.groups import Dealer, Problem
+from edgereason.train.grpo.groups import GroupSampler, Problem
 from edgereason.train.grpo.recipe import BudgetsConfig, GrpoRecipe, Material, grpo
 from edgereason.train.grpo.reward import RewardConfig
 from edgereason.train.grpo.rollout import Vocabulary
-from edgereason.train.grpo.torch_rollout import TorchRoller
+from edgereason.train.grpo.torch_rollout import TorchRollouts
 from edgereason.train.grpo.trainer import BudgetTrainer, by_length, turn
 from edgereason.train.lora.adapters import save_adapter
 from edgereason.train.lora.checkpoints import forget_lines_behind
@@ -54,7 +54,7 @@ RECIPE = GrpoRecipe(base=BaseConfig(name="tiny"), budgets=BudgetsConfig(buckets=
 
 
 def in_torch(policy, save):
-    return TorchRoller(policy, VOCABULARY.ends, temperature=CONFIG.temperature)
+    return TorchRollouts(policy, VOCABULARY.ends, temperature=CONFIG.temperature)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,9 @@ def base() -> TorchBase:
     return TorchBase(base_model(), SHA256, OPENING)
 
 
-def train(folder: Path, start: Path, recipe: GrpoRecipe = RECIPE, roller=in_torch, **how):
+def train(folder: Path, start: Path, recipe: GrpoRecipe = RECIPE, rollouts=in_torch, **how):
     context = RunContext(should_stop=how.pop("should_stop", lambda: False))
-    return grpo(recipe, base(), start, MATERIAL, roller, folder, context, **how)
+    return grpo(recipe, base(), start, MATERIAL, rollouts, folder, context, **how)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -97,8 +97,8 @@ def finished(tmp_path_factory, start: Path) -> Path:
     return folder
 
 
-def dealer(count: int, **more) -> Dealer:
-    return Dealer(
+def sampler(count: int, **more) -> GroupSampler:
+    return GroupSampler(
         problems={one.id: one for one in PROBLEMS},
         opening=OPENING,
         hints=HINTS,
@@ -110,11 +110,11 @@ def dealer(count: int, **more) -> Dealer:
 
 
 def trainer(tmp_path: Path, policy: MaskedLora, config: GrpoConfig = CONFIG) -> BudgetTrainer:
-    deals, roller = dealer(config.samples, redraws=9), in_torch(policy, None)
+    deals, rollouts = sampler(config.samples, redraws=9), in_torch(policy, None)
     return BudgetTrainer(
         policy,
         [one.id for one in PROBLEMS],
-        lambda ids, step: deals.deal(ids, step, roller),
+        lambda ids, step: deals.sample(ids, step, rollouts),
         VOCABULARY,
         tmp_path,
         config,
@@ -316,8 +316,8 @@ def test_no_gradient_reaches_what_was_forced(made: BudgetTrainer, monkeypatch) -
 
 
 def test_groups_without_spread_teach_nothing(made: BudgetTrainer, monkeypatch) -> None:
-    dull = dealer(4, redraws=0, judge=lambda *_: False)
-    monkeypatch.setattr(made, "_draw", lambda ids, step: dull.deal(ids, step, in_torch(made._policy, None)))
+    dull = sampler(4, redraws=0, judge=lambda *_: False)
+    monkeypatch.setattr(made, "_draw", lambda ids, step: dull.sample(ids, step, in_torch(made._policy, None)))
     batch = generated(made)
     assert not batch["tool_mask"][batch["completion_mask"].bool()].any()
     loss = made._compute_loss(made.model, batch)
@@ -353,11 +353,11 @@ def test_more_can_be_drawn_than_are_learned_from(start: Path, tmp_path: Path) ->
     counts: list[int] = []
 
     def counting(policy, save):
-        roller = in_torch(policy, save)
+        rollouts = in_torch(policy, save)
 
         def roll(wants):
             counts.extend(want.count for want in wants)
-            return roller(wants)
+            return rollouts(wants)
 
         return roll
 
@@ -400,8 +400,8 @@ def test_the_reference_is_the_adapter_that_the_run_began_with_also_after_a_resum
         seen.append({n.replace(".ref.", "."): p for n, p in named.items() if ".ref." in n})
         return in_torch(policy, save)
 
-    train(tmp_path / "run", start, roller=watched, should_stop=after(2))
-    train(tmp_path / "run", start, roller=watched)
+    train(tmp_path / "run", start, rollouts=watched, should_stop=after(2))
+    train(tmp_path / "run", start, rollouts=watched)
     assert len(seen) == 4
     for reference in seen:
         assert len(reference) == len(expected)
@@ -565,7 +565,7 @@ def test_an_engine_that_dies_in_a_rollout_costs_one_update(
 
     recipe = replace(RECIPE, training=replace(CONFIG, checkpoint_minutes=0.0))
     with pytest.raises(EngineError):
-        train(tmp_path / "run", start, recipe, roller=mortal)
+        train(tmp_path / "run", start, recipe, rollouts=mortal)
     assert len(lines(tmp_path / "run")) == 2
     train(tmp_path / "run", start, recipe)
     for name, tensor in learned(finished).items():

@@ -1,4 +1,4 @@
-"""Rollouts: responses of both rollers, and what a vocabulary makes of ids."""
+"""Rollouts: responses of both rollout_engines, and what a vocabulary makes of ids."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tiny_lora import OPENING, lora_model
 
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import ContextOverflow, EngineError
-from edgereason.train.grpo.rollout import Drawn, EngineRoller, Vocabulary, Want
-from edgereason.train.grpo.torch_rollout import TorchRoller
+from edgereason.train.grpo.rollout import Drawn, EngineRollouts, Vocabulary, Want
+from edgereason.train.grpo.torch_rollout import TorchRollouts
 from edgereason.train.lora.masked_lora import Batch, MaskedLora
 
 THINKS = "2+2=4\n</think>\n\nThe final answer is 4."
@@ -22,8 +22,8 @@ def want(*, prompt: bytes = b"2+2?", cap: int = 100, count: int = 2, seed: int =
     return Want(prompt=tuple(prompt), forced=FORCED, cap_tokens=cap, count=count, seed=seed)
 
 
-def roller(engine: ScriptedEngine, tmp_path: Path, *, max_running: int = 32) -> EngineRoller:
-    made = EngineRoller(engine, temperature=0.8, max_running=max_running)
+def rollouts(engine: ScriptedEngine, tmp_path: Path, *, max_running: int = 32) -> EngineRollouts:
+    made = EngineRollouts(engine, temperature=0.8, max_running=max_running)
     made.reload_adapter(lambda path: path.write_bytes(b"GGUF"), tmp_path / "a.gguf")
     return made
 
@@ -33,14 +33,14 @@ def roller(engine: ScriptedEngine, tmp_path: Path, *, max_running: int = 32) -> 
 
 def test_a_response_ends_by_itself_or_is_cut_at_its_cap(tmp_path: Path) -> None:
     engine = ScriptedEngine([THINKS, "longer than its cap"])
-    ((at_its_cap, _),) = roller(engine, tmp_path)([want(cap=len(THINKS))])
+    ((at_its_cap, _),) = rollouts(engine, tmp_path)([want(cap=len(THINKS))])
     # It is cut there: nobody knows that it would have ended.
     assert (bytes(at_its_cap.ids).decode(), at_its_cap.is_whole) == (THINKS, False)
-    ((whole, _),) = roller(engine, tmp_path)([want(cap=len(THINKS) + 1)])
+    ((whole, _),) = rollouts(engine, tmp_path)([want(cap=len(THINKS) + 1)])
     assert whole.ids == (*THINKS.encode(), END)
     assert (whole.is_whole, whole.num_tokens) == (True, len(THINKS))
     assert len(whole.logprobs) == len(whole.ids)
-    ((_, cut),) = roller(engine, tmp_path)([want(cap=6)])
+    ((_, cut),) = rollouts(engine, tmp_path)([want(cap=6)])
     assert (bytes(cut.ids), cut.is_whole, cut.num_tokens) == (b"longer", False, 6)
 
 
@@ -52,7 +52,7 @@ def test_prompts_are_the_bases_and_everything_behind_is_the_adapters(tmp_path: P
         crossed.append((sequence.length, adapter is not None)),
         cross(sequence, adapter),
     )[1]
-    roller(engine, tmp_path)([want(count=3)])
+    rollouts(engine, tmp_path)([want(count=3)])
     assert crossed == [(4, True)]  # once a want, right behind the prompt's four tokens
 
 
@@ -60,7 +60,7 @@ def test_responses_come_in_the_order_of_the_wants_and_nothing_is_left_behind(tmp
     # Two wants of two fit beside each other; seeds pick the replies, the first of which is the longest.
     engine = ScriptedEngine(["aaaaaaaaaaaa", "b", "cc", "d", "e"])
     wants = [want(seed=seed) for seed in (0, 2, 4, 1)]
-    found = roller(engine, tmp_path, max_running=4)(wants)
+    found = rollouts(engine, tmp_path, max_running=4)(wants)
     said = [[bytes(one.ids[: one.num_tokens]).decode() for one in drawn] for drawn in found]
     assert said == [["aaaaaaaaaaaa", "b"], ["cc", "d"], ["e", "aaaaaaaaaaaa"], ["b", "cc"]]
     assert engine.live_sequences == 0
@@ -78,20 +78,20 @@ def test_no_more_responses_are_drawn_at_a_time_than_allowed(tmp_path: Path) -> N
         return step(feeds)
 
     engine.step = watched  # type: ignore[method-assign]
-    roller(engine, tmp_path, max_running=4)([want(count=2) for _ in range(5)])
+    rollouts(engine, tmp_path, max_running=4)([want(count=2) for _ in range(5)])
     assert max(widths) == 4
 
 
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     engine = ScriptedEngine([THINKS], context_tokens=64)
     with pytest.raises(ContextOverflow):
-        roller(engine, tmp_path)([want(cap=100)])
+        rollouts(engine, tmp_path)([want(cap=100)])
     assert engine.live_sequences == 0
 
 
 def test_an_engine_that_fails_behind_a_prompt_leaves_nothing(tmp_path: Path) -> None:
     engine = ScriptedEngine([THINKS])
-    made, encode, calls = roller(engine, tmp_path), engine.encode, iter(range(100))
+    made, encode, calls = rollouts(engine, tmp_path), engine.encode, iter(range(100))
 
     def failing(*given, **named):  # type: ignore[no-untyped-def]
         if next(calls) == 3:  # the second want's hint
@@ -108,7 +108,7 @@ def test_an_engine_that_fails_behind_a_prompt_leaves_nothing(tmp_path: Path) -> 
 
 def test_a_reloaded_adapter_is_the_one_that_is_written(tmp_path: Path) -> None:
     engine = ScriptedEngine([THINKS])
-    made = roller(engine, tmp_path)
+    made = rollouts(engine, tmp_path)
     before = made._adapter
     made.reload_adapter(lambda path: path.write_bytes(b"GGUF2"), tmp_path / "a.gguf")
     assert made._adapter is not before
@@ -132,7 +132,7 @@ def policy() -> MaskedLora:
 def test_log_probabilities_are_those_of_the_masked_model(policy: MaskedLora) -> None:
     # Independent of caches, padding and positions: the whole responses in one pass, one by one.
     policy.eval()
-    found = TorchRoller(policy, ENDS, temperature=0.8)(WANTS)
+    found = TorchRollouts(policy, ENDS, temperature=0.8)(WANTS)
     for asked, drawn in zip(WANTS, found, strict=True):
         for one in drawn:
             ids = asked.forced + one.ids
@@ -146,7 +146,7 @@ def test_log_probabilities_are_those_of_the_masked_model(policy: MaskedLora) -> 
 
 def test_every_response_ends_or_is_cut(policy: MaskedLora) -> None:
     wants = [Want(prompt=(1, 2), forced=OPENING, cap_tokens=60, count=24, seed=0)]
-    (found,) = TorchRoller(policy, ENDS, temperature=1.5)(wants)
+    (found,) = TorchRollouts(policy, ENDS, temperature=1.5)(wants)
     for one in found:
         assert all(token not in ENDS for token in one.ids[:-1])
         assert one.is_whole == (one.ids[-1] in ENDS)
@@ -156,8 +156,8 @@ def test_every_response_ends_or_is_cut(policy: MaskedLora) -> None:
 
 def test_the_same_seed_draws_the_same_in_any_company(policy: MaskedLora) -> None:
     policy.eval()
-    together = TorchRoller(policy, ENDS, temperature=0.8)(WANTS)
-    alone = [TorchRoller(policy, ENDS, temperature=0.8)([one])[0] for one in WANTS]
+    together = TorchRollouts(policy, ENDS, temperature=0.8)(WANTS)
+    alone = [TorchRollouts(policy, ENDS, temperature=0.8)([one])[0] for one in WANTS]
     assert [[one.ids for one in drawn] for drawn in together] == [
         [one.ids for one in drawn] for drawn in alone
     ]
@@ -166,8 +166,8 @@ def test_the_same_seed_draws_the_same_in_any_company(policy: MaskedLora) -> None
 def test_batches_of_fewer_rows_draw_the_same(policy: MaskedLora) -> None:
     policy.eval()
     wants = [*WANTS, Want(prompt=(4,), forced=OPENING, cap_tokens=9, count=2, seed=9)]
-    whole = TorchRoller(policy, ENDS, temperature=0.8)
-    small = TorchRoller(policy, ENDS, temperature=0.8, most_rows=4)
+    whole = TorchRollouts(policy, ENDS, temperature=0.8)
+    small = TorchRollouts(policy, ENDS, temperature=0.8, most_rows=4)
     assert [len(batch) for batch in small._batches(wants)] == [1, 2]
     assert [[one.ids for one in drawn] for drawn in small(wants)] == [
         [one.ids for one in drawn] for drawn in whole(wants)
@@ -179,7 +179,7 @@ def test_draws_follow_the_models_chances(policy: MaskedLora) -> None:
     policy.eval()
     count = 3000
     asked = Want(prompt=(1, 2, 3), forced=OPENING, cap_tokens=1, count=count, seed=0)
-    (found,) = TorchRoller(policy, ENDS, temperature=0.8)([asked])
+    (found,) = TorchRollouts(policy, ENDS, temperature=0.8)([asked])
     drawn = torch.bincount(torch.tensor([one.ids[0] for one in found]), minlength=64) / count
     batch = Batch.of([(asked.prompt, (*OPENING, token), [True] * 3) for token in range(64)])
     with torch.no_grad():

@@ -12,7 +12,7 @@ import pytest
 from edgereason.core.bundle import Base
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import ConfigError
-from edgereason.train.grpo.groups import Dealer, Problem
+from edgereason.train.grpo.groups import GroupSampler, Problem
 from edgereason.train.grpo.reward import RewardConfig
 from edgereason.train.grpo.rollout import Drawn, Vocabulary, Want
 from edgereason.train.grpo.shortest import shortest
@@ -47,8 +47,8 @@ class Says:
         return [self._responses[bytes(want.prompt).decode()] for want in wants]
 
 
-def dealer() -> Dealer:
-    return Dealer(
+def sampler() -> GroupSampler:
+    return GroupSampler(
         problems={
             name: Problem(id=name, text="What is 2+2?", reference="4", prompt=tuple(name.encode()))
             for name in RESPONSES
@@ -62,7 +62,7 @@ def dealer() -> Dealer:
 
 
 def test_the_shortest_right_response_is_kept_behind_the_hint_that_it_was_drawn_under(tmp_path: Path) -> None:
-    record = shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
+    record = shortest(tmp_path / "out", sampler(), Says(), BASE, RUN)
     file = read_examples(tmp_path / "out" / "examples.jsonl")
     examples = {one.id: one for one in file.examples}
     # "b" is never right; "a"'s shortest two are wrong and cut.
@@ -79,7 +79,7 @@ def test_the_shortest_right_response_is_kept_behind_the_hint_that_it_was_drawn_u
 
 def test_what_is_right_beyond_the_budget_is_not_kept(tmp_path: Path) -> None:
     long = [drawn(40, "4")] * 4  # of 115 tokens: within 128, and beyond 80, where a floor draws on
-    asked = replace(dealer(), rewards=RewardConfig(floor=0.1))
+    asked = replace(sampler(), rewards=RewardConfig(floor=0.1))
     shortest(tmp_path / "out", asked, Says(dict.fromkeys("abc", long)), BASE, RUN)
     examples = read_examples(tmp_path / "out" / "examples.jsonl").examples
     assert [one.id for one in examples] == ["a/128", "b/128", "c/128"]
@@ -88,12 +88,12 @@ def test_what_is_right_beyond_the_budget_is_not_kept(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
     stops = iter([False, True])
     whole, first, second = Says(), Says(), Says()
-    expected = shortest(tmp_path / "whole", dealer(), whole, BASE, RUN, together=1)
+    expected = shortest(tmp_path / "whole", sampler(), whole, BASE, RUN, together=1)
     assert (
-        shortest(tmp_path / "out", dealer(), first, BASE, RUN, together=1, should_stop=lambda: next(stops))
+        shortest(tmp_path / "out", sampler(), first, BASE, RUN, together=1, should_stop=lambda: next(stops))
         is None
     )
-    found = shortest(tmp_path / "out", dealer(), second, BASE, RUN, together=1)
+    found = shortest(tmp_path / "out", sampler(), second, BASE, RUN, together=1)
     assert first.wants + second.wants == whole.wants
     assert found == expected
     assert json.loads((tmp_path / "out" / "record.json").read_text())["run"] == {"base": "12" * 32, **RUN}
@@ -101,35 +101,35 @@ def test_a_stopped_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
 
 def test_draws_do_not_depend_on_what_is_drawn_together(tmp_path: Path) -> None:
     one, three = Says(), Says()
-    shortest(tmp_path / "one", dealer(), one, BASE, RUN, together=1)
-    shortest(tmp_path / "three", dealer(), three, BASE, RUN, together=3)
+    shortest(tmp_path / "one", sampler(), one, BASE, RUN, together=1)
+    shortest(tmp_path / "three", sampler(), three, BASE, RUN, together=3)
     assert one.wants == three.wants
 
 
 def test_samples_of_another_question_of_the_same_id_are_refused(tmp_path: Path) -> None:
-    shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
-    asked = dealer()
+    shortest(tmp_path / "out", sampler(), Says(), BASE, RUN)
+    asked = sampler()
     other = replace(asked.problems["a"], reference="5")
     with pytest.raises(ConfigError, match="another problem with the id 'a'"):
         shortest(tmp_path / "out", replace(asked, problems={**asked.problems, "a": other}), Says(), BASE, RUN)
 
 
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
-    shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
+    shortest(tmp_path / "out", sampler(), Says(), BASE, RUN)
     with pytest.raises(ConfigError, match="adapter"):
-        shortest(tmp_path / "out", dealer(), Says(), BASE, {"adapter": "cd"})
+        shortest(tmp_path / "out", sampler(), Says(), BASE, {"adapter": "cd"})
 
 
 def test_another_bases_folder_is_refused(tmp_path: Path) -> None:
-    shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
+    shortest(tmp_path / "out", sampler(), Says(), BASE, RUN)
     with pytest.raises(ConfigError, match=r"base: '1212.* there, '5656.* now"):
-        shortest(tmp_path / "out", dealer(), Says(), replace(BASE, sha256="56" * 32), RUN)
+        shortest(tmp_path / "out", sampler(), Says(), replace(BASE, sha256="56" * 32), RUN)
 
 
 def test_examples_say_what_they_were_made_for_and_the_recipe_of_their_buckets_takes_them(
     tmp_path: Path,
 ) -> None:
-    shortest(tmp_path / "out", dealer(), Says(), BASE, RUN)
+    shortest(tmp_path / "out", sampler(), Says(), BASE, RUN)
     file = read_examples(tmp_path / "out" / "examples.jsonl")
     assert file.origin == Origin(
         base_sha256="12" * 32, vocab_sha256="34" * 32, opening=OPENING, buckets=(64, 128)

@@ -3,7 +3,7 @@
 ::
 
     trace of 300 tokens ─┬─ at 512: as it was
-                         ├─ at 256: its first tokens, closing and stub forced, an answer drawn
+                         ├─ at 256: its first tokens, closing and answer prefix forced, an answer drawn
                          └─ at 128: …
 
 Cut by the same control that cuts a live stream, so a row here is what the run would have got with that

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from edgereason.config import require_at_least_one
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Response, Sampling
 from edgereason.errors import ConfigError, ContextOverflow
 from edgereason.reasoning.many import answer_many
@@ -54,35 +55,63 @@ INSTRUCTION: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateConfig:
+class DrawConfig:
+    """How responses to many questions are drawn.
+
+    Attributes:
+        temperature: 0 is greedy; top_p and top_k as of `Sampling`.
+        seed: that every question's own seed follows from.
+        parallel: responses that run at a time.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 40
+    seed: int = 0
+    parallel: int = 16
+
+    def __post_init__(self) -> None:
+        require_streams(parallel=self.parallel)
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed must be between 0 and 2147483647, got {self.seed}")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn."""
+        return Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+
+def require_streams(**values: int) -> None:
+    """Refuses numbers of streams that are out of range.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name, value in values.items():
+        if not 1 <= value <= MAX_STREAMS:
+            raise ConfigError(f"{name} must be between 1 and {MAX_STREAMS}, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateConfig(DrawConfig):
     """How traces are made.
 
     Attributes:
         samples: of each question.
         keep: most traces of each question.
         max_tokens: longest sample and longest trace.
-        parallel: samples that run at a time.
         instruction: the teacher's system message.
     """
 
     samples: int = 4
     keep: int = 2
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 40
     max_tokens: int = 512
-    seed: int = 0
-    parallel: int = 16
     instruction: str = INSTRUCTION
 
     def __post_init__(self) -> None:
-        for name, most in (("samples", MAX_STREAMS), ("parallel", MAX_STREAMS), ("keep", None)):
-            value = getattr(self, name)
-            if value < 1 or (most is not None and value > most):
-                limits = "at least 1" if most is None else f"between 1 and {most}"
-                raise ConfigError(f"{name} must be {limits}, got {value}")
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"seed must be between 0 and 2147483647, got {self.seed}")
+        DrawConfig.__post_init__(self)
+        require_streams(samples=self.samples)
+        require_at_least_one(keep=self.keep)
         self.request("?", 0, self.samples)  # its ranges are refused now, not in the middle
 
     @property
@@ -98,7 +127,7 @@ class GenerateConfig:
             mode=Mode.CHAT,
             streams=streams,
             stop_early=False,
-            sampling=Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p),
+            sampling=self.sampling,
             seed=seed,
             max_tokens=self.max_tokens,
         )

@@ -25,44 +25,34 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.core.bundle import file_sha256
-from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Sampling, Stop
+from edgereason.core.types import Message, Mode, Request, Stop
 from edgereason.data.questions import question_of
 from edgereason.data.rows import Rows
-from edgereason.errors import ConfigError
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder, model_entry, source_entry
 from edgereason.records.journal import SAMPLES, Journal, JournalRow
-from edgereason.train.data.generate import sample_seed
+from edgereason.train.data.generate import DrawConfig, sample_seed
 from edgereason.train.data.traces import length_summary, row_id
 
 FORMAT: Final = "edgereason-own-answers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnAnswersConfig:
+class OwnAnswersConfig(DrawConfig):
     """How questions are asked.
 
     Attributes:
         system: message in front of every question; None for the model's own.
         max_tokens: longest answer; a longer one is kept as far as it goes.
-        parallel: answers that run at a time.
     """
 
     system: str | None = None
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 40
     max_tokens: int = 320
-    seed: int = 0
-    parallel: int = 16
 
     def __post_init__(self) -> None:
-        if not 1 <= self.parallel <= MAX_STREAMS:
-            raise ConfigError(f"parallel must be between 1 and {MAX_STREAMS}, got {self.parallel}")
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"seed must be between 0 and 2147483647, got {self.seed}")
+        DrawConfig.__post_init__(self)
         self.request("?", "?")  # its ranges are refused now, not in the middle
 
     def request(self, question: str, question_id: str) -> Request:
@@ -71,7 +61,7 @@ class OwnAnswersConfig:
         return Request(
             messages=(*system, Message("user", question)),
             mode=Mode.CHAT,
-            sampling=Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p),
+            sampling=self.sampling,
             seed=sample_seed(self.seed, question_id, 0),
             max_tokens=self.max_tokens,
         )

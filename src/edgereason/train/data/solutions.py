@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from edgereason.core.answers import extract, grade
-from edgereason.core.chat import CLOSING_TAG, STUB, split_thinking
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING_TAG, split_thinking
 from edgereason.core.types import Message, Stop
 from edgereason.records.journal import JournalRow
 from edgereason.train.data.decontaminate import normalised
@@ -152,7 +152,7 @@ def solution_trace(question: Question, number: int, text: str) -> TraceRow | Dro
         return Drop.WRONG
     if _FENCE in thinking:
         return Drop.CODE
-    statement = f"{STUB}{' '.join(answer.text.split())}."
+    statement = f"{ANSWER_PREFIX}{' '.join(answer.text.split())}."
     if not grade(extract(statement, question=question.text), question.reference):
         return Drop.UNSTATED
     return trace_or_drop(

@@ -31,7 +31,7 @@ from edgereason.core.answers import extract, grade
 from edgereason.core.chat import split_thinking
 from edgereason.errors import TrainingError
 from edgereason.train.grpo.reward import Outcome, RewardConfig, reward
-from edgereason.train.grpo.rollout import Drawn, Roller, Vocabulary, Want
+from edgereason.train.grpo.rollout import Drawn, RolloutEngine, Vocabulary, Want
 
 _SEEDS: Final = 2**31 - 256
 
@@ -134,7 +134,7 @@ class Groups:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dealer:
+class GroupSampler:
     """Draws groups.
 
     Attributes:
@@ -160,13 +160,13 @@ class Dealer:
     seed: int = 0
     judge: Callable[[Problem, str], bool] = is_right
 
-    def deal(self, ids: Sequence[str], step: int, roller: Roller) -> Groups:
+    def sample(self, ids: Sequence[str], step: int, rollouts: RolloutEngine) -> Groups:
         """Groups for an update.
 
         Args:
             ids: of the problems whose turn it is.
             step: of the training; the same step deals the same problems, buckets and seeds.
-            roller: draws.
+            rollouts: draws.
 
         Raises:
             TrainingError: a reward could not be found; it names the response.
@@ -177,7 +177,7 @@ class Dealer:
         for attempt in range(self.redraws + 1):
             at = (step, attempt)
             asked = [(one, self._random(*at, one).choice(sorted(self.hints))) for one in wanted]
-            drawn = self.draw(asked, at, roller)
+            drawn = self.draw(asked, at, rollouts)
             dull = [group for group in drawn if not group.has_spread]
             kept += [group for group in drawn if group.has_spread]
             dropped += dull
@@ -187,13 +187,15 @@ class Dealer:
         kept += dropped[len(dropped) - (len(ids) - len(kept)) :]  # the last ones, which nothing replaced
         return Groups(kept=tuple(kept), dropped=tuple(dropped))
 
-    def draw(self, asked: Sequence[tuple[str, int]], at: tuple[object, ...], roller: Roller) -> list[Group]:
+    def draw(
+        self, asked: Sequence[tuple[str, int]], at: tuple[object, ...], rollouts: RolloutEngine
+    ) -> list[Group]:
         """A group for every problem and bucket asked for.
 
         Args:
             asked: id of a problem, and a bucket.
             at: where the training stands; seeds follow from it.
-            roller: draws.
+            rollouts: draws.
 
         Raises:
             TrainingError: a reward could not be found; it names the response.
@@ -210,7 +212,7 @@ class Dealer:
         ]
         return [
             self._group(self.problems[problem_id], bucket, want, drawn)
-            for (problem_id, bucket), want, drawn in zip(asked, wants, roller(wants), strict=True)
+            for (problem_id, bucket), want, drawn in zip(asked, wants, rollouts(wants), strict=True)
         ]
 
     def _group(self, problem: Problem, bucket: int, want: Want, drawn: Sequence[Drawn]) -> Group:

@@ -1,8 +1,9 @@
-"""What GRPO needs of an engine: questions, hints and vocabulary in ids, and a roller on the current adapter.
+"""What GRPO needs of an engine: questions, hints and vocabulary in ids, and a rollouts on the current
+adapter.
 
 ::
 
-    policy ─ saved for PEFT ─ exported as it will ship ─→ GGUF ─ loaded in place of the one before ─→ roller
+    policy ─ saved for PEFT ─ exported as it will ship ─→ GGUF ─ loaded in place of the one before ─→ rollouts
 
 Knows engines, questions and adapters' files; does not know rewards, groups or trainers.
 """
@@ -26,8 +27,8 @@ from edgereason.train.data.questions import Question, read_questions, require_un
 from edgereason.train.grpo.config import GrpoConfig
 from edgereason.train.grpo.groups import Problem
 from edgereason.train.grpo.recipe import Material, ReloadAdapter
-from edgereason.train.grpo.rollout import EngineRoller, Roller, Vocabulary
-from edgereason.train.grpo.torch_rollout import TorchRoller
+from edgereason.train.grpo.rollout import EngineRollouts, RolloutEngine, Vocabulary
+from edgereason.train.grpo.torch_rollout import TorchRollouts
 from edgereason.train.lora.adapters import export_adapter, grid_for, settings_of
 from edgereason.train.lora.masked_lora import MaskedLora
 
@@ -128,16 +129,16 @@ def engine_rollouts(
         base: the same file.
         folder: for the current adapter; one of every process.
     """
-    roller = EngineRoller(engine, temperature=config.temperature, max_running=config.parallel)
+    rollouts = EngineRollouts(engine, temperature=config.temperature, max_running=config.parallel)
 
-    def reload_adapter(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
+    def reload_adapter(policy: MaskedLora, save: Callable[[Path], None]) -> RolloutEngine:
         def write(target: Path) -> None:
             save(folder)
             grid = grid_for(settings_of(folder).rank)
             export_adapter(folder, base, target, base_sha256=base_sha256, grid=grid)
 
-        roller.reload_adapter(write, folder / "reasoning.gguf")
-        return roller
+        rollouts.reload_adapter(write, folder / "reasoning.gguf")
+        return rollouts
 
     return reload_adapter
 
@@ -145,7 +146,9 @@ def engine_rollouts(
 def torch_rollouts(vocabulary: Vocabulary, config: GrpoConfig) -> ReloadAdapter:
     """Rollouts in torch, on the policy itself."""
 
-    def reload_adapter(policy: MaskedLora, save: Callable[[Path], None]) -> Roller:
-        return TorchRoller(policy, vocabulary.ends, temperature=config.temperature, most_rows=config.parallel)
+    def reload_adapter(policy: MaskedLora, save: Callable[[Path], None]) -> RolloutEngine:
+        return TorchRollouts(
+            policy, vocabulary.ends, temperature=config.temperature, most_rows=config.parallel
+        )
 
     return reload_adapter

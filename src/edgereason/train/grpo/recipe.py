@@ -37,10 +37,10 @@ from edgereason.errors import ConfigError
 from edgereason.records.context import Progress, RunContext
 from edgereason.records.folder import RECIPE, RunFolder
 from edgereason.train.grpo.config import GrpoConfig
-from edgereason.train.grpo.groups import Dealer, Groups, Problem
+from edgereason.train.grpo.groups import Groups, GroupSampler, Problem
 from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures, alarms
 from edgereason.train.grpo.reward import RewardConfig
-from edgereason.train.grpo.rollout import Roller, Vocabulary
+from edgereason.train.grpo.rollout import RolloutEngine, Vocabulary
 from edgereason.train.grpo.trainer import BudgetTrainer, Drawing
 from edgereason.train.lora.adapters import (
     CONFIG,
@@ -119,7 +119,7 @@ class Material:
             )
 
 
-ReloadAdapter = Callable[[MaskedLora, Callable[[Path], None]], Roller]
+ReloadAdapter = Callable[[MaskedLora, Callable[[Path], None]], RolloutEngine]
 """Gives an engine for rollouts that has the current adapter; the callable saves it for PEFT into a folder."""
 
 
@@ -179,7 +179,7 @@ def grpo(
     if config.checkpoint_activations:
         base.model.activation_checkpointing_enable({"use_reentrant": False})
     policy = MaskedLora(model, cached_bytes=config.cached_prompt_bytes)
-    dealer = Dealer(
+    sampler = GroupSampler(
         problems={problem.id: problem for problem in material.problems},
         opening=material.opening,
         hints={bucket: material.hints[bucket] for bucket in recipe.budgets.buckets},
@@ -202,12 +202,12 @@ def grpo(
         )
 
     def draw(ids: Sequence[str], step: int) -> Groups:
-        return dealer.deal(ids, step, reload_adapter(policy, save))
+        return sampler.sample(ids, step, reload_adapter(policy, save))
 
     log = _Log(folder, material.vocabulary, context.progress)
     trainer = BudgetTrainer(
         policy,
-        list(dealer.problems),
+        list(sampler.problems),
         draw,
         material.vocabulary,
         folder,

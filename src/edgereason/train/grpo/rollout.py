@@ -64,7 +64,7 @@ class Drawn:
         return len(self.ids) - self.is_whole
 
 
-class Roller(Protocol):
+class RolloutEngine(Protocol):
     """Draws responses from the current policy."""
 
     def __call__(self, wants: Sequence[Want]) -> list[list[Drawn]]:
@@ -100,7 +100,7 @@ class Vocabulary:
         return len(ids)
 
 
-class EngineRoller:
+class EngineRollouts:
     """Draws on an engine; the adapter is reloaded before it is asked.
 
     Args:

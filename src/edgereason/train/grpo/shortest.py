@@ -30,10 +30,10 @@ from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder
 from edgereason.records.journal import Journal, JournalRow
 from edgereason.train.data.traces import length_summary
-from edgereason.train.grpo.groups import Dealer, Group
+from edgereason.train.grpo.groups import Group, GroupSampler
 from edgereason.train.grpo.material import QuestionSources, material_of
 from edgereason.train.grpo.recipe import GrpoRecipe
-from edgereason.train.grpo.rollout import EngineRoller, Roller
+from edgereason.train.grpo.rollout import EngineRollouts, RolloutEngine
 from edgereason.train.lora.examples import Example, Origin, write_examples
 from edgereason.train.lora.run import shipped
 
@@ -122,7 +122,7 @@ def run(
         material = material_of(engine, chosen, recipe.budgets.buckets)
         for bucket in recipe.budgets.buckets:
             material.require_room(bucket, recipe.reward.cap_tokens(bucket))
-        dealer = Dealer(
+        sampler = GroupSampler(
             problems={problem.id: problem for problem in material.problems},
             opening=material.opening,
             hints=material.hints,
@@ -132,7 +132,7 @@ def run(
             seed=config.seed,
         )
         adapter = engine.load_adapter(bundle.verified_file(part))
-        roller = EngineRoller(
+        rollouts = EngineRollouts(
             engine, temperature=config.temperature, max_running=config.parallel, adapter=adapter
         )
         depends_on = {
@@ -144,14 +144,14 @@ def run(
             "kind": str(recipe.reward.kind),
             "seed": config.seed,
         }
-        record = shortest(folder, dealer, roller, base, depends_on, context)
+        record = shortest(folder, sampler, rollouts, base, depends_on, context)
     return record and RunFolder(folder, _HOLDS).write(record | context.about() | about_questions)
 
 
 def shortest(
     folder: Path,
-    dealer: Dealer,
-    roller: Roller,
+    sampler: GroupSampler,
+    rollouts: RolloutEngine,
     base: Base,
     run: Mapping[str, Any],
     context: RunContext = RunContext(),
@@ -162,9 +162,9 @@ def shortest(
 
     Args:
         folder: for rows, examples and record; made if it is not there.
-        dealer: with the problems, buckets and samples of each.
-        roller: draws from the policy.
-        base: that the roller draws from.
+        sampler: with the problems, buckets and samples of each.
+        rollouts: draws from the policy.
+        base: that the rollouts draws from.
         run: what else the rows depend on, in plain values; another run's folder is refused.
         context: asked between draws whether to stop; what is written stays.
         together: problems that are drawn at a time, each under every bucket.
@@ -178,29 +178,29 @@ def shortest(
     """
     run = {"base": base.sha256, **run}
     RunFolder(folder, _HOLDS).claim_record(FORMAT, run)
-    asked = [(problem_id, bucket) for problem_id in dealer.problems for bucket in sorted(dealer.hints)]
+    asked = [(problem_id, bucket) for problem_id in sampler.problems for bucket in sorted(sampler.hints)]
     with Journal(folder, ShortestRow) as journal:
         rows = {row.key: row for row in journal.found if row.key in {*asked}}
         for row in rows.values():
-            if row.problem_sha256 != dealer.problems[row.id].sha256:
+            if row.problem_sha256 != sampler.problems[row.id].sha256:
                 raise ConfigError(
                     f"{folder} has samples of another problem with the id {row.id!r}: "
                     "choose a new folder (--output)"
                 )
         missing = [key for key in asked if key not in rows]
-        size = together * len(dealer.hints)
+        size = together * len(sampler.hints)
         context.progress("rows", len(rows), len(asked))
         for at in range(0, len(missing), size):
             if context.should_stop():
                 return None
             some = missing[at : at + size]
-            fresh = [ShortestRow.of(group) for group in dealer.draw(some, (FORMAT,), roller)]
+            fresh = [ShortestRow.of(group) for group in sampler.draw(some, (FORMAT,), rollouts)]
             journal.append(*fresh)
             rows |= {row.key: row for row in fresh}
             context.progress("rows", len(rows), len(asked))
     found = [rows[key] for key in asked]
-    examples = [_example(row, row.kept, dealer) for row in found if row.kept is not None]
-    write_examples(folder / EXAMPLES, Origin.of(base, dealer.opening, examples), examples)
+    examples = [_example(row, row.kept, sampler) for row in found if row.kept is not None]
+    write_examples(folder / EXAMPLES, Origin.of(base, sampler.opening, examples), examples)
     return {
         "format": FORMAT,
         "run": run,
@@ -210,8 +210,8 @@ def shortest(
             "sha256": file_sha256(folder / EXAMPLES),
             "rows": len(examples),
         },
-        "samples": dealer.count * len(found),
-        "share_right": sum(row.num_right for row in found) / (dealer.count * len(found)),
+        "samples": sampler.count * len(found),
+        "share_right": sum(row.num_right for row in found) / (sampler.count * len(found)),
         "tokens": {
             bucket: {
                 "drawn_mean": fmean(row.mean_tokens for row in found if row.bucket == bucket),
@@ -219,16 +219,16 @@ def shortest(
                     [row.num_tokens or 0 for row in found if row.bucket == bucket and row.kept]
                 ),
             }
-            for bucket in sorted(dealer.hints)
+            for bucket in sorted(sampler.hints)
         },
     }
 
 
-def _example(row: ShortestRow, kept: tuple[int, ...], dealer: Dealer) -> Example:
-    forced = dealer.opening + dealer.hints[row.bucket]
+def _example(row: ShortestRow, kept: tuple[int, ...], sampler: GroupSampler) -> Example:
+    forced = sampler.opening + sampler.hints[row.bucket]
     return Example(
         id=f"{row.id}/{row.bucket}",
-        prompt=dealer.problems[row.id].prompt,
+        prompt=sampler.problems[row.id].prompt,
         response=forced + kept,
         num_forced=len(forced),
         bucket=row.bucket,

@@ -1,4 +1,4 @@
-"""Responses drawn in torch, all of an update in one batch: for a GPU, and as the engine's yardstick.
+"""Responses drawn in torch, all of an update in one batch: for a GPU, and as the engine's reference.
 
 ::
 
@@ -20,7 +20,7 @@ from edgereason.train.grpo.rollout import Drawn, Want
 from edgereason.train.lora.masked_lora import MaskedLora
 
 
-class TorchRoller:
+class TorchRollouts:
     """Draws from a policy as it is.
 
     Args:

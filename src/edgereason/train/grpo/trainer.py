@@ -41,6 +41,7 @@ from edgereason.train.grpo.config import GrpoConfig
 from edgereason.train.grpo.groups import Groups
 from edgereason.train.grpo.rollout import Vocabulary
 from edgereason.train.lora.checkpoints import AdapterCheckpoints, Clock, Save, last_checkpoint, step_of
+from edgereason.train.lora.loop import common_arguments
 from edgereason.train.lora.masked_lora import Batch, MaskedLora
 
 _OF_TOKENS: Final = frozenset({"kl", "entropy", "clip_ratio/region_mean"})
@@ -105,16 +106,12 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
         self._policy, self._draw, self._drawn = policy, draw, drawn
         self._problems, self._config = sorted(problems), config
         self.keep_checkpoints(config, save, load)
-        on_cpu = not torch.cuda.is_available()
         passes = config.accumulated(int(os.environ.get("WORLD_SIZE", "1")))
         arguments = GRPOConfig(
-            output_dir=str(folder),
             max_steps=config.steps,
-            per_device_train_batch_size=config.micro_rows,
             gradient_accumulation_steps=passes,
             steps_per_generation=passes,  # an update's responses are drawn at once, and learned from once
             num_generations=config.samples,
-            learning_rate=config.learning_rate,
             weight_decay=0.0,
             max_grad_norm=1.0,
             loss_type="grpo",
@@ -126,17 +123,8 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
             temperature=config.temperature,
             mask_truncated_completions=False,
             activation_checkpointing=False,  # `checkpoint_activations` is the base's own
-            bf16=config.dtype == "bfloat16",
-            use_cpu=on_cpu,
-            seed=config.seed,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            save_total_limit=2,
-            disable_tqdm=True,
             ddp_find_unused_parameters=False,
-            report_to="none",
-            dataloader_pin_memory=not on_cpu,
+            **common_arguments(folder, config),
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You are using 'rollout_func'")  # experimental, and pinned

@@ -3,7 +3,7 @@
 Mean BCE, by AdamW. In training, independent Gaussian noise is added to the normalised features, for
 robustness to quantization, and hidden units are dropped. Several networks are trained at once, each from its
 own first weights, and averaged in their logits: that is one network of as many more units, and no row is
-needed to choose among them. How many epochs are best, `head_yardstick` says.
+needed to choose among them. How many epochs are best, `cross_validation` says.
 
 Source: paper section 4 (8 units, noise of 0.5, dropout 0.2). Deviations: the noise is on normalised features,
 so that 0.5 means the same for every model; and the average.

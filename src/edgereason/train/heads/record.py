@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Generic, Self
+from typing import Any, BinaryIO, Final, Generic
 
 import numpy as np
 
+from edgereason.core.closing import Closing
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array
 from edgereason.heads.file import Heads, read_heads, write_heads
@@ -34,7 +35,7 @@ STATES: Final = "states.f32"
 _FLOAT: Final = np.dtype("<f4")
 
 
-class StateJournal(Generic[R]):
+class StateJournal(Closing, Generic[R]):
     """Rows and their states, of a run that goes on; a context manager.
 
     Args:
@@ -89,12 +90,6 @@ class StateJournal(Generic[R]):
         if self._file is not None:
             self._file.close()
         self._journal.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def base_sha256(model: Model) -> str:

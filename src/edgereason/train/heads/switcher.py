@@ -11,7 +11,7 @@ question alone and behind a text is of one family, `s1k` and `s1k+text`, which a
 folder goes on where it stands, and is trained again at once where all features are there.
 
 Source: paper section 4. Deviation: features, weight decay and epochs are chosen by sources left out
-(`head_yardstick.py`) instead of fixed.
+(`cross_validation.py`) instead of fixed.
 
 Knows prompts, features and the record; does not know terminals.
 """

@@ -31,13 +31,11 @@ import numpy.typing as npt
 from edgereason.core.answers import grade, read_trace
 from edgereason.core.chat import VERIFICATION
 from edgereason.core.types import (
-    MAX_STREAMS,
     Budget,
     Candidate,
     Message,
     Mode,
     Request,
-    Sampling,
     Stop,
     Vote,
 )
@@ -48,7 +46,7 @@ from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.records.journal import JournalRow
-from edgereason.train.data.generate import sample_seed
+from edgereason.train.data.generate import DrawConfig, require_streams, sample_seed
 from edgereason.train.data.questions import Question
 from edgereason.train.heads.record import StateJournal
 
@@ -57,29 +55,20 @@ _EXACT: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TraceConfig:
+class TraceConfig(DrawConfig):
     """How traces are made.
 
     Attributes:
         samples: of each question.
         budget: most tokens of a trace.
-        parallel: traces that run at a time.
     """
 
     samples: int = 8
     budget: int = 512
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 40
-    seed: int = 0
-    parallel: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("samples", "parallel"):
-            if not 1 <= getattr(self, name) <= MAX_STREAMS:
-                raise ConfigError(f"{name} must be between 1 and {MAX_STREAMS}, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"seed must be between 0 and 2147483647, got {self.seed}")
+        DrawConfig.__post_init__(self)
+        require_streams(samples=self.samples)
         self.request("?", 0, self.samples)  # its ranges are refused now, not in the middle
 
     @property
@@ -96,7 +85,7 @@ class TraceConfig:
             streams=streams,
             vote=Vote.MAJORITY,
             stop_early=False,
-            sampling=Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p),
+            sampling=self.sampling,
             seed=seed,
         )
 

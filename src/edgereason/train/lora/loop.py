@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -101,6 +101,39 @@ class StepReport:
     grad_norm: float
 
 
+class UpdateConfig(Protocol):
+    """What SFT and GRPO both set of their updates."""
+
+    @property
+    def micro_rows(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def common_arguments(folder: Path, config: UpdateConfig) -> dict[str, Any]:
+    """Transformers' arguments that SFT and GRPO share: we save, log and show progress ourselves."""
+    on_cpu = not torch.cuda.is_available()
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": config.micro_rows,
+        "learning_rate": config.learning_rate,
+        "bf16": config.dtype == "bfloat16",
+        "use_cpu": on_cpu,
+        "seed": config.seed,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "save_total_limit": 2,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "dataloader_pin_memory": not on_cpu,
+    }
+
+
 Row = tuple[Sequence[int], Sequence[int], Sequence[bool]]
 """Prompt, response, and which of its tokens are trained."""
 
@@ -177,25 +210,12 @@ class MaskedTrainer(AdapterCheckpoints):
     ) -> None:
         self._config = config
         self.keep_checkpoints(config, save, load)
-        on_cpu = not torch.cuda.is_available()
         arguments = TrainingArguments(
-            output_dir=str(folder),
             num_train_epochs=config.epochs,
-            per_device_train_batch_size=config.micro_rows,
-            learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
-            bf16=config.dtype == "bfloat16",
-            use_cpu=on_cpu,
             max_grad_norm=1.0,
-            seed=config.seed,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            save_total_limit=2,
             remove_unused_columns=False,
-            disable_tqdm=True,
-            report_to="none",
-            dataloader_pin_memory=not on_cpu,
+            **common_arguments(folder, config),
         )
         arguments.gradient_accumulation_steps = config.accumulated(arguments.world_size)
         super().__init__(

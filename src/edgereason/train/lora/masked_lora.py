@@ -109,7 +109,7 @@ class Batch:
 
     Attributes:
         prompts: distinct ones, none of them empty; or a single empty one, and the adapter is on from the
-            first token, as a plain LoRA is: the yardstick of what masking costs.
+            first token, as a plain LoRA is: the reference for what masking costs.
         owner: (rows,) which prompt each response has.
         ids: (rows, tokens) responses from the opening on, padded on the right.
         trained: (rows, tokens) whose log-probabilities are wanted; the first token's is not to be had, since
