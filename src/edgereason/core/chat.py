@@ -2,9 +2,9 @@ r"""Templates and seams: the one place that knows which text stands between the 
 
 ::
 
-    prompt   │ opening  hint or lead-in │ thinking … \n │ closing      │ answer …      │ end of turn
-    template │ <think>\n  Budget: 256 …  │   sampled     │ </think>\n\n │ stub? sampled │
-    base     │ adapter on from here ─────────────────────────────────────────────────→
+    prompt   │ opening  hint or lead-in │ thinking … \n │ closing      │ answer …        │ end of turn
+    template │ <think>\n  Budget: 256 …  │   sampled     │ </think>\n\n │ prefix? sampled │
+    base     │ adapter on from here ───────────────────────────────────────────────────→
 
 Every piece is tokenized by itself and the ids are concatenated, in traces, training, run time and
 verification alike: byte-pair merges reach across seams (Qwen has tokens `.</` and `>\n\n`), so ids that

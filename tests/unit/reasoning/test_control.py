@@ -11,7 +11,7 @@ from edgereason.core.types import Budget, Stop, reserve_tokens
 from edgereason.errors import RequestError
 from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl, Phase, ThinkControl, bucket_for, reserve
 
-# As long as Qwen's: closing 3 ids, stub 5, newline 1.
+# As long as Qwen's: closing 3 ids, answer prefix 5, newline 1.
 SEAMS = Seams(lambda text, *, special=False: [], (1, 2, 3), (4, 5, 6), (7,), (8, 9, 10, 11, 12), (13,))
 
 
@@ -26,7 +26,7 @@ def spend(control: ThinkControl, texts: list[str], then: str = "x") -> list[int]
             return added
 
 
-def test_a_cut_inside_a_line_forces_newline_closing_and_stub_at_the_reserve() -> None:
+def test_a_cut_inside_a_line_forces_newline_closing_and_answer_prefix_at_the_reserve() -> None:
     control = ThinkControl(SEAMS, 40)  # reserve 24: thinking ends at its 16th token
     for _ in range(15):
         assert control.on_token("a", is_end=False).forced_ids == ()
@@ -74,7 +74,7 @@ def test_an_end_of_turn_while_thinking_owes_the_answer_and_is_no_cut() -> None:
     assert control.stop is Stop.NATURAL
 
 
-def test_an_empty_answer_gets_the_stub_once() -> None:
+def test_an_empty_answer_gets_the_answer_prefix_once() -> None:
     control = ThinkControl(SEAMS, 200)
     control.on_token("</think>\n\n", is_end=False)
     assert control.on_token("", is_end=True).forced_ids == SEAMS.answer_prefix
@@ -92,7 +92,7 @@ def test_an_answer_that_rambles_to_the_limit_is_made_to_conclude() -> None:
             assert verdict.forced_text.endswith(ANSWER_PREFIX)
         if verdict.done:
             break
-    # 100 − (newline 1 + stub 5 + room 8) = 86 tokens before the stub
+    # 100 − (newline 1 + answer prefix 5 + room 8) = 86 tokens before the answer prefix
     assert forced_at == 86
     assert control.thinking_tokens + control.answer_tokens == 100
     assert control.stop is Stop.BUDGET
@@ -127,9 +127,9 @@ def test_no_stream_overspends_and_every_cut_leaves_room_for_an_answer(limit: int
     texts=st.lists(st.sampled_from(["a", "", "</think>\n\n", "so "]), max_size=320),
 )
 def test_no_vocabulary_makes_a_stream_overspend(
-    closing: int, stub: int, limit: int, texts: list[str]
+    closing: int, answer_prefix: int, limit: int, texts: list[str]
 ) -> None:
-    seams = Seams(SEAMS.tokenize, (1,), tuple(range(closing)), (7,), tuple(range(stub)), (13,))
+    seams = Seams(SEAMS.tokenize, (1,), tuple(range(closing)), (7,), tuple(range(answer_prefix)), (13,))
     limit = max(limit, reserve(seams, limit) + ANSWER_TOKENS)
     assert sum(spend(ThinkControl(seams, limit), texts)) <= limit
 

@@ -260,7 +260,7 @@ def test_a_steady_run_raises_no_alarm() -> None:
     ("changes", "says"),
     [
         ({"kl": 3.0}, "KL is 3.00"),
-        ({"tokens_by_bucket": {64: 40.0, 128: 42.0}}, "comes to 1.05 × the tokens of the shortest"),
+        ({"tokens_by_bucket": {64: 40.0, 128: 42.0}}, "uses only 1.05 × the tokens of the shortest"),
         ({"mismatch": 0.5}, "engine and torch differ by 0.500"),
         ({"mean_tokens": 3.0}, "responses have 3 tokens"),
         ({"dropped": 4}, "no group has any spread"),

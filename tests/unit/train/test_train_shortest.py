@@ -12,6 +12,7 @@ import pytest
 from edgereason.core.bundle import Base
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import ConfigError
+from edgereason.records.context import RunContext
 from edgereason.train.grpo.groups import GroupSampler, Problem
 from edgereason.train.grpo.reward import RewardConfig
 from edgereason.train.grpo.rollout import Drawn, Vocabulary, Want
@@ -87,12 +88,10 @@ def test_what_is_right_beyond_the_budget_is_not_kept(tmp_path: Path) -> None:
 
 def test_a_stopped_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
     stops = iter([False, True])
+    stopped = RunContext(should_stop=lambda: next(stops))
     whole, first, second = Says(), Says(), Says()
     expected = shortest(tmp_path / "whole", sampler(), whole, BASE, RUN, together=1)
-    assert (
-        shortest(tmp_path / "out", sampler(), first, BASE, RUN, together=1, should_stop=lambda: next(stops))
-        is None
-    )
+    assert shortest(tmp_path / "out", sampler(), first, BASE, RUN, stopped, together=1) is None
     found = shortest(tmp_path / "out", sampler(), second, BASE, RUN, together=1)
     assert first.wants + second.wants == whole.wants
     assert found == expected
