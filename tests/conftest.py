@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgereason.engine.llama import LlamaEngine
+from edgereason.evals.bench.random_adapter import write_random_adapter
 from edgereason.hub.pull import resolve
 from shallow_model import write_shallow
 
@@ -25,8 +26,22 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def shallow(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six of SmolLM2's 30 layers: for claims about the engine, which hold of any weights."""
+    """Six of SmolLM2's 30 layers: real weights and vocabulary, but what it says makes no sense."""
     return write_shallow(smollm2, tmp_path_factory.mktemp("shallow") / "six-layers.gguf", layers=6)
+
+
+@pytest.fixture(scope="session", params=["shallow", pytest.param("smollm2", marks=pytest.mark.slow)])
+def real_model(request: pytest.FixtureRequest) -> Path:
+    """For claims that hold at any depth: six layers, and the whole model among the slow tests."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def random_adapter(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LoRA on all of SmolLM2's linears; making it takes seconds, so tests copy it."""
+    path = tmp_path_factory.mktemp("random") / "adapter.gguf"
+    write_random_adapter(smollm2, path, rank=32, seed=1)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -59,10 +60,10 @@ def test_chat_answers_plainly_and_stops_at_max_tokens(model: Model) -> None:
     assert response.usage.answer_tokens == 20
 
 
-def test_questions_share_native_steps_and_get_the_answers_that_each_gets_alone(smollm2: Path) -> None:
+def test_questions_share_native_steps_and_get_the_answers_that_each_gets_alone(real_model: Path) -> None:
     questions = [f"Tom has {n} apples and buys 5 more. How many apples does Tom have?" for n in (2, 3, 4)]
     requests = [make_request(q, mode="think", budget=48, streams=2, temperature=0) for q in questions]
-    with LlamaEngine(smollm2, context_tokens=1536, min_sequences=12) as engine:
+    with LlamaEngine(real_model, context_tokens=1536, min_sequences=12) as engine:
         pipeline, batch = Pipeline(engine), Batch(engine)
         alone = [last_response(drive(pipeline.run(r, batch), batch)) for r in requests]
         widths: list[int] = []
@@ -104,8 +105,8 @@ def test_words_that_are_no_choice_are_refused(model: Model) -> None:
 
 
 @pytest.fixture
-def bundle(smollm2: Path, tmp_path: Path, model: Model) -> Bundle:
-    write_random_adapter(smollm2, tmp_path / "reasoning.gguf", rank=32, seed=1)
+def bundle(smollm2: Path, random_adapter: Path, tmp_path: Path, model: Model) -> Bundle:
+    shutil.copyfile(random_adapter, tmp_path / "reasoning.gguf")
     engine = model._engine
     made = Bundle(
         folder=tmp_path,
@@ -160,8 +161,9 @@ def grown_bytes(model: Model, asks: int) -> int:
     return _resident_bytes() - before
 
 
-def test_repeated_asks_leak_nothing(model: Model) -> None:
-    assert grown_bytes(model, asks=8) < 4_000_000
+def test_repeated_asks_leak_nothing(shallow: Path) -> None:
+    with edgereason.load(shallow) as model:
+        assert grown_bytes(model, asks=8) < 4_000_000
 
 
 @pytest.mark.slow

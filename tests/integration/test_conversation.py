@@ -34,8 +34,8 @@ class WatchedEngine(LlamaEngine):
 
 
 @pytest.fixture
-def engine(smollm2: Path) -> Iterator[WatchedEngine]:
-    with WatchedEngine(smollm2) as engine:
+def engine(real_model: Path) -> Iterator[WatchedEngine]:
+    with WatchedEngine(real_model) as engine:
         engine.encoded = []
         yield engine
 
@@ -66,9 +66,9 @@ def test_thinking_harder_after_a_long_prompt_encodes_the_opening_only(engine: Wa
     assert again.text[:20] == model.ask(STORY + QUESTION, mode="chat", max_tokens=12, temperature=0).text[:20]
 
 
-def test_turns_say_what_requests_with_the_same_messages_say(engine: WatchedEngine) -> None:
-    model = Model(engine)
-    with model.session(system="Answer briefly.") as session:
+def test_turns_say_what_requests_with_the_same_messages_say(smollm2: Path) -> None:
+    # Six layers are of two minds at every token: rounding alone would decide.
+    with edgereason.load(smollm2) as model, model.session(system="Answer briefly.") as session:
         for question in (QUESTION, "And if he eats one?", "And if he gives two away?"):
             said = session.ask(question, mode="chat", max_tokens=24, temperature=0)
             alone = model.ask(session.messages[:-1], mode="chat", max_tokens=24, temperature=0)
@@ -78,25 +78,25 @@ def test_turns_say_what_requests_with_the_same_messages_say(engine: WatchedEngin
 
 
 def test_a_saved_conversation_says_next_what_it_would_have_said(
-    engine: WatchedEngine, smollm2: Path, tmp_path: Path
+    engine: WatchedEngine, real_model: Path, tmp_path: Path
 ) -> None:
     with Model(engine).session() as session:
         session.ask(STORY + QUESTION, mode="chat", max_tokens=12, temperature=0)
         session.save(tmp_path / "talk.kv")
         thought = session.think_harder(budget=48, temperature=0)
-    with edgereason.load(smollm2) as other, other.load_session(tmp_path / "talk.kv") as loaded:
+    with edgereason.load(real_model) as other, other.load_session(tmp_path / "talk.kv") as loaded:
         assert texts(loaded.think_harder(budget=48, temperature=0)) == texts(thought)
         assert loaded.messages[0].content == STORY + QUESTION
         assert other.engine.used_cells == loaded.prompt_tokens
     with (
-        edgereason.load(smollm2, kv="q8_0") as q8,
+        edgereason.load(real_model, kv="q8_0") as q8,
         pytest.raises(BundleError, match=r"another engine: llama-cpp-python \S+ f16, and .* q8_0"),
     ):
         q8.load_session(tmp_path / "talk.kv")
 
 
-def test_a_conversation_longer_than_a_fixed_context_goes_on_when_turns_are_dropped(smollm2: Path) -> None:
-    with edgereason.load(smollm2, context_tokens=512) as model, model.session() as session:
+def test_a_conversation_longer_than_a_fixed_context_goes_on_when_turns_are_dropped(real_model: Path) -> None:
+    with edgereason.load(real_model, context_tokens=512) as model, model.session() as session:
         session.ask(STORY, mode="chat", max_tokens=12)
         with pytest.raises(ContextOverflow, match=r"drop the first turn \(\d+ tokens\), or load with"):
             session.ask(STORY + STORY[:300], mode="think", budget=64)

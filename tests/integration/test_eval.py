@@ -29,8 +29,8 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def command(data: Path, folder: Path, *more: str) -> list[str]:
-    options = ["--model", "smollm2-135m", "--mode", "think", "--budget", "64", "--temperature", "0"]
+def command(data: Path, folder: Path, *more: str, model: str | Path = "smollm2-135m") -> list[str]:
+    options = ["--model", str(model), "--mode", "think", "--budget", "64", "--temperature", "0"]
     return [
         *[sys.executable, "-m", "edgereason", "eval", "gsm8k", "--data", str(data), "-o", str(folder)],
         *options,
@@ -65,11 +65,10 @@ def test_a_run_killed_again_and_again_has_every_row_exactly_once(
     assert summary["n"] == 30
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(data: Path, tmp_path: Path, smollm2: Path) -> None:
+def test_an_interrupted_run_says_how_to_go_on_and_does(data: Path, tmp_path: Path, real_model: Path) -> None:
     folder = tmp_path / "run"
-    process = subprocess.Popen(
-        command(data, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    ask = command(data, folder, "--parallel", "2", "--json", model=real_model)  # five pairs
+    process = subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     samples = folder / "samples.jsonl"
     while process.poll() is None and not (samples.is_file() and samples.read_text().count("\n")):
         time.sleep(0.02)
@@ -79,31 +78,25 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(data: Path, tmp_path: Pat
         pytest.skip("the run ended before it could be interrupted")
     assert process.returncode == 130
     assert f"-o {folder} goes on" in errors
-    done = subprocess.run(
-        command(data, folder, "--json"), capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run(ask, capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(done.stdout)["n"] == len(SUMS)
 
 
 def test_answers_of_the_same_questions_are_the_same_however_the_run_is_split(
-    data: Path, tmp_path: Path, smollm2: Path
+    data: Path, tmp_path: Path, real_model: Path
 ) -> None:
     """One stream at a time, greedy: nothing of a batch's arithmetic is left to differ."""
     whole, split = tmp_path / "whole", tmp_path / "split"
-    subprocess.run(
-        command(data, whole, "--parallel", "1", "--limit", "4"), check=True, capture_output=True, timeout=200
-    )
-    process = subprocess.Popen(
-        command(data, split, "--parallel", "1", "--limit", "4"), stderr=subprocess.DEVNULL
-    )
+    how = ("--parallel", "1", "--limit", "4")
+    ask_whole, ask_split = (command(data, folder, *how, model=real_model) for folder in (whole, split))
+    subprocess.run(ask_whole, check=True, capture_output=True, timeout=200)
+    process = subprocess.Popen(ask_split, stderr=subprocess.DEVNULL)
     samples = split / "samples.jsonl"
     while process.poll() is None and not (samples.is_file() and samples.read_text().count("\n") >= 2):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    subprocess.run(
-        command(data, split, "--parallel", "1", "--limit", "4"), check=True, capture_output=True, timeout=200
-    )
+    subprocess.run(ask_split, check=True, capture_output=True, timeout=200)
     left, right = read_samples(whole), read_samples(split)
     assert [(row.key, row.traces) for row in left] == [(row.key, row.traces) for row in right]
 

@@ -1,7 +1,4 @@
-"""The engine on a real model (SmolLM2-135M): forks, adapters, states, samplers, limits, release.
-
-What is claimed holds at any depth, so six of the 30 layers do; `make test-slow` runs it on the whole model.
-"""
+"""The engine on a real model (SmolLM2-135M): forks, adapters, states, samplers, limits, release."""
 
 from __future__ import annotations
 
@@ -41,32 +38,26 @@ THREADS = 2
 """Also where a worker has one core: native batches are cut for several threads, and must not depend on it."""
 
 
-@pytest.fixture(scope="session", params=["shallow", pytest.param("smollm2", marks=pytest.mark.slow)])
-def base(request: pytest.FixtureRequest) -> Path:
-    """The model's file."""
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture(params=[True, False], ids=["shared cells", "own cells"])
-def engine(request: pytest.FixtureRequest, base: Path) -> Iterator[LlamaEngine]:
-    with LlamaEngine(base, threads=THREADS, shares_cells=request.param) as engine:
+def engine(request: pytest.FixtureRequest, real_model: Path) -> Iterator[LlamaEngine]:
+    with LlamaEngine(real_model, threads=THREADS, shares_cells=request.param) as engine:
         yield engine
 
 
 @pytest.fixture
-def shared(base: Path) -> Iterator[LlamaEngine]:
+def shared(real_model: Path) -> Iterator[LlamaEngine]:
     """An engine whose cells are one pool."""
-    with LlamaEngine(base, threads=THREADS) as engine:
+    with LlamaEngine(real_model, threads=THREADS) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
-def adapter_paths(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def adapter_paths(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two random LoRAs on all linears, strong enough to change logits."""
     folder = tmp_path_factory.mktemp("adapters")
     paths = folder / "1.gguf", folder / "2.gguf"
     for seed, path in enumerate(paths, start=1):
-        write_random_adapter(base, path, rank=32, seed=seed)
+        write_random_adapter(real_model, path, rank=32, seed=seed)
     return paths
 
 
@@ -77,9 +68,9 @@ def adapter_path(adapter_paths: tuple[Path, Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def output_matrix(base: Path) -> np.ndarray:
+def output_matrix(real_model: Path) -> np.ndarray:
     """The model's head in float32, (V, hidden size)."""
-    tensors = {t.name: t for t in gguf.GGUFReader(base).tensors}
+    tensors = {t.name: t for t in gguf.GGUFReader(real_model).tensors}
     head = tensors.get("output.weight", tensors["token_embd.weight"])
     return gguf.quants.dequantize(head.data, head.tensor_type)
 
@@ -210,9 +201,9 @@ def test_an_adapter_can_be_hot_swapped_for_another(
     assert np.array_equal(seen[0], seen[2])
 
 
-def test_an_adapter_that_is_none_is_refused(engine: LlamaEngine, base: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_is_none_is_refused(engine: LlamaEngine, real_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="not a LoRA adapter"):
-        engine.load_adapter(base)
+        engine.load_adapter(real_model)
     with pytest.raises(BundleError, match="no adapter file"):
         engine.load_adapter(tmp_path / "missing.gguf")
     assert engine.num_handles == 1  # nothing was kept
@@ -345,8 +336,8 @@ def test_a_draw_may_be_kept_from_ending_the_turn(smollm2: Path) -> None:
         assert kept == next(int(token) for token in ranked if not engine.is_end(int(token)))
 
 
-def test_a_closed_engine_refuses_instead_of_crashing(base: Path) -> None:
-    engine = LlamaEngine(base, threads=THREADS)
+def test_a_closed_engine_refuses_instead_of_crashing(real_model: Path) -> None:
+    engine = LlamaEngine(real_model, threads=THREADS)
     reservation = engine.reserve(cells=256, sequences=2)
     sequence = encoded(engine, STORY)
     sampler = engine.sampler(GREEDY, 0)
@@ -358,7 +349,7 @@ def test_a_closed_engine_refuses_instead_of_crashing(base: Path) -> None:
         lambda: engine.encode(sequence, [30]),
         lambda: engine.sample(sequence, sampler),
         lambda: engine.fork(sequence),
-        lambda: engine.load_adapter(base),
+        lambda: engine.load_adapter(real_model),
     ):
         with pytest.raises(EngineError):
             call()
@@ -533,9 +524,9 @@ def test_stale_logits_are_refused_not_mixed_up(engine: LlamaEngine) -> None:
             engine.sample(first, engine.sampler(GREEDY, 0))
 
 
-def test_the_native_cache_overflows_exactly_where_the_ledger_says(base: Path) -> None:
+def test_the_native_cache_overflows_exactly_where_the_ledger_says(real_model: Path) -> None:
     with (
-        LlamaEngine(base, threads=THREADS, context_tokens=256) as engine,
+        LlamaEngine(real_model, threads=THREADS, context_tokens=256) as engine,
         engine.reserve(cells=256, sequences=2),
     ):
         assert engine.num_cells == 256
@@ -558,8 +549,8 @@ def test_a_context_of_open_size_grows_only_while_nobody_uses_it(shared: LlamaEng
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
-def test_bytes_a_cell_are_what_llama_cpp_stores(base: Path, kv: str) -> None:
-    with LlamaEngine(base, threads=THREADS, kv=kv) as engine, engine.reserve(cells=600, sequences=2):  # type: ignore[arg-type]
+def test_bytes_a_cell_are_what_llama_cpp_stores(real_model: Path, kv: str) -> None:
+    with LlamaEngine(real_model, threads=THREADS, kv=kv) as engine, engine.reserve(cells=600, sequences=2):  # type: ignore[arg-type]
         sequence = engine.new_sequence()
         sizes = []
         for _ in range(2):
@@ -576,8 +567,8 @@ def test_prefill_can_be_stopped_between_chunks(engine: LlamaEngine) -> None:
         assert sequence.length == 512
 
 
-def test_every_handle_is_released(base: Path, adapter_path: Path) -> None:
-    engine = LlamaEngine(base, threads=THREADS)
+def test_every_handle_is_released(real_model: Path, adapter_path: Path) -> None:
+    engine = LlamaEngine(real_model, threads=THREADS)
     adapter = engine.load_adapter(adapter_path)
     with engine.reserve(cells=512, sequences=4):
         sequence = encoded(engine, STORY)
@@ -607,7 +598,7 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def test_missing_foreign_and_truncated_files_are_refused_by_name(base: Path, tmp_path: Path) -> None:
+def test_missing_foreign_and_truncated_files_are_refused_by_name(real_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no model file"):
         LlamaEngine(tmp_path / "missing.gguf")
     foreign = tmp_path / "foreign.gguf"
@@ -616,7 +607,7 @@ def test_missing_foreign_and_truncated_files_are_refused_by_name(base: Path, tmp
         LlamaEngine(foreign)
     with pytest.raises(ModelFileError, match="can't be read"):
         LlamaEngine(tmp_path)
-    with base.open("rb") as file:
+    with real_model.open("rb") as file:
         for keep in (12, 100_000, 40_000_000):
             truncated = tmp_path / "truncated.gguf"
             file.seek(0)
@@ -625,8 +616,8 @@ def test_missing_foreign_and_truncated_files_are_refused_by_name(base: Path, tmp
                 LlamaEngine(truncated)
 
 
-def test_no_native_log_reaches_the_terminal(base: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with LlamaEngine(base, threads=THREADS) as engine, engine.reserve(cells=300, sequences=1):
+def test_no_native_log_reaches_the_terminal(real_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with LlamaEngine(real_model, threads=THREADS) as engine, engine.reserve(cells=300, sequences=1):
         encoded(engine, STORY)
     assert capfd.readouterr() == ("", "")
 
@@ -669,15 +660,17 @@ def test_trimming_a_parent_leaves_its_forks_alone(engine: LlamaEngine) -> None:
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
-def test_a_kv_put_back_into_another_engine_gives_the_same_logits_bit_for_bit(base: Path, kv: KvType) -> None:
-    with LlamaEngine(base, threads=THREADS, kv=kv) as first, first.reserve(cells=1024, sequences=2):
+def test_a_kv_put_back_into_another_engine_gives_the_same_logits_bit_for_bit(
+    real_model: Path, kv: KvType
+) -> None:
+    with LlamaEngine(real_model, threads=THREADS, kv=kv) as first, first.reserve(cells=1024, sequences=2):
         tokens = first.tokenize(STORY * 40)[:600]  # more than one chunk
         sequence = first.new_sequence()
         first.encode(sequence, tokens)
         state = first.save(sequence)
         first.encode(sequence, [30])
         expected = first.logits(sequence)
-    with LlamaEngine(base, threads=THREADS, kv=kv) as second, second.reserve(cells=1024, sequences=2):
+    with LlamaEngine(real_model, threads=THREADS, kv=kv) as second, second.reserve(cells=1024, sequences=2):
         assert second.state_format == first.state_format
         second.restore(sequence := second.new_sequence(), state, len(tokens))
         assert (sequence.length, second.used_cells) == (600, 600)
@@ -686,9 +679,9 @@ def test_a_kv_put_back_into_another_engine_gives_the_same_logits_bit_for_bit(bas
 
 
 def test_bytes_that_are_no_kv_are_refused_and_leave_the_sequence_empty(
-    shared: LlamaEngine, base: Path
+    shared: LlamaEngine, real_model: Path
 ) -> None:
-    with LlamaEngine(base, threads=THREADS, kv="q8_0") as other, other.reserve(cells=256, sequences=2):
+    with LlamaEngine(real_model, threads=THREADS, kv="q8_0") as other, other.reserve(cells=256, sequences=2):
         of_other_type = other.save(encoded(other, STORY))
         assert other.state_format != shared.state_format
     with shared.reserve(cells=256, sequences=2):
@@ -726,10 +719,10 @@ def test_a_kept_sequence_is_told_to_leave_before_the_context_is_made_anew(shared
 
 
 def test_with_cells_of_its_own_a_stream_does_not_feel_the_others_bit_for_bit(
-    base: Path, adapter_path: Path
+    real_model: Path, adapter_path: Path
 ) -> None:
     texts = [STORY, "The capital of France is", STORY * 3, "1 2 3 4", "def f(x):", STORY * 2]
-    with LlamaEngine(base, threads=THREADS, shares_cells=False) as engine:
+    with LlamaEngine(real_model, threads=THREADS, shares_cells=False) as engine:
         adapter = engine.load_adapter(adapter_path)
 
         def draws(numbers: list[int]) -> dict[int, list[np.ndarray]]:
@@ -762,11 +755,11 @@ def test_with_cells_of_its_own_a_stream_does_not_feel_the_others_bit_for_bit(
                 assert np.array_equal(got, expected)
 
 
-def test_cells_of_ones_own_are_refused_what_they_can_not_do(base: Path) -> None:
+def test_cells_of_ones_own_are_refused_what_they_can_not_do(real_model: Path) -> None:
     with pytest.raises(EngineError, match="leave its size open"):
-        LlamaEngine(base, threads=THREADS, shares_cells=False, context_tokens=512)
+        LlamaEngine(real_model, threads=THREADS, shares_cells=False, context_tokens=512)
     with (
-        LlamaEngine(base, threads=THREADS, shares_cells=False) as engine,
+        LlamaEngine(real_model, threads=THREADS, shares_cells=False) as engine,
         engine.reserve(cells=256, sequences=2),
     ):
         sequence = encoded(engine, STORY)
@@ -775,8 +768,10 @@ def test_cells_of_ones_own_are_refused_what_they_can_not_do(base: Path) -> None:
             engine.restore(engine.new_sequence(), state, length)
 
 
-def test_cells_of_ones_own_are_made_anew_for_a_longer_sequence_while_nobody_uses_them(base: Path) -> None:
-    with LlamaEngine(base, threads=THREADS, shares_cells=False) as engine:
+def test_cells_of_ones_own_are_made_anew_for_a_longer_sequence_while_nobody_uses_them(
+    real_model: Path,
+) -> None:
+    with LlamaEngine(real_model, threads=THREADS, shares_cells=False) as engine:
         with engine.reserve(cells=3000, sequences=10, longest=300):
             assert engine.num_cells == 10 * 512  # whole steps of cells for each
             with pytest.raises(NoRoomNow):

@@ -166,8 +166,9 @@ def test_without_json_the_last_line_of_stdout_is_the_record(fake):
 
 
 @pytest.mark.model
-def test_our_loop_draws_the_tokens_that_bare_calls_draw(smollm2: Path):
-    record = bench_engine(EngineBenchConfig(model=str(smollm2), rounds=1, only=("steps",)))
+def test_our_loop_draws_the_tokens_that_bare_calls_draw(real_model: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("EDGEREASON_CACHE", str(tmp_path))  # where the Q4_0 goes
+    record = bench_engine(EngineBenchConfig(model=str(real_model), rounds=1, only=("steps",)))
     for file in (record, record["default_file"]):
         steps = file["details"]["steps"]
         assert [steps[n]["same_tokens"] for n in ("n1", "n4", "n8")] == [True, True, True]

@@ -80,10 +80,8 @@ def test_a_rank_that_q8_0_cannot_hold_is_refused(base, tmp_path):
 
 
 @pytest.mark.model
-def test_llama_cpp_takes_it_and_it_changes_the_logits(engine, smollm2, tmp_path):
-    target = tmp_path / "adapter.gguf"
-    write_random_adapter(smollm2, target)
-    adapter = engine.load_adapter(target)
+def test_llama_cpp_takes_it_and_it_changes_the_logits(engine, random_adapter):
+    adapter = engine.load_adapter(random_adapter)
     logits = []
     for encoder in (None, adapter):
         with engine.reserve(cells=8, sequences=1):
