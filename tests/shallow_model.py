@@ -6,10 +6,12 @@ from pathlib import Path
 
 import gguf
 
+from edgereason.quant.gguf_file import Reader
+
 
 def write_shallow(source: Path, target: Path, *, layers: int) -> Path:
     """Writes a GGUF of the first layers of `source`, with its embedding, final norm and head as they are."""
-    reader = gguf.GGUFReader(source)
+    reader = Reader(source)
     arch = str(reader.fields["general.architecture"].contents())
     writer = gguf.GGUFWriter(target, arch)
     for field in reader.fields.values():

@@ -8,7 +8,7 @@ import pytest
 from tiny_gguf import LLAMA, QWEN2, QWEN3, random_weights, write_gguf
 
 from edgereason.errors import ModelFileError
-from edgereason.quant.gguf_file import Dims, GgufModel, Slot, write_model
+from edgereason.quant.gguf_file import Dims, GgufModel, Reader, Slot, write_model
 
 
 def write_fields(path, arch, *, left_out=(), tensors=()):
@@ -53,6 +53,43 @@ def test_a_family_has_its_shapes_in_its_metadata(shape, teacher):
         normalises_keys=shape is QWEN3,
         tied=shape is LLAMA,
     )
+
+
+@pytest.mark.parametrize("endian", [gguf.GGUFEndian.LITTLE, gguf.GGUFEndian.BIG])
+def test_metadata_are_what_ggufs_own_reader_finds(tmp_path, endian):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", endianess=endian)
+    writer.add_array("texts", ["", "ŧ", "a b"])
+    writer.add_array("numbers", [3, -1, 2**20])
+    writer.add_array("shares", [0.5, -2.0])
+    writer.add_array("switches", [True, False])
+    writer.add_array("tables", [["a", "bc"], ["d"]])
+    writer.add_string("last", "end")
+    writer.add_tensor("token_embd.weight", np.arange(12, dtype=np.float32).reshape(3, 4))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found, expected = Reader(tmp_path / "m.gguf"), gguf.GGUFReader(tmp_path / "m.gguf")
+    assert found.fields.keys() == expected.fields.keys()
+    for name, field in expected.fields.items():
+        assert (found.fields[name].types, found.fields[name].contents()) == (field.types, field.contents())
+    assert found.fields["texts"].contents() == ["", "ŧ", "a b"]
+    assert found.fields["numbers"].contents() == [3, -1, 2**20]
+    assert found.tensors[0].data.tobytes() == expected.tensors[0].data.tobytes()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_vocabulary_that_is_cut_off_is_refused(tmp_path, share):
+    writer = gguf.GGUFWriter(path := tmp_path / "m.gguf", "llama")
+    writer.add_array("texts", ["token"] * 200)
+    writer.add_tensor("token_embd.weight", np.zeros((1, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path.write_bytes(path.read_bytes()[: int(200 * 13 * share)])
+    with pytest.raises(ModelFileError, match="can't be read as GGUF"):
+        GgufModel(path)
 
 
 def test_what_metadata_leaves_out_has_llama_cpps_defaults(tmp_path):
