@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from edgereason.evals.bench.random_adapter import write_random_adapter
 
 from edgereason.engine.llama import LlamaEngine
-from edgereason.evals.bench.random_adapter import write_random_adapter
 from edgereason.hub.pull import resolve
 from shallow_model import write_shallow
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import edgereason
-from edgereason.bench.files import write_random_adapter
 from edgereason.core.bundle import Bundle, Part, file_sha256
 from edgereason.core.chat import CLOSING
 from edgereason.core.types import Response, Stop
