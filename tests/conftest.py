@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgereason.evals.bench.random_adapter import write_random_adapter
 
+from edgereason.bench.files import write_random_adapter
 from edgereason.engine.llama import LlamaEngine
 from edgereason.hub.pull import resolve
 from shallow_model import write_shallow

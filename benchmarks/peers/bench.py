@@ -24,11 +24,11 @@ from functools import partial
 from typing import Any, Final
 
 from benchmarks.peers.cases import OURS, PEERS, Case, PeerEntry
-from benchmarks.peers.plan import SHAPES, Plan, Shape, make_plan
+from benchmarks.peers.plan import SHAPES, PeerPlan, Shape, make_plan
 from benchmarks.peers.process import PeerProcess, command, environment, public
-from benchmarks.peers.record import Run, Standing, case_entry, peer_entry, peers_notes
+from benchmarks.peers.record import PeerRun, Standing, case_entry, peer_entry, peers_notes
 from edgereason.bench.files import Notice
-from edgereason.bench.progress import SILENT, Listener, Turn, take_turns
+from edgereason.bench.progress import SILENT, BenchTurn, Listener, take_turns
 from edgereason.bench.record import FileBenchConfig, Recording, find_subject
 from edgereason.config import nearest
 from edgereason.errors import ConfigError, EngineError
@@ -114,7 +114,7 @@ def bench_peers(config: PeersBenchConfig, listener: Listener = SILENT) -> dict[s
 
 
 def _start(
-    contender: _Contender, config: PeersBenchConfig, plan: Plan, held: ExitStack, notice: Notice
+    contender: _Contender, config: PeersBenchConfig, plan: PeerPlan, held: ExitStack, notice: Notice
 ) -> None:
     """Starts a contender's process, loads the model in it, and lets it warm up."""
     name, standing = contender.name, contender.standing
@@ -136,12 +136,12 @@ def _start(
 
 
 def _rounds(
-    config: PeersBenchConfig, contenders: Sequence[_Contender], plan: Plan, notice: Notice, title: str
-) -> list[list[Turn]]:
+    config: PeersBenchConfig, contenders: Sequence[_Contender], plan: PeerPlan, notice: Notice, title: str
+) -> list[list[BenchTurn]]:
     """The turns of every round: case by case, everyone that takes part in it."""
     return [
         [
-            Turn(
+            BenchTurn(
                 title,
                 contender.entry.slowness * shape.expected_s,
                 partial(_run, contender, plan.cases[shape.name], notice),
@@ -165,7 +165,7 @@ def _run(contender: _Contender, case: Case, notice: Notice) -> None:
     except EngineError as error:
         _fail(contender, error, notice)
     else:
-        contender.standing.add(case.name, Run.from_json(reply))
+        contender.standing.add(case.name, PeerRun.from_json(reply))
 
 
 def _fail(contender: _Contender, error: EngineError, notice: Notice) -> None:

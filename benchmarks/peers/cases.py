@@ -62,7 +62,7 @@ PEERS: Final[Mapping[str, PeerEntry]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class CaseSetting:
     """How every peer is to load the model.
 
     Attributes:
@@ -139,7 +139,7 @@ class Peer(ABC):
     remarks: tuple[str, ...] = ()
 
     @abstractmethod
-    def load(self, setting: Setting) -> None:
+    def load(self, setting: CaseSetting) -> None:
         """Loads the model."""
 
     @abstractmethod

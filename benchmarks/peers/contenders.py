@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.peers.cases import SAMPLING, Case, CaseResult, Completion, Peer, Setting
+from benchmarks.peers.cases import SAMPLING, Case, CaseResult, CaseSetting, Completion, Peer
 from edgereason.core.types import Budget, Message, Mode, Request
 
 _FILTERS: Final[dict[str, Any]] = {"top_k": SAMPLING.top_k, "top_p": SAMPLING.top_p, "min_p": SAMPLING.min_p}
@@ -27,7 +27,7 @@ class Edgereason(Peer):
 
     remarks = ("forces an answer within the tokens of each stream",)
 
-    def load(self, setting: Setting) -> None:
+    def load(self, setting: CaseSetting) -> None:
         from edgereason.engine.llama import LlamaEngine
         from edgereason.reasoning.model import Model
 
@@ -87,7 +87,7 @@ class LlamaCppPython(Peer):
     is_sequential = True
     remarks = ("fixed lengths through Llama.generate, votes through Llama.create_completion",)
 
-    def load(self, setting: Setting) -> None:
+    def load(self, setting: CaseSetting) -> None:
         from llama_cpp import Llama
 
         self._llama: Any = Llama(
@@ -138,7 +138,7 @@ class Xllamacpp(Peer):
 
     remarks = ("one request with n completions; the server's cache of earlier prompts is off",)
 
-    def load(self, setting: Setting) -> None:
+    def load(self, setting: CaseSetting) -> None:
         xllamacpp: Any = importlib.import_module("xllamacpp")
         params = xllamacpp.CommonParams()
         params.model.path = setting.model
@@ -199,7 +199,7 @@ class OpenvinoGenai(Peer):
 
     remarks = ("reads the GGUF into its own kernels; the KV cache grows as needed",)
 
-    def load(self, setting: Setting) -> None:
+    def load(self, setting: CaseSetting) -> None:
         self._openvino: Any = importlib.import_module("openvino")
         self._genai: Any = importlib.import_module("openvino_genai")
         scheduler = self._genai.SchedulerConfig()
@@ -243,7 +243,7 @@ class Transformers(Peer):
 
     remarks = ("weights and KV cache in float32: transformers dequantizes a GGUF",)
 
-    def load(self, setting: Setting) -> None:
+    def load(self, setting: CaseSetting) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
         self._torch: Any = importlib.import_module("torch")
         transformers: Any = importlib.import_module("transformers")

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from benchmarks.peers.cases import Case, Setting
+from benchmarks.peers.cases import Case, CaseSetting
 from edgereason.bench.lab import EndlessEngine, Lab
 from edgereason.core.types import Message
 from edgereason.engine.handles import CELL_STEP, round_up
@@ -22,7 +22,7 @@ QUESTION: Final = (
 REFERENCE: Final = "72"
 
 
-class Prompt(StrEnum):
+class CasePrompt(StrEnum):
     """Which prompt a case has."""
 
     LONG = "long"
@@ -41,7 +41,7 @@ class Shape:
     """
 
     name: str
-    prompt: Prompt
+    prompt: CasePrompt
     num_completions: int
     limit_tokens: int
     expected_s: float
@@ -51,25 +51,25 @@ class Shape:
 
 
 SHAPES: Final = (
-    Shape("prefill", Prompt.LONG, 1, 1, 2.0),
-    Shape("decode_n1", Prompt.STORY, 1, 128, 2.5),
-    Shape("decode_n4", Prompt.STORY, 4, 64, 3.5, max_rounds=5),
-    Shape("decode_n8", Prompt.STORY, 8, 64, 5.5, max_rounds=5),
-    Shape("vote_n8", Prompt.QUESTION, 8, 160, 13.0, max_rounds=3, votes=True),
-    Shape("vote_n8_early", Prompt.QUESTION, 8, 160, 8.0, max_rounds=3, votes=True, only_ours=True),
+    Shape("prefill", CasePrompt.LONG, 1, 1, 2.0),
+    Shape("decode_n1", CasePrompt.STORY, 1, 128, 2.5),
+    Shape("decode_n4", CasePrompt.STORY, 4, 64, 3.5, max_rounds=5),
+    Shape("decode_n8", CasePrompt.STORY, 8, 64, 5.5, max_rounds=5),
+    Shape("vote_n8", CasePrompt.QUESTION, 8, 160, 13.0, max_rounds=3, votes=True),
+    Shape("vote_n8_early", CasePrompt.QUESTION, 8, 160, 8.0, max_rounds=3, votes=True, only_ours=True),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PeerPlan:
     """What every contender gets: how to load, how to warm up, and the cases by name."""
 
-    setting: Setting
+    setting: CaseSetting
     warm_up: Case
     cases: Mapping[str, Case]
 
 
-def make_plan(model: Path, threads: int, seed: int) -> Plan:
+def make_plan(model: Path, threads: int, seed: int) -> PeerPlan:
     """Renders the prompts with the model's own template, and sizes the context for the largest case."""
     with EndlessEngine(model, threads=threads) as engine:
         template = engine.info.template
@@ -80,7 +80,7 @@ def make_plan(model: Path, threads: int, seed: int) -> Plan:
         lab = Lab(engine, model, threads, 1, seed)
         around = len(prompt_ids("x")) - 1
         filler = b"".join(map(engine.piece, lab.prompt(LONG_PROMPT_TOKENS - around))).decode()
-        questions = {Prompt.LONG: filler, Prompt.STORY: STORY, Prompt.QUESTION: QUESTION}
+        questions = {CasePrompt.LONG: filler, CasePrompt.STORY: STORY, CasePrompt.QUESTION: QUESTION}
         elicit = lab.seams.opening + lab.seams.lead_in
         cases = {}
         for shape in SHAPES:
@@ -97,9 +97,9 @@ def make_plan(model: Path, threads: int, seed: int) -> Plan:
             )
     streams = max(shape.num_completions for shape in SHAPES)
     most = max(len(case.prompt_ids) + case.num_completions * case.limit_tokens for case in cases.values())
-    return Plan(
+    return PeerPlan(
         # A step more than is needed: servers keep some cells to themselves.
-        Setting(
+        CaseSetting(
             model=str(model), threads=threads, context_tokens=round_up(most) + CELL_STEP, streams=streams
         ),
         Case(

@@ -13,7 +13,7 @@ from edgereason.core.answers import grade
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class PeerRun:
     """One turn of a contender at a case, and what it did between its turns."""
 
     seconds: float
@@ -43,9 +43,9 @@ class Standing:
     about: dict[str, Any] | None = None
     missing: list[str] | None = None
     error: str | None = None
-    runs: dict[str, list[Run]] = field(default_factory=dict)
+    runs: dict[str, list[PeerRun]] = field(default_factory=dict)
 
-    def add(self, case: str, run: Run) -> None:
+    def add(self, case: str, run: PeerRun) -> None:
         """Takes in a turn."""
         self.runs.setdefault(case, []).append(run)
 
@@ -123,7 +123,7 @@ def peers_notes(standings: Mapping[str, Standing]) -> list[str]:
     return notes
 
 
-def _figures(shape: Shape, case: Case, runs: list[Run]) -> dict[str, Any]:
+def _figures(shape: Shape, case: Case, runs: list[PeerRun]) -> dict[str, Any]:
     best = min(runs, key=lambda run: run.seconds)
     counted = len(case.prompt_ids) if shape.limit_tokens == 1 else best.tokens
     figures: dict[str, Any] = {

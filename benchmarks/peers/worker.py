@@ -23,7 +23,7 @@ from importlib import metadata
 from typing import Any, TextIO
 
 from benchmarks.peers import contenders
-from benchmarks.peers.cases import PEERS, Case, CaseResult, Peer, PeerEntry, Setting
+from benchmarks.peers.cases import PEERS, Case, CaseResult, CaseSetting, Peer, PeerEntry
 from edgereason.core.answers import read_trace
 from edgereason.core.chat import split_thinking
 from edgereason.core.types import Vote
@@ -52,10 +52,10 @@ class Worker:
 
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["op"] == "load":
-            return self._load(Setting(**request["setting"]))
+            return self._load(CaseSetting(**request["setting"]))
         return self._run(Case.from_json(request["case"]))
 
-    def _load(self, setting: Setting) -> dict[str, Any]:
+    def _load(self, setting: CaseSetting) -> dict[str, Any]:
         missing = [name for name in self._entry.packages if importlib.util.find_spec(name) is None]
         if missing:
             return {"missing": missing}

@@ -20,7 +20,7 @@ from edgereason.quant.gguf_file import GgufModel
 from edgereason.train.data.traces import TraceRow
 from edgereason.train.lora.adapters import LoraSettings, export_adapter, new_adapter, save_adapter
 from edgereason.train.lora.examples import Encoder, HintConfig
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 from edgereason.train.quant.load import load_torch
 from tool_scripts import load_tool
 
@@ -101,7 +101,9 @@ def test_training_peft_and_the_engine_agree_on_a_trace(smollm2, tmp_path, exact_
         plain = engine_logprobs(engine, example, None)
     everything = (False,) + (True,) * (len(example.response) - 1)
     with torch.no_grad():
-        masked = MaskedLora(model)(Batch.of([(example.prompt, example.response, everything)]))[0, 1:].numpy()
+        masked = MaskedLora(model)(ResponseBatch.of([(example.prompt, example.response, everything)]))[
+            0, 1:
+        ].numpy()
     reference = PeftModel.from_pretrained(load_torch(file, sha256, tmp_path / "cache"), tmp_path / "adapter")
     with torch.no_grad():
         logits = reference(input_ids=torch.tensor([example.prompt + example.response])).logits[0]
@@ -132,7 +134,7 @@ def test_an_adapter_in_the_weights_is_one_that_is_on_everywhere(smollm2, tmp_pat
         merged = engine_logprobs(engine, split, None)
     everything = (False,) + (True,) * (len(example.response) - 1)
     with torch.no_grad():
-        on = MaskedLora(model)(Batch.of([((), example.response, everything)]))[0, 2:].numpy()
+        on = MaskedLora(model)(ResponseBatch.of([((), example.response, everything)]))[0, 2:].numpy()
     # THEN
     assert np.abs(merged - on).max() < 5e-3
     assert np.abs(merged - plain).mean() > 0.1

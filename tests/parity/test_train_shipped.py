@@ -18,7 +18,7 @@ from edgereason.quant.gguf_file import GgufModel
 from edgereason.train.data.traces import read_traces
 from edgereason.train.lora.adapters import export_adapter
 from edgereason.train.lora.examples import Encoder, HintConfig
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 from edgereason.train.quant.load import load_torch
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -65,7 +65,7 @@ def test_the_shipped_base_says_in_the_engine_what_it_says_in_training(tmp_path, 
             logits_of.clear()
             engine_logprobs(engine, example, adapter)
             in_engine = torch.from_numpy(np.stack(logits_of[-(len(example.response) - 1) :]))
-            batch = Batch.of([(example.prompt, example.response, (True,) * len(example.response))])
+            batch = ResponseBatch.of([(example.prompt, example.response, (True,) * len(example.response))])
             with torch.no_grad():
                 states = policy.hidden(batch)[0, :-1]
                 in_training = torch.nn.functional.linear(states, policy.head).log_softmax(-1)

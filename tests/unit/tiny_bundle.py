@@ -14,7 +14,7 @@ from edgereason.core.types import Mode, Route, Stop
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.metrics import summarise
 from edgereason.evals.record import open_folder, write_summary
-from edgereason.evals.samples import Sample, TraceRow
+from edgereason.evals.samples import RecordedTrace, Sample
 from edgereason.heads.file import Heads, Storage, write_heads
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
@@ -167,7 +167,7 @@ def write_evaluation(
 
 
 def _sample(id_: str, score: float, route: Route, tokens: int) -> Sample:
-    trace = TraceRow(
+    trace = RecordedTrace(
         index=0,
         stop=Stop.NATURAL,
         thinking_tokens=tokens - 4,

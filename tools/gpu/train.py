@@ -76,7 +76,7 @@ def pack(recipe: Path, traces: list[Path], folder: Path) -> None:
     from edgereason.hub.pull import resolve
     from edgereason.reasoning.model import describe_base
     from edgereason.train.data.traces import read_traces
-    from edgereason.train.lora.examples import Encoder, Origin, write_examples
+    from edgereason.train.lora.examples import Encoder, ExamplesOrigin, write_examples
     from edgereason.train.lora.run import SftRecipe
 
     plan = SftRecipe.read(recipe)
@@ -85,7 +85,7 @@ def pack(recipe: Path, traces: list[Path], folder: Path) -> None:
     with LlamaEngine(base) as engine:
         encoder, about_base = Encoder.of(engine), describe_base(engine, base)
         examples = [encoder.encode(row, plan.hints) for file in traces for row in read_traces(file)]
-    origin = Origin.of(about_base, encoder.seams.opening, examples)
+    origin = ExamplesOrigin.of(about_base, encoder.seams.opening, examples)
     write_examples(folder / "examples.jsonl", origin, examples)
     shutil.copy(recipe, folder / "recipe.toml")
     names = split(base, folder / "parts")

@@ -35,7 +35,7 @@ from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
 from edgereason.quant.gguf_file import GgufModel, Slot, write_model
 from edgereason.reasoning.model import describe_base
 from edgereason.train.data.traces import read_traces
-from edgereason.train.lora.examples import Encoder, Example, Origin, write_examples
+from edgereason.train.lora.examples import Encoder, Example, ExamplesOrigin, write_examples
 from edgereason.train.lora.run import SftRecipe
 
 
@@ -46,7 +46,7 @@ def examples(traces: Path, recipe: Path, output: Path) -> None:
     with LlamaEngine(path) as engine:
         encoder, base = Encoder.of(engine), describe_base(engine, path)
         rows = [unmasked(encoder.encode(row, settings.hints)) for row in read_traces(traces)]
-    write_examples(output, Origin.of(base, encoder.seams.opening, rows), rows)
+    write_examples(output, ExamplesOrigin.of(base, encoder.seams.opening, rows), rows)
 
 
 def unmasked(example: Example) -> Example:

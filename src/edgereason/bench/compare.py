@@ -17,12 +17,12 @@ from functools import partial
 from typing import Any, Final
 
 from edgereason.bench.lab import EndlessEngine, Lab, mean_step_s, peak_rss_of
-from edgereason.bench.progress import SILENT, Listener, Turn, take_turns
+from edgereason.bench.progress import SILENT, BenchTurn, Listener, take_turns
 from edgereason.bench.record import BenchConfig, Recording, Subject, find_subject, require_distinct
 from edgereason.config import require_at_least_one
 from edgereason.core.types import MAX_STREAMS
 from edgereason.errors import ConfigError
-from edgereason.records.measure import Samples, timed
+from edgereason.records.measure import Timings, timed
 
 FORMAT: Final = "edgereason-bench-compare"
 _PROMPT_TOKENS: Final = 512
@@ -75,7 +75,7 @@ def bench_compare(config: CompareBenchConfig, listener: Listener = SILENT) -> di
     )
 
 
-def file_figures(name: str, first: str, prefill: Samples, decode: Mapping[int, Samples]) -> dict[str, Any]:
+def file_figures(name: str, first: str, prefill: Timings, decode: Mapping[int, Timings]) -> dict[str, Any]:
     """A file's entry in the record: speeds, and seconds over those of the first file; below 1 is faster."""
     figures: dict[str, Any] = {
         "prefill_tokens_per_s": _PROMPT_TOKENS / prefill.best(name),
@@ -90,7 +90,7 @@ def file_figures(name: str, first: str, prefill: Samples, decode: Mapping[int, S
 
 def _measure(
     subjects: list[Subject], config: CompareBenchConfig, listener: Listener
-) -> tuple[Samples, dict[int, Samples]]:
+) -> tuple[Timings, dict[int, Timings]]:
     """Seconds of a prefill, and of a decode step at every number of streams, by file."""
     prefill: dict[str, list[float]] = {subject.path.name: [] for subject in subjects}
     decode: dict[int, dict[str, list[float]]] = {
@@ -113,6 +113,6 @@ def _measure(
             lab = Lab(engine, subject.path, subject.threads, config.rounds, config.seed)
             cells = _PROMPT_TOKENS + len(lab.opening) + most * (config.steps + 2)
             held.enter_context(engine.reserve(cells=cells, sequences=most + 2))
-            turns.append(Turn(lab.path.name, _ROUND_S, partial(turn, lab)))
+            turns.append(BenchTurn(lab.path.name, _ROUND_S, partial(turn, lab)))
         take_turns([turns] * config.rounds, listener)
-    return Samples(prefill), {num_streams: Samples(seconds) for num_streams, seconds in decode.items()}
+    return Timings(prefill), {num_streams: Timings(seconds) for num_streams, seconds in decode.items()}

@@ -24,7 +24,7 @@ from edgereason.errors import EngineError
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ThinkControl
 from edgereason.records.folder import peak_rss_bytes
-from edgereason.records.measure import Case, Samples, interleave, timed
+from edgereason.records.measure import Case, Timings, interleave, timed
 
 SAMPLING: Final = Sampling()
 """The product's default: top-k, temperature, top-p, draw."""
@@ -92,7 +92,7 @@ class Lab:
         """What the think route encodes before it draws, with an adapter that was trained on hints."""
         return self.seams.opening + self.seams.hint(HINT_BUCKET)
 
-    def interleave(self, cases: Mapping[str, Case]) -> Samples:
+    def interleave(self, cases: Mapping[str, Case]) -> Timings:
         """Times the cases in turns, `rounds` times, and advances with each round."""
         return interleave(cases, self.rounds, lambda: self.advance(1 / self.rounds))
 

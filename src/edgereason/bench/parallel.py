@@ -19,12 +19,12 @@ from functools import partial
 from typing import Any, Final
 
 from edgereason.bench.lab import EndlessEngine, Lab, mean_step_s
-from edgereason.bench.progress import SILENT, Listener, Turn, take_turns
+from edgereason.bench.progress import SILENT, BenchTurn, Listener, take_turns
 from edgereason.bench.record import FileBenchConfig, Recording, find_subject, require_distinct
 from edgereason.config import require_at_least_one
 from edgereason.core.types import MAX_STREAMS
 from edgereason.errors import ConfigError
-from edgereason.records.measure import Samples
+from edgereason.records.measure import Timings
 
 FORMAT: Final = "edgereason-bench-parallel"
 _STEP_S: Final = 0.01
@@ -118,7 +118,7 @@ def case_entries(
         read_per_token_bytes: of weights, by a step.
         bandwidth: bytes a second that memory delivers.
     """
-    samples = Samples({str(case): [one.step_s for one in rounds] for case, rounds in timings.items()})
+    samples = Timings({str(case): [one.step_s for one in rounds] for case, rounds in timings.items()})
     entries = []
     for (depth, num_streams), rounds in timings.items():
         step_s = samples.best(str((depth, num_streams)))
@@ -159,7 +159,7 @@ def _measure(
                     step_s = mean_step_s(batch, config.steps)
                     timings[depth, num_streams].append(StepTiming(step_s, engine.used_cells))
 
-    turns = [Turn(title, _depth_s(depth, config), partial(turn, depth)) for depth in config.depths]
+    turns = [BenchTurn(title, _depth_s(depth, config), partial(turn, depth)) for depth in config.depths]
     cells = deepest + len(lab.opening) + most * (config.steps + 2)
     with engine.reserve(cells=cells, sequences=most + 2):
         take_turns([turns] * config.rounds, listener)

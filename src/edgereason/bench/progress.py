@@ -66,7 +66,7 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class BenchTurn:
     """One case of a round; `expected_s` is rough, for the time left."""
 
     file: str
@@ -74,7 +74,7 @@ class Turn:
     measure: Callable[[], None]
 
 
-def take_turns(rounds: Sequence[Sequence[Turn]], listener: Listener) -> None:
+def take_turns(rounds: Sequence[Sequence[BenchTurn]], listener: Listener) -> None:
     """Measures every turn of every round, in this order, and reports after each."""
     meter = Meter(listener, sum(turn.expected_s for turns in rounds for turn in turns))
     for number, turns in enumerate(rounds, 1):

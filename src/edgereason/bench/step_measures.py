@@ -18,7 +18,7 @@ from edgereason.engine.cells import Ledger
 from edgereason.engine.handles import BATCH_TOKENS, NativeSampler, context_params
 from edgereason.engine.native import C, fail
 from edgereason.heads.verifier import TraceMean
-from edgereason.records.measure import Case, Samples, interleave, timed
+from edgereason.records.measure import Case, Timings, interleave, timed
 
 STEPS: Final = {1: 32, 4: 24, 8: 24}
 """Steps a round at each number of streams."""
@@ -55,12 +55,12 @@ def steps(lab: Lab) -> Measured:
     return Measured(figures, details)
 
 
-def _step_rounds(lab: Lab, num_streams: int, num_steps: int) -> tuple[Samples, Samples, bool]:
+def _step_rounds(lab: Lab, num_streams: int, num_steps: int) -> tuple[Timings, Timings, bool]:
     """Means and minima of every round, and whether both loops drew the same tokens."""
     engine, opening = lab.engine, lab.opening
     prompt = lab.prompt(PROMPT_TOKENS)
     cells = len(prompt) + len(opening) + num_streams * (num_steps + 2)
-    rounds: list[Samples] = []
+    rounds: list[Timings] = []
     same_tokens = True
     with (
         engine.reserve(cells=cells, sequences=num_streams + 2),
@@ -79,8 +79,8 @@ def _step_rounds(lab: Lab, num_streams: int, num_steps: int) -> tuple[Samples, S
             bare.end()
             lab.advance(num_streams / (lab.rounds * sum(STEPS)))
     cases = ("ours", "bare")
-    means = Samples({case: [samples.mean(case) for samples in rounds] for case in cases})
-    fastest = Samples({case: [samples.best(case) for samples in rounds] for case in cases})
+    means = Timings({case: [samples.mean(case) for samples in rounds] for case in cases})
+    fastest = Timings({case: [samples.best(case) for samples in rounds] for case in cases})
     return means, fastest, same_tokens
 
 

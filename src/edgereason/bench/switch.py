@@ -23,11 +23,11 @@ from typing import Any, Final
 
 from edgereason.bench.files import random_adapter
 from edgereason.bench.lab import EndlessEngine, Lab
-from edgereason.bench.progress import SILENT, Listener, Turn, take_turns
+from edgereason.bench.progress import SILENT, BenchTurn, Listener, take_turns
 from edgereason.bench.record import FileBenchConfig, Recording, find_subject, require_distinct
 from edgereason.bench.request_measures import draw_s, encode_s, think_s
 from edgereason.errors import ConfigError
-from edgereason.records.measure import Samples
+from edgereason.records.measure import Timings
 
 FORMAT: Final = "edgereason-bench-switch"
 LONG_TOKENS: Final = 2048
@@ -88,7 +88,7 @@ def bench_switch(config: SwitchBenchConfig, listener: Listener = SILENT) -> dict
     )
 
 
-def length_entry(length: int, samples: Samples) -> dict[str, Any]:
+def length_entry(length: int, samples: Timings) -> dict[str, Any]:
     """What the record says of one prompt length: seconds of each case, and ratios of their minima.
 
     `reencoded_over_shared` is what sharing the prompt's cells saves at the switch, `shared_over_chat` what
@@ -119,20 +119,22 @@ def _fitting(lengths: tuple[int, ...], most: int) -> tuple[list[int], list[str]]
 
 def _measure(
     lab: Lab, config: SwitchBenchConfig, lengths: list[int], listener: Listener, title: str
-) -> dict[int, Samples]:
+) -> dict[int, Timings]:
     seconds: dict[int, dict[str, list[float]]] = {length: {} for length in lengths}
 
     def turn(length: int) -> None:
         for case, case_s in _cases(lab, lab.prompt(length)):
             seconds[length].setdefault(case, []).append(case_s)
 
-    turns = {length: Turn(title, 3 * _TOKEN_S * length + 0.2, partial(turn, length)) for length in lengths}
+    turns = {
+        length: BenchTurn(title, 3 * _TOKEN_S * length + 0.2, partial(turn, length)) for length in lengths
+    }
     rounds = [
         [turns[length] for length in lengths if i < config.rounds_of(length)] for i in range(config.rounds)
     ]
     with lab.engine.reserve(cells=max(lengths) + len(lab.opening) + 1, sequences=2):
         take_turns(rounds, listener)
-    return {length: Samples(cases) for length, cases in seconds.items()}
+    return {length: Timings(cases) for length, cases in seconds.items()}
 
 
 def _cases(lab: Lab, prompt: list[int]) -> Iterator[tuple[str, float]]:

@@ -42,7 +42,7 @@ from edgereason.records.measure import interleave, timed
 from edgereason.train.grpo.rollout import Drawn, EngineRollouts, RolloutEngine, Vocabulary, Want
 from edgereason.train.grpo.torch_rollout import TorchRollouts
 from edgereason.train.lora.adapters import LoraSettings, load_adapter, new_adapter, settings_of
-from edgereason.train.lora.masked_lora import Batch, MaskedLora, token_scores
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch, token_scores
 from edgereason.train.lora.run import shipped, trainable
 from edgereason.train.quant.load import load_torch
 
@@ -199,7 +199,7 @@ def both_steps(
 
     def masked() -> None:
         model.zero_grad()
-        (-masked_lora(Batch.of(rows)).sum() / shape.trained_tokens).backward()
+        (-masked_lora(ResponseBatch.of(rows)).sum() / shape.trained_tokens).backward()
 
     def plain() -> None:
         model.zero_grad()

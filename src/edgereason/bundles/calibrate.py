@@ -53,7 +53,7 @@ _HALVES_SEED: Final = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class ThresholdPoint:
     """What a threshold comes to; accuracy and tokens where they were measured.
 
     Attributes:
@@ -88,7 +88,7 @@ class Found:
         num_left_out: prompts that do not fit in the context.
     """
 
-    point: Point
+    point: ThresholdPoint
     method: Mapping[str, Any]
     num_left_out: int = 0
 
@@ -312,7 +312,7 @@ def probabilities(
     return found
 
 
-def threshold_for_share(p_think: Sequence[float], share: float) -> Point:
+def threshold_for_share(p_think: Sequence[float], share: float) -> ThresholdPoint:
     """The threshold that lets a share of prompts think, as nearly as their probabilities can be told apart.
 
     Args:
@@ -330,14 +330,14 @@ def threshold_for_share(p_think: Sequence[float], share: float) -> Point:
             "give more prompts, or train another switcher"
         )
     count = min(cuts, key=lambda count: abs(count - share * num))
-    return Point(
+    return ThresholdPoint(
         threshold=_between(ranked[count], ranked[count - 1]), share_think=count / num, num_prompts=num
     )
 
 
 def threshold_for_accuracy(
     chat: Sequence[Sample], think: Sequence[Sample], p_think: Mapping[str, float], min_accuracy: float
-) -> Point:
+) -> ThresholdPoint:
     """The threshold of fewest tokens that is accurate enough; thinking may be the longer route or not.
 
     Args:
@@ -360,7 +360,7 @@ def threshold_for_accuracy(
         )
     chosen, all_think, all_chat = points[index], points[0], points[-1]
     held_out, interval = _held_out(chat, think, p_think, min_accuracy)
-    return Point(
+    return ThresholdPoint(
         threshold=_threshold_at(points, index),
         share_think=chosen["share_think"],
         num_prompts=curve["num_questions"],

@@ -39,7 +39,7 @@ class BaseFile:
     opening_ids: tuple[int, ...]
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     """How a check ended."""
 
     OK = "ok"
@@ -52,7 +52,7 @@ class Check:
     """What was checked, and what came out."""
 
     what: str
-    outcome: Outcome
+    outcome: CheckOutcome
     text: str
 
 
@@ -118,18 +118,18 @@ def verify(folder: Path, base_path: Path | None = None) -> Iterator[Check]:
     try:
         bundle = Bundle.read(folder)
     except EdgeReasonError as error:
-        yield Check("manifest", Outcome.WRONG, str(error))
+        yield Check("manifest", CheckOutcome.WRONG, str(error))
         return
-    yield Check("manifest", Outcome.OK, f"{bundle.title}, form and version")
+    yield Check("manifest", CheckOutcome.OK, f"{bundle.title}, form and version")
     path, base = base_path or find_base(bundle).path, None
     if path is None:
-        yield Check("base", Outcome.LEFT_OUT, f"{bundle.base.name} is not here: pull it, or give --base")
+        yield Check("base", CheckOutcome.LEFT_OUT, f"{bundle.base.name} is not here: pull it, or give --base")
     else:
         try:
             base = _checked_base(bundle, path)
-            yield Check("base", Outcome.OK, f"{bundle.base.name}, hash, shapes and vocabulary")
+            yield Check("base", CheckOutcome.OK, f"{bundle.base.name}, hash, shapes and vocabulary")
         except EdgeReasonError as error:
-            yield Check("base", Outcome.WRONG, str(error))
+            yield Check("base", CheckOutcome.WRONG, str(error))
     if bundle.adapter is not None:
         yield from _adapter_checks(bundle, bundle.adapter, base)
     if bundle.heads is not None:
@@ -142,16 +142,16 @@ def _adapter_checks(bundle: Bundle, part: Part, base: BaseFile | None) -> Iterat
     yield _check("adapter", lambda: _hash_of(bundle, part))
     fits = _check("adapter", lambda: _adapter_of(bundle, part, base))
     yield fits
-    if base is not None and fits.outcome is Outcome.OK:
+    if base is not None and fits.outcome is CheckOutcome.OK:
         yield _check("adapter", lambda: _loaded(bundle, part, base))
 
 
 def _check(what: str, carry_out: Callable[[], str]) -> Check:
     """A check whose error is what is wrong."""
     try:
-        return Check(what, Outcome.OK, carry_out())
+        return Check(what, CheckOutcome.OK, carry_out())
     except EdgeReasonError as error:
-        return Check(what, Outcome.WRONG, str(error))
+        return Check(what, CheckOutcome.WRONG, str(error))
 
 
 def _checked_base(bundle: Bundle, path: Path) -> BaseFile:
@@ -196,22 +196,26 @@ def _seams_of(bundle: Bundle, base: BaseFile | None) -> str:
 
 def _card_check(bundle: Bundle) -> Check:
     if not (bundle.folder / CARD).is_file():
-        return Check("card", Outcome.LEFT_OUT, f"there is no {CARD}; edgereason bundle build writes one")
+        return Check("card", CheckOutcome.LEFT_OUT, f"there is no {CARD}; edgereason bundle build writes one")
     try:
         text = (bundle.folder / CARD).read_text(encoding="utf-8")
         is_same = text == render_card(bundle)
     except OSError as error:
-        return Check("card", Outcome.WRONG, f"{CARD} or what it describes can't be read: {error.strerror}")
+        return Check(
+            "card", CheckOutcome.WRONG, f"{CARD} or what it describes can't be read: {error.strerror}"
+        )
     except (UnicodeDecodeError, BundleError) as error:
-        return Check("card", Outcome.WRONG, str(error))
+        return Check("card", CheckOutcome.WRONG, str(error))
     if is_same:
-        return Check("card", Outcome.OK, f"{CARD}, as manifest and parts say")
+        return Check("card", CheckOutcome.OK, f"{CARD}, as manifest and parts say")
     if (ours := versions()["edgereason"]) not in (writers := _writers(bundle)):
         said = " and ".join(writers) or "another version"
-        return Check("card", Outcome.LEFT_OUT, f"{CARD} was written by edgereason {said}, this is {ours}")
+        return Check(
+            "card", CheckOutcome.LEFT_OUT, f"{CARD} was written by edgereason {said}, this is {ours}"
+        )
     return Check(
         "card",
-        Outcome.WRONG,
+        CheckOutcome.WRONG,
         f"{CARD} is not what manifest and parts say: build it again (edgereason bundle build --from …)",
     )
 

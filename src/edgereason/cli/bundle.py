@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edgereason.bundles.calibrate import Found, Point
+    from edgereason.bundles.calibrate import Found, ThresholdPoint
     from edgereason.core.bundle import Bundle
 
 bundle_app = typer.Typer(name="bundle", no_args_is_help=True)
@@ -113,14 +113,14 @@ def verify(
     ] = None,
 ) -> None:
     """Check a bundle's files, whether they fit one another, and whether this version writes their seams."""
-    from edgereason.bundles.verify import Outcome
+    from edgereason.bundles.verify import CheckOutcome
     from edgereason.bundles.verify import verify as checks
     from edgereason.cli.models import fetch
     from edgereason.hub.catalog import bundle_folder
 
     wrong = 0
     for check in checks(bundle_folder(folder), None if base is None else fetch(base)):
-        wrong += check.outcome is Outcome.WRONG
+        wrong += check.outcome is CheckOutcome.WRONG
         typer.echo(f"{check.outcome:<8}  {check.what:<8}  {' '.join(check.text.split())}")
     if wrong:
         raise typer.Exit(1)
@@ -205,7 +205,7 @@ def _end(bundle: Bundle, found: Found, *, as_json: bool) -> None:
     typer.echo(json.dumps(bundle.calibration, ensure_ascii=False) if as_json else _sentence(found.point))
 
 
-def _sentence(point: Point) -> str:
+def _sentence(point: ThresholdPoint) -> str:
     said = f"threshold {point.threshold:.4g}: {point.share_think:.1%} of {point.num_prompts} prompts think"
     if point.accuracy is None:
         return said

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edgereason.hub.pull import Progress
+    from edgereason.hub.pull import PullProgress
 
 
-Report = Callable[["Progress"], None]
+Report = Callable[["PullProgress"], None]
 Notice = Callable[[str], None]
 
 
@@ -78,7 +78,7 @@ def display() -> Iterator[tuple[Report, Notice]]:
     )
     bar = bars.Progress(*columns, console=console, transient=True)
 
-    def report(state: Progress) -> None:
+    def report(state: PullProgress) -> None:
         if not bar.tasks:  # only now: most models are here already, and a bar would just flash up
             bar.add_task("starting", total=None)
             bar.start()
@@ -97,7 +97,7 @@ def _sparse_lines() -> Report:
     """A line at every tenth of the file, for logs."""
     last_tenth = -1
 
-    def report(state: Progress) -> None:
+    def report(state: PullProgress) -> None:
         nonlocal last_tenth
         tenth = 10 * state.done_bytes // state.total_bytes
         if tenth != last_tenth:

@@ -122,7 +122,7 @@ def _decoded(content: bytes, source: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ModelSource:
     """A model that is here, and can be loaded.
 
     Attributes:
@@ -169,12 +169,12 @@ def require_one(bundle: Path | None, model: str | None, base: str | None) -> Non
         raise typer.BadParameter("only a bundle has a base: give --bundle too", param_hint="'--base'")
 
 
-def find(bundle: Path | None, model: str | None, base: str | None, *, allow_mirror: bool) -> Source:
+def find(bundle: Path | None, model: str | None, base: str | None, *, allow_mirror: bool) -> ModelSource:
     """The model that the options name, fetched if it is not here; by default the bundle of this package."""
     from edgereason.hub.catalog import bundle_folder
 
     named = bundle_folder(bundle) if model is None else Path(model)
-    return Source(
+    return ModelSource(
         name=named.resolve().name,
         path=named if model is None else _pulled(model, allow_mirror=allow_mirror),
         base=None if base is None else _pulled(base, allow_mirror=allow_mirror),

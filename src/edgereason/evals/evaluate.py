@@ -40,7 +40,7 @@ from edgereason.core.types import (
 )
 from edgereason.engine.base import Engine, KvType
 from edgereason.errors import ConfigError
-from edgereason.evals.samples import Sample, TraceRow
+from edgereason.evals.samples import RecordedTrace, Sample
 from edgereason.evals.tasks.base import Item, Output, Preset
 from edgereason.hub.catalog import DEFAULT_BUNDLE
 from edgereason.reasoning.batch import Batch
@@ -335,9 +335,9 @@ def _sample(item: Item, repeat: int, response: Response) -> Sample:
     )
 
 
-def _trace_row(item: Item, candidate: Candidate) -> TraceRow:
+def _trace_row(item: Item, candidate: Candidate) -> RecordedTrace:
     trace = candidate.trace
-    return TraceRow(
+    return RecordedTrace(
         index=trace.index,
         stop=trace.stop,
         thinking_tokens=trace.thinking_tokens,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgereason.core.types import Route, Stop
 from edgereason.errors import ConfigError
-from edgereason.evals.samples import Sample, TraceRow
+from edgereason.evals.samples import RecordedTrace, Sample
 
 CORRECT_SCORE: Final = 0.5
 """A trace with at least this score counts as correct where only right or wrong is asked for."""
@@ -50,16 +50,16 @@ def scores_by_question(samples: Iterable[Sample]) -> dict[str, list[float]]:
     return scores
 
 
-def finished_traces(samples: Iterable[Sample]) -> dict[str, list[TraceRow]]:
+def finished_traces(samples: Iterable[Sample]) -> dict[str, list[RecordedTrace]]:
     """Every question's traces over its repetitions, in order of (repeat, index); cancelled ones left out."""
-    pools: dict[str, list[TraceRow]] = {}
+    pools: dict[str, list[RecordedTrace]] = {}
     for sample in sorted(samples, key=lambda sample: sample.repeat):
         finished = (trace for trace in sample.traces if trace.stop is not Stop.CANCELLED)
         pools.setdefault(sample.id, []).extend(sorted(finished, key=lambda trace: trace.index))
     return pools
 
 
-def num_correct(traces: Iterable[TraceRow]) -> int:
+def num_correct(traces: Iterable[RecordedTrace]) -> int:
     """How many traces are correct."""
     return sum(trace.score >= CORRECT_SCORE for trace in traces)
 

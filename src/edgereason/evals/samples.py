@@ -14,7 +14,7 @@ from edgereason.records.journal import JournalRow, read_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TraceRow:
+class RecordedTrace:
     """One stream of a sample; counts as the budget counts them, `token_ids` without the end of turn.
 
     `score` is the task's, in [0, 1]; `verifier_score` the verifier's, None without one. A cancelled stream
@@ -71,7 +71,7 @@ class Sample(JournalRow):
     kv_bytes: int
     ttft_s: float
     total_s: float
-    traces: tuple[TraceRow, ...]
+    traces: tuple[RecordedTrace, ...]
     verify_s: float | None = None
 
     @property

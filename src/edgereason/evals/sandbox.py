@@ -63,7 +63,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """How a program ended.
 
     Attributes:
@@ -81,7 +81,7 @@ _NUM_REPORT_BYTES: Final = 4096
 _PLATFORMS: Final = ("linux", "darwin")
 
 
-def run_program(source: str, limits: Limits = DEFAULT_LIMITS) -> Outcome:
+def run_program(source: str, limits: Limits = DEFAULT_LIMITS) -> RunOutcome:
     """Run a Python program, alone, in a folder of its own that is deleted afterwards.
 
     It is a module whose name is not ``__main__``, as in the official scorers, so code under that guard does
@@ -111,15 +111,15 @@ def run_program(source: str, limits: Limits = DEFAULT_LIMITS) -> Outcome:
         stdin.seek(0)
         is_late, code, report = _supervise(folder, stdin.fileno(), limits.wall_s)
     if report == _STARTED + nonce:
-        return Outcome(True, None)
+        return RunOutcome(True, None)
     if is_late or code == -signal.SIGALRM:
-        return Outcome(False, f"stopped at the limit of {limits.wall_s:g} s")
+        return RunOutcome(False, f"stopped at the limit of {limits.wall_s:g} s")
     if not report.startswith(_STARTED):
         raise ConfigError(
             f"the process for a program did not start: {_last_line(report) or _ending(code, limits)}; "
             "raise its limits, or check that this user can run and read Python's files"
         )
-    return Outcome(False, report.removeprefix(_STARTED) or _ending(code, limits))
+    return RunOutcome(False, report.removeprefix(_STARTED) or _ending(code, limits))
 
 
 def _supervise(folder: str, stdin: int, wall_s: float) -> tuple[bool, int, str]:

@@ -26,7 +26,7 @@ from urllib.parse import quote, urlsplit
 
 from edgereason.errors import PullError
 from edgereason.hub.catalog import HubSource
-from edgereason.hub.part import PartFile, Progress
+from edgereason.hub.part import PartFile, PullProgress
 from edgereason.hub.store import megabytes
 
 READ_BYTES: Final = 1 << 18
@@ -75,7 +75,9 @@ def file_url(source: HubSource) -> str:
     return f"{endpoint.rstrip('/')}/{source.repo}/resolve/{source.revision}/{quote(source.file)}"
 
 
-def fetch(source: HubSource, part: PartFile, *, timeout_s: float, report: Callable[[Progress], None]) -> None:
+def fetch(
+    source: HubSource, part: PartFile, *, timeout_s: float, report: Callable[[PullProgress], None]
+) -> None:
     """Bring `part` to its full length from the hub, continuing what is there of it.
 
     Args:

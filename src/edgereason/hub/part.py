@@ -26,7 +26,7 @@ CHUNK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class PullProgress:
     """How far a pull is.
 
     Attributes:
@@ -141,5 +141,5 @@ class PartFile:
             "another file is served"
         )
 
-    def progress(self, source: Source, item: str) -> Progress:
-        return Progress(done_bytes=self.num_bytes, total_bytes=self.total_bytes, source=source, item=item)
+    def progress(self, source: Source, item: str) -> PullProgress:
+        return PullProgress(done_bytes=self.num_bytes, total_bytes=self.total_bytes, source=source, item=item)

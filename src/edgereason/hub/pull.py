@@ -22,19 +22,19 @@ from edgereason.errors import BundleError, PullError
 from edgereason.hub import huggingface, mirror
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource, find, find_by_sha256, suggestion
 from edgereason.hub.huggingface import UnavailableError
-from edgereason.hub.part import PartFile, Progress
+from edgereason.hub.part import PartFile, PullProgress
 from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
 
-__all__ = ["Progress", "pull", "resolve"]
+__all__ = ["PullProgress", "pull", "resolve"]
 
 LEARNED: Final = Path(__file__).parent / "bases"
 """What was learned about bases that are made here; comes with the package."""
 
-Report = Callable[[Progress], None]
+Report = Callable[[PullProgress], None]
 Notice = Callable[[str], None]
 
 
-def _silent(_: Progress | str) -> None:
+def _silent(_: PullProgress | str) -> None:
     pass
 
 
@@ -174,7 +174,7 @@ def _make(
 
     def show(done: int, weights: int) -> None:
         item = f"from {teacher.name}"
-        report(Progress(done_bytes=total * done // weights, total_bytes=total, source="made", item=item))
+        report(PullProgress(done_bytes=total * done // weights, total_bytes=total, source="made", item=item))
 
     with file_errors(target):
         try:

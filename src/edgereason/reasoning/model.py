@@ -26,10 +26,10 @@ from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
 from edgereason.hub.catalog import DEFAULT_BUNDLE, bundle_folder
 from edgereason.hub.fingerprint import fingerprint
-from edgereason.hub.pull import Progress, base_file, resolve
+from edgereason.hub.pull import PullProgress, base_file, resolve
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.pipeline import Pipeline
-from edgereason.reasoning.prompt_cache import Origin
+from edgereason.reasoning.prompt_cache import KvOrigin
 from edgereason.reasoning.request import AskOptions, make_request
 from edgereason.reasoning.runs import Events, drive, last_response
 from edgereason.reasoning.session import Session
@@ -45,7 +45,7 @@ class LoadOptions(TypedDict, total=False):
     shares_cells: bool
     use_heads: bool
     allow_mirror: bool
-    progress: Callable[[Progress], None] | None
+    progress: Callable[[PullProgress], None] | None
     notice: Callable[[str], None] | None
 
 
@@ -187,10 +187,10 @@ class Model(Closing):
         return Session.load(self._pipeline, Path(path), origin=lambda: self.origin)
 
     @property
-    def origin(self) -> Origin:
+    def origin(self) -> KvOrigin:
         """What a saved conversation of this model belongs to."""
         adapter = self._bundle.adapter if self._bundle else None
-        return Origin(
+        return KvOrigin(
             base=self._base_sha256,
             adapter=adapter.sha256 if adapter else None,
             heads=self._heads.sha256 if self._heads else None,
@@ -220,7 +220,7 @@ def load(
     shares_cells: bool = True,
     use_heads: bool = True,
     allow_mirror: bool = True,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[PullProgress], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Model:
     """Loads a bundle, or a bare model, ready to answer.

@@ -38,7 +38,7 @@ _NOTE: Final = "note"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class KvOrigin:
     """What a cache was made with; it is read under the same and under nothing else.
 
     Attributes:
@@ -53,13 +53,13 @@ class Origin:
     heads: str | None
     engine: str
 
-    def require(self, made_with: Origin, path: Path) -> None:
+    def require(self, made_with: KvOrigin, path: Path) -> None:
         """Refuses a cache that was made with something else.
 
         Raises:
             BundleError: it names what differs first.
         """
-        for field in fields(Origin):
+        for field in fields(KvOrigin):
             got, expected = getattr(made_with, field.name), getattr(self, field.name)
             if got != expected:
                 raise BundleError(
@@ -83,7 +83,7 @@ class PromptCache:
     kv: bytes
     notes: Notes
 
-    def write(self, path: Path, origin: Origin) -> None:
+    def write(self, path: Path, origin: KvOrigin) -> None:
         """Writes the cache, whole or not at all.
 
         Raises:
@@ -108,7 +108,7 @@ class PromptCache:
             raise ConfigError(f"can't save the conversation to {path}: {error.strerror}") from error
 
     @classmethod
-    def read(cls, path: Path, origin: Origin) -> PromptCache:
+    def read(cls, path: Path, origin: KvOrigin) -> PromptCache:
         """Reads a cache that was made with the same.
 
         Raises:
@@ -118,7 +118,7 @@ class PromptCache:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 header = json.loads(arrays["header"].tobytes())
-                made_with = Origin(**header["origin"])
+                made_with = KvOrigin(**header["origin"])
                 cache = cls(
                     messages=tuple(Message(**message) for message in header["messages"]),
                     ids=tuple(arrays["ids"].tolist()),

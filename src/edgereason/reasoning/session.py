@@ -40,7 +40,7 @@ from edgereason.errors import ContextOverflow, RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Routed
 from edgereason.reasoning.pipeline import Pipeline
-from edgereason.reasoning.prompt_cache import Origin, PromptCache
+from edgereason.reasoning.prompt_cache import KvOrigin, PromptCache
 from edgereason.reasoning.request import SAMPLING_OPTIONS, AskOptions, make_request
 from edgereason.reasoning.runs import Events, Run, drive, last_response
 
@@ -81,7 +81,7 @@ class Session(Closing):
     """
 
     def __init__(
-        self, pipeline: Pipeline, messages: Iterable[Message] = (), *, origin: Callable[[], Origin]
+        self, pipeline: Pipeline, messages: Iterable[Message] = (), *, origin: Callable[[], KvOrigin]
     ) -> None:
         self._pipeline = pipeline
         self._origin = origin
@@ -92,7 +92,7 @@ class Session(Closing):
         self._is_closed = False
 
     @classmethod
-    def load(cls, pipeline: Pipeline, path: Path, *, origin: Callable[[], Origin]) -> Session:
+    def load(cls, pipeline: Pipeline, path: Path, *, origin: Callable[[], KvOrigin]) -> Session:
         """A session as it was saved; see `Model.load_session`."""
         cache = PromptCache.read(path, origin())
         session = cls(pipeline, cache.messages, origin=origin)

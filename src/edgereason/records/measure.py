@@ -30,7 +30,7 @@ Case = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class Timings:
     """Seconds of every case, in the order of the rounds."""
 
     seconds: Mapping[str, Sequence[float]]
@@ -68,14 +68,14 @@ def timed(action: Callable[[], object], clock: Clock = time.perf_counter) -> Cas
 
 def interleave(
     cases: Mapping[str, Case], rounds: int, after_round: Callable[[], None] = lambda: None
-) -> Samples:
+) -> Timings:
     """Runs every case once a round, in the order given; never all rounds of one case in a row."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
             seconds[name].append(case())
         after_round()
-    return Samples(seconds)
+    return Timings(seconds)
 
 
 @dataclass(slots=True)

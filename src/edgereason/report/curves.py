@@ -21,7 +21,7 @@ from edgereason.core.fields import Fields
 from edgereason.report import style
 from edgereason.report.labels import End, label_ends, label_lines
 from edgereason.report.markdown import cell
-from edgereason.report.records import Record, Records, Run, Source
+from edgereason.report.records import Record, Records, RecordSource, Run
 from edgereason.report.style import Block, Plot
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def budget_blocks(records: Records) -> list[Block]:
 
 
 def _budget_plot(
-    name: str, alt: str, caption: str, sources: tuple[Source, ...], series: Sequence[Budgets]
+    name: str, alt: str, caption: str, sources: tuple[RecordSource, ...], series: Sequence[Budgets]
 ) -> Plot:
     draw = partial(_draw_budgets, series)
     return Plot(name=name, alt=alt, caption=caption, sources=sources, draw=draw, height_in=4.4)

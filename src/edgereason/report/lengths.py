@@ -35,7 +35,7 @@ _LEAST_RATIO: Final = 1 / 64
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class LengthSeries:
     """Lengths of a run's responses, in tokens and ascending."""
 
     label: str
@@ -80,9 +80,11 @@ class Reduction:
         return sum(ratio < 1 for ratio in self.ratios) / len(self.ratios)
 
 
-def lengths(runs: Sequence[Run]) -> list[Lengths]:
+def lengths(runs: Sequence[Run]) -> list[LengthSeries]:
     """The lengths of every run, repetitions each for itself."""
-    return [Lengths(run.label, tuple(sorted(sample.num_tokens for sample in run.samples))) for run in runs]
+    return [
+        LengthSeries(run.label, tuple(sorted(sample.num_tokens for sample in run.samples))) for run in runs
+    ]
 
 
 def bin_edges(longest_tokens: int) -> list[int]:
@@ -171,7 +173,7 @@ def reduction_blocks(task: str, runs: Sequence[Run]) -> list[Block]:
     ]
 
 
-def draw_lengths(series: Sequence[Lengths], figure: Figure) -> None:
+def draw_lengths(series: Sequence[LengthSeries], figure: Figure) -> None:
     """Distribution at the left, cumulative at the right."""
     left, right = figure.subplots(1, 2)
     longest = max(one.tokens[-1] for one in series)

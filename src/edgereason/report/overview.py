@@ -37,8 +37,8 @@ from edgereason.report.records import (
     ModelFile,
     Record,
     Records,
+    RecordSource,
     Run,
-    Source,
     kv_setting,
     likelihood_setting,
 )
@@ -188,14 +188,14 @@ _SETTINGS: Final = {
 
 
 @dataclass(slots=True)
-class Row:
+class TableRow:
     """A model file: its entries by column, and the records that they are from."""
 
     model: ModelFile
     entries: dict[str, list[str]] = field(default_factory=dict)
-    sources: dict[Source, None] = field(default_factory=dict)
+    sources: dict[RecordSource, None] = field(default_factory=dict)
 
-    def add(self, column: str, text: str, source: Source) -> None:
+    def add(self, column: str, text: str, source: RecordSource) -> None:
         """Puts an entry into a column, below those that are there."""
         self.entries.setdefault(column, []).append(text)
         self.sources[source] = None
@@ -224,14 +224,14 @@ def quantization_blocks(records: Records) -> list[Block]:
     ]
 
 
-def _quantization_rows(records: Records) -> tuple[list[str], list[Row]]:
+def _quantization_rows(records: Records) -> tuple[list[str], list[TableRow]]:
     """Columns, and the models that were weighed in the order given; runs are told apart by label."""
     columns: dict[str, None] = {}
-    rows: dict[str | None, Row] = {}
+    rows: dict[str | None, TableRow] = {}
     first_ppl: dict[str, float] = {}
 
-    def row_of(model: ModelFile) -> Row:
-        return rows.setdefault(model.sha256 or model.name, Row(model))
+    def row_of(model: ModelFile) -> TableRow:
+        return rows.setdefault(model.sha256 or model.name, TableRow(model))
 
     for record in records.perplexities:
         ppl, column = record.values.need("ppl", record.values.number), _setting(record)

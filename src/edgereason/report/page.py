@@ -24,14 +24,14 @@ from edgereason.report.curves import budget_blocks, threshold_blocks, vote_block
 from edgereason.report.lengths import length_blocks, reduction_blocks
 from edgereason.report.markdown import DASH, cell, table
 from edgereason.report.overview import overview_blocks, quantization_blocks, system_blocks
-from edgereason.report.records import Record, Records, Run, Source, distinct, read_records
+from edgereason.report.records import Record, Records, RecordSource, Run, distinct, read_records
 from edgereason.report.style import Block, Plot, save
 
 PAGE: Final = "report.md"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PagePart:
     """A section of the page.
 
     Attributes:
@@ -59,26 +59,30 @@ def _each_bench(name: str, blocks: Callable[[Record], list[Block]]) -> Callable[
 
 
 PARTS: Final = (
-    Part("The whole system", system_blocks, "folders of evaluations, in the order in which parts were added"),
-    Part("Accuracy against tokens", _each_task(overview_blocks), "two evaluations of a task"),
-    Part("Lengths of responses", _each_task(length_blocks), "an evaluation"),
-    Part(
+    PagePart(
+        "The whole system", system_blocks, "folders of evaluations, in the order in which parts were added"
+    ),
+    PagePart("Accuracy against tokens", _each_task(overview_blocks), "two evaluations of a task"),
+    PagePart("Lengths of responses", _each_task(length_blocks), "an evaluation"),
+    PagePart(
         "What became of each question's length",
         _each_task(reduction_blocks),
         "two evaluations of the same questions",
     ),
-    Part(
+    PagePart(
         "The switcher",
         _each_sweep(threshold_blocks),
         "a sweep over a chat run, a think run and one with a switcher",
     ),
-    Part("Hard budgets", budget_blocks, "a sweep over hard budgets, or evaluations alike in all but theirs"),
-    Part("Votes", _each_sweep(vote_blocks), "a sweep over a run with several finished traces a question"),
-    Part("Parallel scaling", _each_bench("parallel", parallel_blocks), "the record of `bench parallel`"),
-    Part("Peers", _each_bench("peers", peer_blocks), "the record of `benchmarks.peers`"),
-    Part("Switching", _each_bench("switch", switch_blocks), "the record of `bench switch`"),
-    Part("Quantization", quantization_blocks, "records of `eval ppl`, or evaluations by likelihood"),
-    Part("The engine", _each_bench("engine", engine_blocks), "the record of `bench engine`"),
+    PagePart(
+        "Hard budgets", budget_blocks, "a sweep over hard budgets, or evaluations alike in all but theirs"
+    ),
+    PagePart("Votes", _each_sweep(vote_blocks), "a sweep over a run with several finished traces a question"),
+    PagePart("Parallel scaling", _each_bench("parallel", parallel_blocks), "the record of `bench parallel`"),
+    PagePart("Peers", _each_bench("peers", peer_blocks), "the record of `benchmarks.peers`"),
+    PagePart("Switching", _each_bench("switch", switch_blocks), "the record of `bench switch`"),
+    PagePart("Quantization", quantization_blocks, "records of `eval ppl`, or evaluations by likelihood"),
+    PagePart("The engine", _each_bench("engine", engine_blocks), "the record of `bench engine`"),
 )
 """The page, in order."""
 
@@ -165,5 +169,5 @@ def _what(run: Run) -> str:
     return f"evaluation on {run.task}{name}"
 
 
-def _record_row(source: Source, what: str, machine: str | None) -> list[str]:
+def _record_row(source: RecordSource, what: str, machine: str | None) -> list[str]:
     return [cell(source.name), cell(what), source.short_commit or DASH, cell(machine or DASH)]

@@ -33,7 +33,7 @@ BENCHES: Final = tuple(f"edgereason-bench-{name}" for name in ("engine", "parall
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RecordSource:
     """Which record a figure was drawn from: its folder's or file's name, and its commit."""
 
     name: str
@@ -61,7 +61,7 @@ class ModelFile:
 class Record:
     """A JSON record, or an evaluation's summary: where it is from, and its values."""
 
-    source: Source
+    source: RecordSource
     values: Fields
 
     @property
@@ -118,7 +118,7 @@ class Run:
         bundle_bytes: 0 without a bundle.
     """
 
-    source: Source
+    source: RecordSource
     label: str
     task: str
     setting: Setting
@@ -182,13 +182,13 @@ def read_records(paths: Sequence[Path]) -> Records:
         if path.is_dir():
             values = _read_summary(path, name)
             if "acc" in values:
-                records.likelihoods.append(Record(Source(name, commit_of(values)), values))
+                records.likelihoods.append(Record(RecordSource(name, commit_of(values)), values))
             else:
                 label = distinct(values.text("label") or name, labels)
-                records.runs.append(_read_run(path, Source(name, commit_of(values)), label, values))
+                records.runs.append(_read_run(path, RecordSource(name, commit_of(values)), label, values))
             continue
         values = Fields(_read_json(path), name)
-        record = Record(Source(name, commit_of(values)), values)
+        record = Record(RecordSource(name, commit_of(values)), values)
         kind = _kind(values, path)
         if kind == SWEEP:
             records.sweeps.append(record)
@@ -221,7 +221,7 @@ def _read_summary(folder: Path, name: str) -> Fields:
     return values
 
 
-def _read_run(folder: Path, source: Source, label: str, values: Fields) -> Run:
+def _read_run(folder: Path, source: RecordSource, label: str, values: Fields) -> Run:
     try:
         samples = tuple(read_samples(folder))
     except zlib.error as error:  # a broken archive

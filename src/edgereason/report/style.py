@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgereason.errors import ConfigError
-from edgereason.report.records import Source
+from edgereason.report.records import RecordSource
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ class Plot:
     name: str
     alt: str
     caption: str
-    sources: tuple[Source, ...]
+    sources: tuple[RecordSource, ...]
     draw: Callable[[Figure], None]
     height_in: float = 3.4
 

@@ -11,12 +11,12 @@ from edgereason.bench.compare import CompareBenchConfig, bench_compare, file_fig
 from edgereason.bench.lab import peak_rss_of
 from edgereason.cli.bench import bench_app
 from edgereason.errors import ConfigError, EngineError
-from edgereason.records.measure import Samples
+from edgereason.records.measure import Timings
 
 
 def test_a_files_figures_are_of_its_best_rounds_and_ratios_are_of_seconds_to_the_first():
-    prefill = Samples({"a": [2.0, 1.6], "b": [0.8, 3.0]})
-    decode = {1: Samples({"a": [0.04, 0.02], "b": [0.01, 0.01]}), 4: Samples({"a": [0.1], "b": [0.2]})}
+    prefill = Timings({"a": [2.0, 1.6], "b": [0.8, 3.0]})
+    decode = {1: Timings({"a": [0.04, 0.02], "b": [0.01, 0.01]}), 4: Timings({"a": [0.1], "b": [0.2]})}
     figures = file_figures("b", "a", prefill, decode)
     assert figures["prefill_tokens_per_s"] == pytest.approx(512 / 0.8)
     assert figures["prefill_over_first"] == pytest.approx(0.5)

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from edgereason.bench.parallel import ParallelBenchConfig, StepTiming, bench_parallel, case_entries
-from edgereason.bench.progress import Listener, Turn, take_turns
+from edgereason.bench.progress import BenchTurn, Listener, take_turns
 from edgereason.bench.record import Recording, Subject, rounded, trial_note
 from edgereason.cli.bench import bench_app
 from edgereason.errors import ConfigError
@@ -111,7 +111,7 @@ def test_a_recording_names_files_without_their_folders(tmp_path, monkeypatch):
 def test_turns_go_round_by_round_and_progress_is_the_share_of_their_expected_time():
     order, seen = [], []
     short, long = (
-        Turn("file", expected_s, lambda name=name: order.append(name))
+        BenchTurn("file", expected_s, lambda name=name: order.append(name))
         for name, expected_s in (("short", 1.0), ("long", 3.0))
     )
     listener = Listener(lambda state: seen.append((state.measure, state.done)))

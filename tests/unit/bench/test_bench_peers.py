@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from benchmarks.peers import bench
 from benchmarks.peers.__main__ import main as peers_command
 from benchmarks.peers.bench import PeersBenchConfig, bench_peers
-from benchmarks.peers.cases import OURS, PEERS, Case, CaseResult, Completion, Peer, Setting
+from benchmarks.peers.cases import OURS, PEERS, Case, CaseResult, CaseSetting, Completion, Peer
 from benchmarks.peers.contenders import llama_features
-from benchmarks.peers.plan import SHAPES, Plan, make_plan
+from benchmarks.peers.plan import SHAPES, PeerPlan, make_plan
 from benchmarks.peers.process import PeerProcess, environment, public
-from benchmarks.peers.record import Run, Standing, case_entry, peer_entry, peers_notes
+from benchmarks.peers.record import PeerRun, Standing, case_entry, peer_entry, peers_notes
 from benchmarks.peers.worker import Worker, majority
 from edgereason.bench import record as bench_record
 from edgereason.bench.progress import Listener
@@ -81,7 +81,7 @@ def fake(monkeypatch, tmp_path):
         )
         for shape in SHAPES
     }
-    plan = Plan(Setting(model=str(model), threads=2, context_tokens=512, streams=8), WARM_UP, cases)
+    plan = PeerPlan(CaseSetting(model=str(model), threads=2, context_tokens=512, streams=8), WARM_UP, cases)
     subject = Subject(source=model, source_sha256="ab", path=model, quantization="Q4_0", threads=2)
     monkeypatch.setattr(bench, "find_subject", lambda *_, **__: subject)
     monkeypatch.setattr(bench, "make_plan", lambda *_: plan)
@@ -374,7 +374,7 @@ def standing(**runs):
 
 
 def test_a_contender_that_had_no_turn_at_a_case_is_not_in_it():
-    ours = standing(prefill=[Run(seconds=2.0, tokens=1), Run(seconds=1.0, tokens=1)])
+    ours = standing(prefill=[PeerRun(seconds=2.0, tokens=1), PeerRun(seconds=1.0, tokens=1)])
     entry = case_entry(SHAPE["prefill"], WARM_UP, {OURS: ours, "xllamacpp": Standing(missing=["x"])}, 0.01)
     assert entry["contenders"].keys() == {OURS}
     # of a first token, the rate is the prompt's: one token in a second
@@ -389,7 +389,7 @@ def test_a_contender_that_had_no_turn_at_a_case_is_not_in_it():
 
 
 def test_a_wrong_majority_is_wrong_and_its_figures_are_of_the_best_round():
-    runs = [Run(seconds=9.0, tokens=900), Run(seconds=5.0, tokens=700, answer="24", num_answers=8)]
+    runs = [PeerRun(seconds=9.0, tokens=900), PeerRun(seconds=5.0, tokens=700, answer="24", num_answers=8)]
     found = case_entry(SHAPE["vote_n8"], WARM_UP, {OURS: standing(vote_n8=runs)}, 0.01)["contenders"][OURS]
     assert (found["tokens"], found["tokens_per_s"]) == (700, 140.0)
     assert (found["answer"], found["num_answers"], found["is_correct"]) == ("24", 8, False)
@@ -397,7 +397,7 @@ def test_a_wrong_majority_is_wrong_and_its_figures_are_of_the_best_round():
 
 
 def test_a_peer_that_was_never_idle_has_no_idle_share():
-    entry = peer_entry(PEERS["xllamacpp"], standing(prefill=[Run(seconds=1.0, tokens=1)]))
+    entry = peer_entry(PEERS["xllamacpp"], standing(prefill=[PeerRun(seconds=1.0, tokens=1)]))
     assert (entry["state"], entry["idle_cpu_share"]) == ("measured", None)
 
 

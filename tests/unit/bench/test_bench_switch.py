@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edgereason.bench.switch import SwitchBenchConfig, bench_switch, length_entry
 from edgereason.cli.bench import bench_app
 from edgereason.errors import ConfigError
-from edgereason.records.measure import Samples
+from edgereason.records.measure import Timings
 
 CASES = ["chat", "think_shared", "chat_with_features", "think_reencoded"]
 
@@ -20,7 +20,7 @@ CASES = ["chat", "think_shared", "chat_with_features", "think_reencoded"]
 def test_ratios_are_of_minima_and_medians_stand_beside_them():
     entry = length_entry(
         256,
-        Samples(
+        Timings(
             {
                 "chat": [1.2, 1.0, 3.0],
                 "think_shared": [0.1, 0.2, 0.3],

@@ -11,7 +11,14 @@ from safetensors import safe_open
 from tiny_bundle import write_evaluation, write_questions, write_tiny_adapter, write_tiny_heads
 
 from edgereason.bundles.build import Parts, build
-from edgereason.bundles.calibrate import ByAccuracy, ByShare, Found, Point, require_switcher, set_threshold
+from edgereason.bundles.calibrate import (
+    ByAccuracy,
+    ByShare,
+    Found,
+    ThresholdPoint,
+    require_switcher,
+    set_threshold,
+)
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.core.types import Effort, Mode, Vote
 from edgereason.errors import BundleError, ConfigError
@@ -25,7 +32,7 @@ def bundle(tiny, tmp_path):
 
 
 def found(threshold):
-    point = Point(threshold=threshold, share_think=0.3, num_prompts=10, held_out_ci95=(0.1, 0.2))
+    point = ThresholdPoint(threshold=threshold, share_think=0.3, num_prompts=10, held_out_ci95=(0.1, 0.2))
     return Found(point=point, method={"target_think_rate": 0.3, "prompts": {"name": "p.jsonl"}})
 
 

@@ -10,7 +10,7 @@ from tiny_bundle import write_base, write_tiny_adapter, write_tiny_heads
 
 from edgereason.bundles.build import Parts, build
 from edgereason.bundles.card import render_card
-from edgereason.bundles.verify import Outcome, verify
+from edgereason.bundles.verify import CheckOutcome, verify
 from edgereason.core.bundle import Part, file_sha256
 
 
@@ -22,7 +22,7 @@ def bundle(tiny, tmp_path):
 def wrong(bundle, base=None):
     """What is wrong, as "check: text"."""
     checks = verify(bundle.folder, base)
-    return [f"{check.what}: {check.text}" for check in checks if check.outcome is Outcome.WRONG]
+    return [f"{check.what}: {check.text}" for check in checks if check.outcome is CheckOutcome.WRONG]
 
 
 def with_part(bundle, kind, path):
@@ -40,12 +40,12 @@ def test_a_sound_bundle_has_nothing_wrong(bundle, tiny):
     assert [check.what for check in checks] == [
         "manifest", "base", "adapter", "adapter", "adapter", "heads", "seams", "card",
     ]  # fmt: skip
-    assert {check.outcome for check in checks} == {Outcome.OK}
+    assert {check.outcome for check in checks} == {CheckOutcome.OK}
 
 
 def test_what_needs_the_base_is_left_out_without_it_and_the_rest_is_checked(bundle):
     checks = list(verify(bundle.folder))
-    left_out = [check for check in checks if check.outcome is Outcome.LEFT_OUT]
+    left_out = [check for check in checks if check.outcome is CheckOutcome.LEFT_OUT]
     assert [check.what for check in left_out] == ["base"]
     assert "give --base" in left_out[0].text
     assert not wrong(bundle)
@@ -53,7 +53,7 @@ def test_what_needs_the_base_is_left_out_without_it_and_the_rest_is_checked(bund
 
 def test_a_base_in_the_bundle_is_found(bundle, tiny, tmp_path):
     whole = build(tmp_path / "c", Parts(base=tiny.base, start=bundle, include_base=True))
-    assert {check.outcome for check in verify(whole.folder)} == {Outcome.OK}
+    assert {check.outcome for check in verify(whole.folder)} == {CheckOutcome.OK}
     with (whole.folder / "base.gguf").open("ab") as file:
         file.write(b"\0")
     (text,) = wrong(whole)
@@ -114,12 +114,12 @@ def test_a_card_that_says_something_else_than_the_manifest_is_found(bundle):
     older.write()
     (check,) = (one for one in verify(bundle.folder) if one.what == "card")
     assert (check.outcome, check.text[:46]) == (
-        Outcome.LEFT_OUT,
+        CheckOutcome.LEFT_OUT,
         "README.md was written by edgereason 0.0.1, thi",
     )
     card.unlink()
     (check,) = (one for one in verify(bundle.folder) if one.what == "card")
-    assert (check.outcome, check.text[:23]) == (Outcome.LEFT_OUT, "there is no README.md; ")
+    assert (check.outcome, check.text[:23]) == (CheckOutcome.LEFT_OUT, "there is no README.md; ")
 
 
 def test_another_base_is_wrong_and_checks_go_on_without_it(bundle, tmp_path):
@@ -133,4 +133,4 @@ def test_another_base_is_wrong_and_checks_go_on_without_it(bundle, tmp_path):
 def test_a_broken_manifest_is_the_only_line(bundle):
     (bundle.folder / "bundle.json").write_text(json.dumps({"format": "zip"}))
     (check,) = verify(bundle.folder)
-    assert (check.what, check.outcome) == ("manifest", Outcome.WRONG)
+    assert (check.what, check.outcome) == ("manifest", CheckOutcome.WRONG)

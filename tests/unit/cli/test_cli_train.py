@@ -225,7 +225,7 @@ def test_examples_of_other_budgets_or_of_another_base_are_not_trained_on(
     cli, scripted_base: None, tmp_path: Path, buckets: list[int], changed: dict | None, says: str
 ) -> None:
     from edgereason.reasoning.model import describe_base
-    from edgereason.train.lora.examples import Encoder, Example, Origin, write_examples
+    from edgereason.train.lora.examples import Encoder, Example, ExamplesOrigin, write_examples
 
     engine = ScriptedEngine()
     encoder, base = Encoder.of(engine), describe_base(engine, cli.resolve("it"))
@@ -235,7 +235,7 @@ def test_examples_of_other_budgets_or_of_another_base_are_not_trained_on(
         examples.append(
             Example(id=name, prompt=(65,), response=(*forced, 66), num_forced=len(forced), bucket=bucket)
         )
-    origin = Origin.of(base, encoder.seams.opening, examples)
+    origin = ExamplesOrigin.of(base, encoder.seams.opening, examples)
     if changed and "no hint" not in changed:
         origin = replace(origin, **changed)
     file = tmp_path / "e.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgereason.core.types import Route, Stop
-from edgereason.evals.samples import Sample, TraceRow
+from edgereason.evals.samples import RecordedTrace, Sample
 
 
 def trace(
@@ -16,8 +16,8 @@ def trace(
     tokens: int = 100,
     verifier: float | None = None,
     stop: Stop = Stop.NATURAL,
-) -> TraceRow:
-    return TraceRow(
+) -> RecordedTrace:
+    return RecordedTrace(
         index=index,
         stop=stop,
         thinking_tokens=tokens - 10,
@@ -46,7 +46,7 @@ def sample(
     ttft_s: float = 1.0,
     total_s: float = 2.0,
     verify_s: float | None = None,
-    traces: tuple[TraceRow, ...] | None = None,
+    traces: tuple[RecordedTrace, ...] | None = None,
 ) -> Sample:
     return Sample(
         id=id,
@@ -71,7 +71,7 @@ def sample(
     )
 
 
-def pool(id: str, *traces: TraceRow, reference: str = "18") -> Sample:
+def pool(id: str, *traces: RecordedTrace, reference: str = "18") -> Sample:
     """A question whose streams said this, numbered in this order."""
     numbered = tuple(replace(one, index=index) for index, one in enumerate(traces))
     return sample(id, numbered[0].score, reference=reference, traces=numbered)

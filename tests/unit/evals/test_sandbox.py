@@ -15,7 +15,7 @@ import pytest
 
 from edgereason.errors import ConfigError
 from edgereason.evals import sandbox
-from edgereason.evals.sandbox import Limits, Outcome, run_program
+from edgereason.evals.sandbox import Limits, RunOutcome, run_program
 
 # Generous where it isn't what is tested: a shared machine may stand still for seconds.
 PATIENT = Limits(cpu_s=20, wall_s=60)
@@ -70,7 +70,7 @@ print("said to nobody", file=open("/dev/null", "w"))
 if __name__ == "__main__":
     raise AssertionError("as in the official scorers, this is not the main module")
 """
-    assert run_program(program, PATIENT) == Outcome(True, None)
+    assert run_program(program, PATIENT) == RunOutcome(True, None)
 
 
 @pytest.mark.parametrize(
@@ -87,19 +87,19 @@ if __name__ == "__main__":
     ids=["assert", "syntax", "input", "exit", "hard exit", "abort", "error without text"],
 )
 def test_a_program_that_does_not_reach_its_end_fails_and_says_why(program, error):
-    assert run_program(program, PATIENT) == Outcome(False, error)
+    assert run_program(program, PATIENT) == RunOutcome(False, error)
 
 
 def test_an_endless_loop_is_stopped_by_the_limit_on_processor_time():
     program = "try:\n    while True: pass\nexcept BaseException: pass"
-    assert run_program(program, Limits(cpu_s=1, wall_s=60)) == Outcome(
+    assert run_program(program, Limits(cpu_s=1, wall_s=60)) == RunOutcome(
         False, "stopped at the limit of 1 s of processor time"
     )
 
 
 def test_a_sleeping_program_is_stopped_by_the_limit_on_wall_time(children):
     outcome = run_program("import time; time.sleep(600)", HASTY)
-    assert outcome == Outcome(False, "stopped at the limit of 0.5 s")
+    assert outcome == RunOutcome(False, "stopped at the limit of 0.5 s")
     assert is_gone(children[0])
 
 
@@ -107,14 +107,14 @@ def test_a_sleeping_program_is_stopped_by_the_limit_on_wall_time(children):
 def test_a_program_that_wants_more_memory_than_it_may_have_is_stopped():
     program = "x = bytearray({})"
     limits = Limits(memory_bytes=2**26)
-    assert run_program(program.format(2**26), limits) == Outcome(False, "MemoryError")
+    assert run_program(program.format(2**26), limits) == RunOutcome(False, "MemoryError")
     assert run_program(program.format(2**20), limits).passed
 
 
 def test_no_file_grows_beyond_its_limit():
     limits = Limits(file_bytes=1000)
     program = "with open('a', 'wb') as file: file.write(bytes({}))"
-    assert run_program(program.format(1000), limits) == Outcome(True, None)
+    assert run_program(program.format(1000), limits) == RunOutcome(True, None)
     assert "File too large" in (run_program(program.format(1001), limits).error or "")
 
 
@@ -126,7 +126,7 @@ assert got == [(3, 4), (1000, 1000), (20, 20), (0, 0), (0, 0)], got
 r.setrlimit(r.RLIMIT_CPU, (4, 4))
 """
     outcome = run_program(program, Limits(cpu_s=2.5, file_bytes=1000, num_open_files=20))
-    assert outcome == Outcome(False, "PermissionError: resource.setrlimit is not allowed here")
+    assert outcome == RunOutcome(False, "PermissionError: resource.setrlimit is not allowed here")
 
 
 def test_sockets_processes_threads_signals_and_foreign_functions_are_refused():
@@ -158,14 +158,14 @@ for attempt in {attempts!r}:
     else:
         raise AssertionError(attempt)
 """
-    assert run_program(program, PATIENT) == Outcome(True, None)
+    assert run_program(program, PATIENT) == RunOutcome(True, None)
 
 
 @pytest.mark.skipif(not can_unshare(), reason="the kernel gives no namespaces to this user")
 def test_there_is_no_network_even_below_the_refusals():
     # Two lines of headings, then one line an interface: only the loopback, which is down.
     program = "lines = open('/proc/net/dev').readlines()\nassert len(lines) == 3 and 'lo:' in lines[2], lines"
-    assert run_program(program, PATIENT) == Outcome(True, None)
+    assert run_program(program, PATIENT) == RunOutcome(True, None)
 
 
 def test_nothing_outside_of_the_folder_is_changed(tmp_path):
@@ -207,7 +207,7 @@ for attempt in {attempts!r}:
         raise AssertionError(attempt)
 """
     # THEN each is refused, and the file is as it was
-    assert run_program(program, PATIENT) == Outcome(True, None)
+    assert run_program(program, PATIENT) == RunOutcome(True, None)
     assert [path.name for path in ours.parent.iterdir()] == ["ours"]
     assert ours.read_text() == "ours"
     assert ours.stat().st_mode & 0o600 == 0o600
@@ -221,7 +221,7 @@ for _ in range(50):
     sys.stderr.write("x" * 100_000)
     os.write(2, b"x" * 100_000)
 """
-    assert run_program(program, PATIENT) == Outcome(True, None)
+    assert run_program(program, PATIENT) == RunOutcome(True, None)
 
 
 def test_a_flood_into_every_open_file_neither_passes_nor_hangs():
@@ -231,7 +231,7 @@ for file in range(64):
     try: os.write(file, b"x" * 1_000_000)
     except OSError: pass
 """
-    assert run_program(program, HASTY) == Outcome(False, "stopped at the limit of 0.5 s")
+    assert run_program(program, HASTY) == RunOutcome(False, "stopped at the limit of 0.5 s")
 
 
 def test_the_temporary_folder_is_gone_whatever_was_left_in_it(tmp_path, monkeypatch):
@@ -243,14 +243,14 @@ os.mkdir("locked")
 open("locked/file", "w").close()
 os.chmod("locked", 0)
 """
-    assert run_program(program, PATIENT) == Outcome(True, None)
+    assert run_program(program, PATIENT) == RunOutcome(True, None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_program_sees_none_of_our_environment(monkeypatch):
     monkeypatch.setenv("A_TOKEN", "secret")
     program = "import os; assert set(os.environ) <= {'PYTHONHASHSEED', 'TMPDIR', 'LC_CTYPE'}, set(os.environ)"
-    assert run_program(program, PATIENT) == Outcome(True, None)
+    assert run_program(program, PATIENT) == RunOutcome(True, None)
 
 
 def test_strings_hash_the_same_in_every_run():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgereason.bundles.build import Parts, build
-from edgereason.bundles.verify import Outcome, verify
+from edgereason.bundles.verify import CheckOutcome, verify
 from edgereason.core import bundle as bundle_module
 from edgereason.core.bundle import Bundle
 from edgereason.engine.llama import LlamaEngine
@@ -76,7 +76,7 @@ def test_a_base_inside_a_bundle_is_hashed_once_and_what_is_kept_beside_it_distur
     load(whole.folder).close()
     assert sorted(reads) == ["heads.safetensors", "reasoning.gguf"]
     assert (whole.folder / ".base.gguf.json").is_file()
-    assert {check.outcome for check in verify(whole.folder)} == {Outcome.OK}
+    assert {check.outcome for check in verify(whole.folder)} == {CheckOutcome.OK}
     again = build(tmp_path / "again", Parts(base=whole.folder / "base.gguf", start=Bundle.read(whole.folder)))
     assert not (again.folder / ".base.gguf.json").exists()
 
@@ -86,7 +86,7 @@ def test_verify_finds_a_change_that_size_and_time_hide_and_the_next_load_refuses
     tamper(base)
     load(bundle.folder, base=base).close()
     (found,) = (check for check in verify(bundle.folder, base) if check.what == "base")
-    assert found.outcome is Outcome.WRONG
+    assert found.outcome is CheckOutcome.WRONG
     assert "another base: sha256 is" in found.text
     with pytest.raises(BundleError, match="another base: sha256 is"):
         load(bundle.folder, base=base)

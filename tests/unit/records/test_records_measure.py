@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from edgereason.records.measure import CpuWatch, Samples, interleave, timed
+from edgereason.records.measure import CpuWatch, Timings, interleave, timed
 
 
 def test_cases_take_turns_and_after_round_comes_after_each_round():
@@ -37,7 +37,7 @@ def test_a_ratio_is_of_minima_even_where_they_fell_in_different_rounds():
 
 
 def test_spread_is_median_over_minimum():
-    samples = Samples({"a": [5.0, 2.0, 3.0]})
+    samples = Timings({"a": [5.0, 2.0, 3.0]})
     assert samples.spread("a") == 1.5
     assert samples.summary() == {"a": {"min_s": 2.0, "spread": 1.5}}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgereason.core.types import Route, Stop
 from edgereason.evals.metrics import summarise
-from edgereason.evals.samples import Sample, TraceRow
+from edgereason.evals.samples import RecordedTrace, Sample
 
 COMMIT = "e8bb2017c1d2e3f4"
 MODEL = {"name": "base-q4_0.gguf", "sha256": "ab" * 32, "size_bytes": 360_662_912}
@@ -17,7 +17,7 @@ MODEL = {"name": "base-q4_0.gguf", "sha256": "ab" * 32, "size_bytes": 360_662_91
 
 def trace(
     index: int = 0, *, num_tokens: int = 10, answer: str = "7", score: float = 1.0, **other: Any
-) -> TraceRow:
+) -> RecordedTrace:
     """A trace whose answer takes up to 4 of its tokens."""
     answer_tokens = min(4, num_tokens)
     fields = {
@@ -32,7 +32,7 @@ def trace(
         "text": answer,
         "token_ids": (),
     }
-    return TraceRow(**fields | other)
+    return RecordedTrace(**fields | other)
 
 
 def sample(id_: str, num_tokens: int = 10, score: float = 1.0, *, repeat: int = 0, **other: Any) -> Sample:

@@ -25,7 +25,7 @@ from edgereason.evals.curves import sweep
 from edgereason.evals.likelihood.loglik import ChoiceRow, summarise
 from edgereason.report import records
 from edgereason.report.benchmarks import engine_blocks
-from edgereason.report.lengths import Lengths, Reduction, draw_lengths, draw_reductions
+from edgereason.report.lengths import LengthSeries, Reduction, draw_lengths, draw_reductions
 from edgereason.report.overview import Point, draw_points, quantization_blocks, system_blocks
 from edgereason.report.page import PAGE, PARTS, write_report
 from edgereason.report.records import read_records
@@ -108,8 +108,8 @@ def test_records_and_labels_of_one_name_are_told_apart(tmp_path):
 
 
 def test_a_commit_that_files_differed_from_keeps_its_mark():
-    assert str(records.Source("run", COMMIT + "+")) == "run @ e8bb201+"
-    assert str(records.Source("run")) == "run"
+    assert str(records.RecordSource("run", COMMIT + "+")) == "run @ e8bb201+"
+    assert str(records.RecordSource("run")) == "run"
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_points_are_drawn_where_they_are_with_their_whiskers(figure):
 
 
 def test_the_cdf_starts_at_nothing_and_ends_at_all(figure):
-    draw_lengths([Lengths("a", (10, 20, 20, 40))], figure)
+    draw_lengths([LengthSeries("a", (10, 20, 20, 40))], figure)
     _, right = figure.axes
     (line,) = right.lines
     # 40 is the longest, and the last bin of width 2 ends at 42.

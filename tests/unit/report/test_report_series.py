@@ -10,7 +10,7 @@ from report_records import sample, trace, write_run
 
 from benchmarks.peers.cases import PEERS, Case
 from benchmarks.peers.plan import SHAPES
-from benchmarks.peers.record import Run as PeerRun
+from benchmarks.peers.record import PeerRun as PeerRun
 from benchmarks.peers.record import Standing, case_entry, peer_entry
 from edgereason.bench.parallel import StepTiming, case_entries
 from edgereason.bench.switch import length_entry
@@ -18,7 +18,7 @@ from edgereason.core.fields import Fields
 from edgereason.core.types import Route
 from edgereason.errors import ConfigError
 from edgereason.evals.curves.sweep import sweep
-from edgereason.records.measure import Samples
+from edgereason.records.measure import Timings
 from edgereason.report.benchmarks import (
     Depth,
     FirstToken,
@@ -36,14 +36,14 @@ from edgereason.report.curves import (
     vote_curves,
 )
 from edgereason.report.labels import place_labels, spread
-from edgereason.report.lengths import Lengths, bin_edges, lengths, reductions
+from edgereason.report.lengths import LengthSeries, bin_edges, lengths, reductions
 from edgereason.report.overview import changes, run_points
-from edgereason.report.records import Record, Source, read_records
+from edgereason.report.records import Record, RecordSource, read_records
 from edgereason.report.style import whiskers
 
 
 def record(values):
-    return Record(Source("r.json"), Fields(values, "r.json"))
+    return Record(RecordSource("r.json"), Fields(values, "r.json"))
 
 
 @pytest.fixture
@@ -61,15 +61,15 @@ def runs(tmp_path):
 
 def test_lengths_are_the_winning_streams_and_ascend(runs):
     (run,) = runs(a=[sample("q1", 30), sample("q2", 10), sample("q1", 20, repeat=1)])
-    assert lengths([run]) == [Lengths("a", (10, 20, 30))]
+    assert lengths([run]) == [LengthSeries("a", (10, 20, 30))]
 
 
 def test_the_cdf_counts_what_is_at_most_so_long():
-    assert Lengths("a", (10, 10, 20, 40)).cdf == ([10, 20, 40], [0.5, 0.75, 1.0])
+    assert LengthSeries("a", (10, 10, 20, 40)).cdf == ([10, 20, 40], [0.5, 0.75, 1.0])
 
 
 def test_a_bin_holds_its_lower_edge_and_not_its_upper():
-    assert Lengths("a", (0, 9, 10, 29)).shares([0, 10, 20, 30]) == [0.5, 0.25, 0.25]
+    assert LengthSeries("a", (0, 9, 10, 29)).shares([0, 10, 20, 30]) == [0.5, 0.25, 0.25]
 
 
 def test_bins_are_few_of_round_width_and_hold_the_longest():
@@ -255,7 +255,7 @@ def test_parallel_cases_become_a_line_for_every_depth():
 def test_times_to_the_first_token_become_a_line_for_every_route():
     def rounds(seconds):
         cases = ("chat", "chat_with_features", "think_shared", "think_reencoded")
-        return Samples({case: [seconds, 3 * seconds, 2 * seconds] for case in cases})
+        return Timings({case: [seconds, 3 * seconds, 2 * seconds] for case in cases})
 
     values = {"lengths": [length_entry(256, rounds(2.0)), length_entry(64, rounds(1.0))]}
     lines = first_tokens(record(values))

@@ -25,7 +25,7 @@ from edgereason.train.lora.adapters import (
     save_adapter,
     settings_of,
 )
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 
 SHA256, OTHER = "ab" * 32, "cd" * 32
 SETTINGS = LoraSettings(rank=4)
@@ -68,14 +68,14 @@ def test_peft_loads_it_as_an_activated_lora_that_says_what_ours_says(saved):
     logits = reference(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     at = torch.arange(len(prompt) + 1, len(prompt) + len(response) - 1)
     expected = logits[at, torch.tensor(response[2:])]
-    found = MaskedLora(lora_model())(Batch.of([row]))[0, 2:]
+    found = MaskedLora(lora_model())(ResponseBatch.of([row]))[0, 2:]
     assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_what_was_saved_is_loaded_again(saved):
     fresh = new_adapter(base_model(), SETTINGS, 5)
     load_adapter(fresh, saved, base_sha256=SHA256)
-    batch = Batch.of(random_rows())
+    batch = ResponseBatch.of(random_rows())
     assert torch.equal(MaskedLora(fresh)(batch), MaskedLora(lora_model())(batch))
     assert fresh.peft_config["default"].alora_invocation_tokens is None  # plain while it is trained
 

@@ -19,8 +19,8 @@ from edgereason.train.lora.examples import (
     Encoder,
     Example,
     ExamplesFile,
+    ExamplesOrigin,
     HintConfig,
-    Origin,
     fitting,
     read_examples,
     write_examples,
@@ -100,7 +100,7 @@ def test_what_is_too_long_is_counted_and_never_cut():
 
 def test_ids_are_read_as_they_were_written(encoder, tmp_path):
     examples = [encoder.encode(trace("a"), ALWAYS), encoder.encode(trace("b"), HintConfig())]
-    origin = Origin.of(BASE, encoder.seams.opening, examples)
+    origin = ExamplesOrigin.of(BASE, encoder.seams.opening, examples)
     write_examples(tmp_path / "examples.jsonl", origin, examples)
     assert read_examples(tmp_path / "examples.jsonl") == ExamplesFile("examples.jsonl", examples, origin)
     assert (origin.base_sha256, origin.vocab_sha256, origin.buckets) == ("ab" * 32, "cd" * 32, (64,))
@@ -135,7 +135,7 @@ def both(encoder, **changed):
     """A file of two examples, for both of the buckets, and what else is said of it."""
     examples = [encoder.encode(trace("a"), ALWAYS), encoder.encode(trace("b", "2 + 2." * 9), ALWAYS)]
     assert [one.bucket for one in examples] == [64, 128]
-    origin = replace(Origin.of(BASE, encoder.seams.opening, examples), **changed)
+    origin = replace(ExamplesOrigin.of(BASE, encoder.seams.opening, examples), **changed)
     return ExamplesFile("e.jsonl", examples, origin)
 
 

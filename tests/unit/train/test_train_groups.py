@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import TrainingError
-from edgereason.train.grpo.groups import Group, GroupSampler, Problem, Response, is_right, most_unlike
+from edgereason.train.grpo.groups import Group, GroupSampler, JudgedResponse, Problem, is_right, most_unlike
 from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures, alarms
 from edgereason.train.grpo.reward import Outcome, RewardConfig
 from edgereason.train.grpo.rollout import Drawn, Vocabulary, Want
@@ -192,10 +192,10 @@ def test_a_reward_that_raises_names_the_response_and_is_no_zero() -> None:
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def response(tokens: int, *, is_right: bool, reward: float, is_whole: bool = True) -> Response:
+def response(tokens: int, *, is_right: bool, reward: float, is_whole: bool = True) -> JudgedResponse:
     outcome = Outcome(is_right=is_right, thinking_tokens=tokens - 5, answer_tokens=5)
     drawn = Drawn((0,) * tokens, (0.0,) * tokens, is_whole)
-    return Response(drawn=drawn, outcome=outcome, reward=reward, is_within=is_whole)
+    return JudgedResponse(drawn=drawn, outcome=outcome, reward=reward, is_within=is_whole)
 
 
 def test_figures_are_of_every_group_that_was_drawn() -> None:

@@ -31,7 +31,7 @@ from edgereason.train.grpo.torch_rollout import TorchRollouts
 from edgereason.train.grpo.trainer import BudgetTrainer, by_length, turn
 from edgereason.train.lora.adapters import save_adapter
 from edgereason.train.lora.checkpoints import forget_lines_behind
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 from edgereason.train.lora.run import BaseConfig, TorchBase
 
 SHA256 = "ab" * 32
@@ -208,7 +208,7 @@ def test_the_loss_is_the_papers_over_sampled_tokens(tmp_path: Path, unbiased_kl:
     for row in range(len(batch["completion_ids"])):
         prompt = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()].tolist()
         ids = batch["completion_ids"][row][batch["completion_mask"][row].bool()].tolist()
-        one = Batch.of([(prompt, ids, [True] * len(ids))])
+        one = ResponseBatch.of([(prompt, ids, [True] * len(ids))])
         with torch.no_grad():
             logprobs = made._policy.scores(one, temperature=0.8)[0][0]
         terms = []

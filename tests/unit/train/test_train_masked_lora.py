@@ -7,7 +7,7 @@ import torch
 from tiny_lora import OPENING, gradients, lora_model, random_rows
 
 from edgereason.errors import TrainingError
-from edgereason.train.lora.masked_lora import Batch, MaskedLora, adapter_off
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch, adapter_off
 
 
 def plain_logprobs(model, row):
@@ -32,7 +32,7 @@ def test_it_is_pefts_activated_lora_in_log_probabilities_and_gradients():
     (-expected.mean()).backward()
     # WHEN
     model = lora_model()
-    found = flat(rows, MaskedLora(model)(Batch.of(rows)))
+    found = flat(rows, MaskedLora(model)(ResponseBatch.of(rows)))
     (-found.mean()).backward()
     # THEN
     assert torch.allclose(found, expected, atol=1e-5)
@@ -50,7 +50,7 @@ def test_with_masks_and_copies_as_on_other_devices_it_comes_to_the_same():
     for model, has_window in zip(models, (False, True), strict=True):
         masked = MaskedLora(model)
         masked._has_window = has_window
-        found.append(masked(Batch.of(rows)))
+        found.append(masked(ResponseBatch.of(rows)))
         found[-1].sum().backward()
     assert torch.allclose(*found, atol=1e-5)
     forked, copied = map(gradients, models)
@@ -69,7 +69,7 @@ def test_it_differs_from_a_lora_that_is_on_everywhere():
     (row,) = random_rows()[:1]
     model = lora_model()
     everywhere = plain_logprobs(model, row)[torch.tensor(row[2])]
-    masked = flat([row], MaskedLora(model)(Batch.of([row])))
+    masked = flat([row], MaskedLora(model)(ResponseBatch.of([row])))
     assert (everywhere - masked).abs().max() > 0.01
 
 
@@ -78,7 +78,7 @@ def test_with_an_empty_prompt_it_is_a_lora_that_is_on_everywhere():
     rows = [
         ((), prompt + response, (False,) * len(prompt) + wanted) for prompt, response, wanted in random_rows()
     ]
-    whole = Batch.of(rows)
+    whole = ResponseBatch.of(rows)
     reference = lora_model()
     expected = [
         plain_logprobs(reference, (response[:1], response[1:], None))[torch.tensor(wanted[1:])]
@@ -99,15 +99,15 @@ def test_with_an_empty_prompt_it_is_a_lora_that_is_on_everywhere():
 def test_an_empty_prompt_beside_others_is_refused():
     (row, *_) = random_rows()
     with pytest.raises(TrainingError, match="empty prompt beside others"):
-        MaskedLora(lora_model())(Batch.of([row, ((), *row[1:])]))
+        MaskedLora(lora_model())(ResponseBatch.of([row, ((), *row[1:])]))
 
 
 def test_what_shares_a_batch_changes_nothing():
     rows = random_rows(3, prompts=(3, 30, 11, 3), responses=(40, 2, 9, 5))
     masked = MaskedLora(lora_model())
-    together = masked(Batch.of(rows))
+    together = masked(ResponseBatch.of(rows))
     for n, row in enumerate(rows):
-        alone = masked(Batch.of([row]))[0]
+        alone = masked(ResponseBatch.of([row]))[0]
         assert torch.allclose(together[n, : len(alone)], alone, atol=1e-5)
         assert not together[n, len(alone) :].any()
 
@@ -120,7 +120,7 @@ def test_checkpointing_changes_no_gradient():
         if checkpointing:
             model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
         masked = MaskedLora(model)
-        masked(Batch.of(rows)).sum().backward()
+        masked(ResponseBatch.of(rows)).sum().backward()
         found.append(gradients(model))
     plain, again = found
     assert all(torch.equal(plain[name], again[name]) for name in plain)
@@ -135,17 +135,17 @@ def test_prompts_are_encoded_once_while_there_is_room(monkeypatch):
     masked = MaskedLora(lora_model(), cached_bytes=2 * one)
     first, second, third = (row[0] for row in rows)
     for row in (rows[0], rows[1], rows[0], rows[2], rows[0], rows[1]):
-        masked(Batch.of([row]))
+        masked(ResponseBatch.of([row]))
     assert encoded == [first, second, third, second]  # the second was the longest unused
     encoded.clear()
     masked = MaskedLora(lora_model())
     for _ in range(2):
-        masked(Batch.of(rows[:1]))
+        masked(ResponseBatch.of(rows[:1]))
     assert encoded == [first, first]
 
 
 def test_a_prompt_from_the_cache_gives_the_same_bits():
-    batch, masked = Batch.of(random_rows()), MaskedLora(lora_model(), cached_bytes=10**6)
+    batch, masked = ResponseBatch.of(random_rows()), MaskedLora(lora_model(), cached_bytes=10**6)
     assert torch.equal(masked(batch), masked(batch))
 
 
@@ -167,7 +167,7 @@ def test_dropout_acts_on_responses_and_never_on_prompts():
     model = lora_model(dropout=0.5)
     model.train()
     masked = MaskedLora(model, cached_bytes=10**6)
-    batch = Batch.of(random_rows())
+    batch = ResponseBatch.of(random_rows())
     assert not torch.equal(masked(batch), masked(batch))
     assert model.training
     kept = masked.encoded(batch.prompts[0]).layers[1][0]
@@ -175,7 +175,7 @@ def test_dropout_acts_on_responses_and_never_on_prompts():
 
 
 def test_bfloat16_products_come_close():
-    batch = Batch.of(random_rows())
+    batch = ResponseBatch.of(random_rows())
     exact = MaskedLora(lora_model())(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = MaskedLora(lora_model())(batch)

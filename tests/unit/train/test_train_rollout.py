@@ -12,7 +12,7 @@ from edgereason.engine.scripted import END, ScriptedEngine
 from edgereason.errors import ContextOverflow, EngineError
 from edgereason.train.grpo.rollout import Drawn, EngineRollouts, Vocabulary, Want
 from edgereason.train.grpo.torch_rollout import TorchRollouts
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 
 THINKS = "2+2=4\n</think>\n\nThe final answer is 4."
 FORCED = tuple(b"<think>\n")
@@ -136,7 +136,7 @@ def test_log_probabilities_are_those_of_the_masked_model(policy: MaskedLora) -> 
     for asked, drawn in zip(WANTS, found, strict=True):
         for one in drawn:
             ids = asked.forced + one.ids
-            batch = Batch.of([(asked.prompt, ids, [True] * len(ids))])
+            batch = ResponseBatch.of([(asked.prompt, ids, [True] * len(ids))])
             with torch.no_grad():
                 expected, _ = policy.scores(batch, temperature=0.8)
             torch.testing.assert_close(
@@ -181,7 +181,7 @@ def test_draws_follow_the_models_chances(policy: MaskedLora) -> None:
     asked = Want(prompt=(1, 2, 3), forced=OPENING, cap_tokens=1, count=count, seed=0)
     (found,) = TorchRollouts(policy, ENDS, temperature=0.8)([asked])
     drawn = torch.bincount(torch.tensor([one.ids[0] for one in found]), minlength=64) / count
-    batch = Batch.of([(asked.prompt, (*OPENING, token), [True] * 3) for token in range(64)])
+    batch = ResponseBatch.of([(asked.prompt, (*OPENING, token), [True] * 3) for token in range(64)])
     with torch.no_grad():
         chances = policy.scores(batch, temperature=0.8)[0][:, -1].exp()
     assert chances.sum() == pytest.approx(1.0, abs=1e-4)

@@ -22,7 +22,7 @@ from edgereason.train.lora import loop
 from edgereason.train.lora.adapters import LoraSettings, adapter_sha256, load_adapter, new_adapter
 from edgereason.train.lora.examples import Example, HintConfig
 from edgereason.train.lora.loop import LengthGrouped, TrainConfig
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 from edgereason.train.lora.run import BaseConfig, SftRecipe, TorchBase, sft
 
 SHA256 = "ab" * 32
@@ -78,7 +78,7 @@ def test_the_loss_is_that_of_a_token_and_falls(finished):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.zero_()
-    batch = Batch.of([rows[n] for n in order])
+    batch = ResponseBatch.of([rows[n] for n in order])
     with torch.no_grad():
         expected = -MaskedLora(model)(batch).sum() / batch.trained.sum()
     assert found[0] == pytest.approx(float(expected), abs=1e-4)
@@ -271,7 +271,7 @@ def test_an_adapter_can_be_learned_further(finished, tmp_path):
     order = list(LengthGrouped([len(r) for _, r, _ in rows], 4, 1))[:4]
     model = new_adapter(base_model(), LoraSettings(rank=4), 0)
     load_adapter(model, start, base_sha256=SHA256)
-    batch = Batch.of([rows[n] for n in order])
+    batch = ResponseBatch.of([rows[n] for n in order])
     with torch.no_grad():
         expected = -MaskedLora(model)(batch).sum() / batch.trained.sum()
     # Dropout of a tenth stands between the two.

@@ -17,7 +17,7 @@ from edgereason.train.grpo.groups import GroupSampler, Problem
 from edgereason.train.grpo.reward import RewardConfig
 from edgereason.train.grpo.rollout import Drawn, Vocabulary, Want
 from edgereason.train.grpo.shortest import shortest
-from edgereason.train.lora.examples import Encoder, HintConfig, Origin, read_examples
+from edgereason.train.lora.examples import Encoder, ExamplesOrigin, HintConfig, read_examples
 
 OPENING = tuple(b"<think>\n")
 HINTS = {64: tuple(b"Budget: 64 tokens.\n"), 128: tuple(b"Budget: 128 tokens.\n")}
@@ -130,7 +130,7 @@ def test_examples_say_what_they_were_made_for_and_the_recipe_of_their_buckets_ta
 ) -> None:
     shortest(tmp_path / "out", sampler(), Says(), BASE, RUN)
     file = read_examples(tmp_path / "out" / "examples.jsonl")
-    assert file.origin == Origin(
+    assert file.origin == ExamplesOrigin(
         base_sha256="12" * 32, vocab_sha256="34" * 32, opening=OPENING, buckets=(64, 128)
     )
     file.require(Encoder.of(ScriptedEngine()), BASE, HintConfig(buckets=(64, 128), share=1.0))

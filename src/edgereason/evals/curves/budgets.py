@@ -25,7 +25,7 @@ from edgereason.core.types import Budget, Candidate, Mode, Route, Stop, Trace
 from edgereason.errors import ConfigError
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.metrics import clustered_interval
-from edgereason.evals.samples import Sample, TraceRow
+from edgereason.evals.samples import RecordedTrace, Sample
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.many import answer_many
@@ -120,7 +120,7 @@ def require_cuttable(
         )
 
 
-def _finished(samples: Sequence[Sample]) -> list[tuple[Sample, TraceRow]]:
+def _finished(samples: Sequence[Sample]) -> list[tuple[Sample, RecordedTrace]]:
     traces = [(sample, trace) for sample in samples for trace in sample.traces]
     return [(sample, trace) for sample, trace in traces if trace.stop is not Stop.CANCELLED]
 
@@ -128,7 +128,7 @@ def _finished(samples: Sequence[Sample]) -> list[tuple[Sample, TraceRow]]:
 def _truncated(
     config: EvalConfig,
     items: Mapping[str, Item],
-    traces: Sequence[tuple[Sample, TraceRow]],
+    traces: Sequence[tuple[Sample, RecordedTrace]],
     model: Model,
     limits: Sequence[int],
     should_stop: Callable[[], bool],
@@ -156,7 +156,7 @@ def _truncated(
             yield [_row(items[sample.id], sample, trace, limit, cut) for limit, cut in candidates]
 
 
-def _row(item: Item, sample: Sample, trace: TraceRow, limit_tokens: int, cut: Candidate) -> BudgetRow:
+def _row(item: Item, sample: Sample, trace: RecordedTrace, limit_tokens: int, cut: Candidate) -> BudgetRow:
     is_cut = cut.trace.token_ids != trace.token_ids
     answer = cut.answer if is_cut else trace.answer
     return BudgetRow(
@@ -171,7 +171,7 @@ def _row(item: Item, sample: Sample, trace: TraceRow, limit_tokens: int, cut: Ca
     )
 
 
-def _trace(row: TraceRow, seed: int) -> Trace:
+def _trace(row: RecordedTrace, seed: int) -> Trace:
     forced = set(row.forced)
     return Trace(
         index=row.index,
@@ -187,7 +187,7 @@ def _trace(row: TraceRow, seed: int) -> Trace:
 
 
 def _record(
-    limits: Sequence[int], rows: Sequence[BudgetRow], traces: Sequence[tuple[Sample, TraceRow]]
+    limits: Sequence[int], rows: Sequence[BudgetRow], traces: Sequence[tuple[Sample, RecordedTrace]]
 ) -> dict[str, Any]:
     by_limit = {limit: [row for row in rows if row.limit_tokens == limit] for limit in limits}
     scores = {limit: _by_question((row.id, row.score) for row in by_limit[limit]) for limit in limits}

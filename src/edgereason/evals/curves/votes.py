@@ -31,7 +31,7 @@ from edgereason.evals.metrics import (
     num_correct,
     pass_at_k,
 )
-from edgereason.evals.samples import Sample, TraceRow
+from edgereason.evals.samples import RecordedTrace, Sample
 from edgereason.heads.reliability import auroc, auroc_within
 from edgereason.reasoning.vote import Ballot, winner
 
@@ -121,7 +121,7 @@ class _Pool:
     of a question are settled before the next question's.
     """
 
-    def __init__(self, id_: str, traces: list[TraceRow], draws: int, seed: int) -> None:
+    def __init__(self, id_: str, traces: list[RecordedTrace], draws: int, seed: int) -> None:
         self.id = id_
         self.traces = traces
         self.answers = [None if trace.answer is None else canonical(trace.answer) for trace in traces]

@@ -58,7 +58,7 @@ def is_right(problem: Problem, text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class JudgedResponse:
     """One response of a group, and what it is worth.
 
     Attributes:
@@ -71,7 +71,7 @@ class Response:
     is_within: bool
 
 
-def most_unlike(responses: Sequence[Response], count: int) -> tuple[Response, ...]:
+def most_unlike(responses: Sequence[JudgedResponse], count: int) -> tuple[JudgedResponse, ...]:
     """So many of the responses, with the greatest variance of rewards that they can have.
 
     Those are always some that are worth the most and others that are worth the least.
@@ -96,8 +96,8 @@ class Group:
     problem: Problem
     bucket: int
     forced: tuple[int, ...]
-    responses: tuple[Response, ...]
-    learned: tuple[Response, ...]
+    responses: tuple[JudgedResponse, ...]
+    learned: tuple[JudgedResponse, ...]
 
     @property
     def has_spread(self) -> bool:
@@ -225,13 +225,13 @@ class GroupSampler:
             learned=most_unlike(responses, self.learned or self.count),
         )
 
-    def _judged(self, problem: Problem, bucket: int, drawn: Drawn) -> Response:
+    def _judged(self, problem: Problem, bucket: int, drawn: Drawn) -> JudgedResponse:
         text = self.vocabulary.text(drawn.ids)
         try:
             outcome = self._outcome(problem, drawn, text)
             is_within = drawn.is_whole and drawn.num_tokens <= self.rewards.most_tokens(bucket)
             worth = reward(outcome, bucket, self.rewards)
-            return Response(drawn=drawn, outcome=outcome, reward=worth, is_within=is_within)
+            return JudgedResponse(drawn=drawn, outcome=outcome, reward=worth, is_within=is_within)
         except Exception as error:
             raise TrainingError(
                 f"the reward of a response to {problem.id} can't be found ({type(error).__name__}: {error}); "

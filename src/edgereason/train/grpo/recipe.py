@@ -204,7 +204,7 @@ def grpo(
     def draw(ids: Sequence[str], step: int) -> Groups:
         return sampler.sample(ids, step, reload_adapter(policy, save))
 
-    log = _Log(folder, material.vocabulary, context.progress)
+    log = _UpdateLog(folder, material.vocabulary, context.progress)
     trainer = BudgetTrainer(
         policy,
         list(sampler.problems),
@@ -243,7 +243,7 @@ def grpo(
     }
 
 
-class _Log(TrainerCallback):  # type: ignore[misc]
+class _UpdateLog(TrainerCallback):  # type: ignore[misc]
     """A line of metrics for every update: TRL's figures, and those of the drawing."""
 
     def __init__(self, folder: Path, vocabulary: Vocabulary, progress: Progress) -> None:

@@ -34,7 +34,7 @@ from edgereason.train.grpo.groups import Group, GroupSampler
 from edgereason.train.grpo.material import QuestionSources, material_of
 from edgereason.train.grpo.recipe import GrpoRecipe
 from edgereason.train.grpo.rollout import EngineRollouts, RolloutEngine
-from edgereason.train.lora.examples import Example, Origin, write_examples
+from edgereason.train.lora.examples import Example, ExamplesOrigin, write_examples
 from edgereason.train.lora.run import shipped
 
 FORMAT: Final = "edgereason-shortest"
@@ -200,7 +200,7 @@ def shortest(
             context.progress("rows", len(rows), len(asked))
     found = [rows[key] for key in asked]
     examples = [_example(row, row.kept, sampler) for row in found if row.kept is not None]
-    write_examples(folder / EXAMPLES, Origin.of(base, sampler.opening, examples), examples)
+    write_examples(folder / EXAMPLES, ExamplesOrigin.of(base, sampler.opening, examples), examples)
     return {
         "format": FORMAT,
         "run": run,

@@ -42,7 +42,7 @@ from edgereason.train.grpo.groups import Groups
 from edgereason.train.grpo.rollout import Vocabulary
 from edgereason.train.lora.checkpoints import AdapterCheckpoints, Clock, Save, last_checkpoint, step_of
 from edgereason.train.lora.loop import common_arguments
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 
 _OF_TOKENS: Final = frozenset({"kl", "entropy", "clip_ratio/region_mean"})
 
@@ -274,14 +274,14 @@ def _given_rewards(reward: list[float], **_: Any) -> list[float]:
     return reward
 
 
-def _batch(ids: Tensor, mask: Tensor, completion_tokens: int) -> Batch:
+def _batch(ids: Tensor, mask: Tensor, completion_tokens: int) -> ResponseBatch:
     """TRL's rows, prompts padded on the left and completions on the right, as the masked model takes them."""
     rows = []
     for row, present in zip(ids, mask, strict=True):
         prompt = row[:-completion_tokens][present[:-completion_tokens]].tolist()
         response = row[-completion_tokens:][present[-completion_tokens:]].tolist()
         rows.append((prompt, response, [True] * len(response)))
-    return Batch.of(rows)
+    return ResponseBatch.of(rows)
 
 
 class _Ids(PreTrainedTokenizerBase):  # type: ignore[misc]

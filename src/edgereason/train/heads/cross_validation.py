@@ -145,7 +145,7 @@ def folds_of(labels: Labels, sources: Sequence[str], groups: Sequence[Hashable],
     return found
 
 
-class Measured(NamedTuple):
+class FoldResults(NamedTuple):
     """What folds say of a way to train.
 
     Attributes:
@@ -181,7 +181,7 @@ def measure(
     folds: Sequence[Fold],
     config: MlpConfig,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Measured | None:
+) -> FoldResults | None:
     """Trains a head without what each fold leaves out; None if stopped.
 
     Args:
@@ -205,7 +205,7 @@ def measure(
         ]
     )  # (folds, epochs)
     best = int(np.argmax(aurocs.mean(axis=0) + aurocs.min(axis=0)))
-    return Measured(
+    return FoldResults(
         num_epochs=best + 1,
         aurocs=tuple(aurocs[:, best].tolist()),
         rows=np.concatenate([fold.judged for fold in folds]),

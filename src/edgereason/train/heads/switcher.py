@@ -36,7 +36,7 @@ from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder, model_entry
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.traces import length_summary
-from edgereason.train.heads.cross_validation import Fold, Measured, folds_of, measure, passages, stratified
+from edgereason.train.heads.cross_validation import Fold, FoldResults, folds_of, measure, passages, stratified
 from edgereason.train.heads.linear import Labels, calibrate
 from edgereason.train.heads.mlp import MlpConfig, calibrated_mlp, train_mlp
 from edgereason.train.heads.prompt_states import (
@@ -209,7 +209,7 @@ class _Found(NamedTuple):
 
     features: Features
     mlp: MlpConfig
-    measured: Measured
+    measured: FoldResults
     tried: list[dict[str, Any]]
 
 

@@ -151,7 +151,7 @@ def announced(examples: Iterable[Example]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class ExamplesOrigin:
     """What examples in ids were made for; the first line of their file.
 
     Attributes:
@@ -209,7 +209,7 @@ class ExamplesFile:
 
     name: str
     examples: list[Example]
-    origin: Origin | None
+    origin: ExamplesOrigin | None
 
     def require(self, encoder: Encoder, base: Base, hints: HintConfig) -> None:
         """Refuses examples that this base and these hints would not have given.
@@ -225,7 +225,7 @@ class ExamplesFile:
             ConfigError: something differs; it says what the file has and what was expected.
         """
         if self.origin is not None:
-            now = replace(Origin.of(base, encoder.seams.opening, ()), buckets=hints.buckets)
+            now = replace(ExamplesOrigin.of(base, encoder.seams.opening, ()), buckets=hints.buckets)
             self._require_origin(self.origin, now)
         for one in self.examples:
             if one.bucket is not None and one.bucket not in hints.buckets:
@@ -241,7 +241,7 @@ class ExamplesFile:
                 f"not be trained; the file has {list(found)}: take the others out of the recipe"
             )
 
-    def _require_origin(self, made_for: Origin, now: Origin) -> None:
+    def _require_origin(self, made_for: ExamplesOrigin, now: ExamplesOrigin) -> None:
         named = {
             "base_sha256": "the base with SHA-256",
             "vocab_sha256": "the vocabulary with SHA-256",
@@ -278,7 +278,7 @@ class ExamplesFile:
             )
 
 
-def write_examples(path: Path, origin: Origin, examples: Sequence[Example]) -> None:
+def write_examples(path: Path, origin: ExamplesOrigin, examples: Sequence[Example]) -> None:
     """Writes ids as JSONL, for a machine that has no tokenizer; what they were made for comes first."""
     lines = [origin.to_json(), *map(asdict, examples)]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
@@ -301,7 +301,7 @@ def read_examples(path: Path) -> ExamplesFile:
         try:
             fields = json.loads(line)
             if number == 1 and "format" in fields:
-                origin = Origin.from_json(fields)
+                origin = ExamplesOrigin.from_json(fields)
                 continue
             prompt, response = (tuple(map(int, fields.pop(name))) for name in ("prompt", "response"))
             found.append(Example(prompt=prompt, response=response, **fields))

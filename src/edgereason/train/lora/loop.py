@@ -29,7 +29,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from edgereason.errors import ConfigError, TrainingError
 from edgereason.train.lora.checkpoints import AdapterCheckpoints, Clock, Save, forget_lines_behind
-from edgereason.train.lora.masked_lora import Batch, MaskedLora
+from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 
 METRICS: Final = "metrics.jsonl"
 _GROUPED_BATCHES: Final = 32
@@ -140,7 +140,7 @@ Row = tuple[Sequence[int], Sequence[int], Sequence[bool]]
 
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
     """Rows as the model takes them; `labels` are there for the Trainer to count."""
-    batch = Batch.of(rows)
+    batch = ResponseBatch.of(rows)
     return {"batch": batch, "labels": batch.ids.masked_fill(~batch.trained, -100)}
 
 

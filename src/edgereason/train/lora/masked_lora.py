@@ -104,7 +104,7 @@ Ids = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ResponseBatch:
     """Responses, and the prompts that they share.
 
     Attributes:
@@ -122,7 +122,7 @@ class Batch:
     trained: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Ids, Ids, Sequence[bool]]]) -> Batch:
+    def of(cls, rows: Sequence[tuple[Ids, Ids, Sequence[bool]]]) -> ResponseBatch:
         """Collates (prompt, response, trained) rows."""
         numbers: dict[tuple[int, ...], int] = {}
         owner = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt, _, _ in rows]
@@ -134,9 +134,11 @@ class Batch:
             trained[n, 1 : len(response)] = torch.tensor(wanted[1:], dtype=torch.bool)
         return cls(tuple(numbers), torch.tensor(owner), ids, trained)
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ResponseBatch:
         """The same, its tensors on a device."""
-        return Batch(self.prompts, self.owner.to(device), self.ids.to(device), self.trained.to(device))
+        return ResponseBatch(
+            self.prompts, self.owner.to(device), self.ids.to(device), self.trained.to(device)
+        )
 
 
 class MaskedLora(nn.Module):
@@ -179,12 +181,12 @@ class MaskedLora(nn.Module):
         weight: Tensor = self.model.get_base_model().get_output_embeddings().weight
         return weight
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: ResponseBatch) -> Tensor:
         """(rows, tokens) natural log-probabilities where `trained`, 0 elsewhere."""
         return self.scores(batch)[0]
 
     def scores(
-        self, batch: Batch, *, temperature: float = 1.0, want_entropies: bool = False
+        self, batch: ResponseBatch, *, temperature: float = 1.0, want_entropies: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities as `forward`, of logits over `temperature`; and entropies in nats, if wanted."""
         batch = batch.to(self.head.device)
@@ -204,7 +206,7 @@ class MaskedLora(nn.Module):
 
         return placed(logprobs), None if entropies is None else placed(entropies)
 
-    def hidden(self, batch: Batch) -> Tensor:
+    def hidden(self, batch: ResponseBatch) -> Tensor:
         """(rows, tokens, hidden) final hidden states of the responses.
 
         Raises:
@@ -216,7 +218,9 @@ class MaskedLora(nn.Module):
             raise TrainingError("an empty prompt beside others: all rows of a batch are masked, or none")
         # Only a CPU's kernel gives what is needed; a sliding window would need a mask after all.
         is_forked = batch.ids.device.type == "cpu" and not self._has_window
-        prefix = Prefix([self.encoded(prompt) for prompt in batch.prompts], batch.owner, forked=is_forked)
+        prefix = PrefixCache(
+            [self.encoded(prompt) for prompt in batch.prompts], batch.owner, forked=is_forked
+        )
         tokens = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         return self._states(
             input_ids=batch.ids,
@@ -274,7 +278,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = was
 
 
-class Prefix(Cache):  # type: ignore[misc]
+class PrefixCache(Cache):  # type: ignore[misc]
     """Prompts' keys and values in front of responses'; read only, so that a layer may be computed twice.
 
     Forked, they stay apart, for an attention that takes them from `shared`; else each row gets its own copy
@@ -338,7 +342,7 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    prefix: Prefix | None = None,
+    prefix: PrefixCache | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: forked where there is a prefix, else torch's."""
