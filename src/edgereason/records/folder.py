@@ -84,19 +84,26 @@ class RunFolder:
             if file.suffix == ".toml"
             else (_load_json, to_json(content))
         )
+
+        def found() -> dict[str, Any]:
+            there = loads(file.read_text("utf-8"))
+            if different := compare(there, loads(text)):
+                raise ConfigError(
+                    f"{self.path} holds another {self._holds} ({'; '.join(different)}): give a new "
+                    "folder (--output), or repeat its settings to go on with it"
+                )
+            return there
+
         try:
             if file.is_file():
-                found = loads(file.read_text("utf-8"))
-                if different := compare(found, loads(text)):
-                    raise ConfigError(
-                        f"{self.path} holds another {self._holds} ({'; '.join(different)}): give a new "
-                        "folder (--output), or repeat its settings to go on with it"
-                    )
-                return found
+                return found()
             if not is_vacant(self.path, name):
                 raise ConfigError(f"{self.path} holds something else: give a new folder (--output)")
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, text)
+            with self.lock():  # two processes may have found it vacant
+                if file.is_file():
+                    return found()
+                write_atomically(file, text)
         except OSError as error:
             raise ConfigError(f"{self.path} can't be written: {error.strerror}") from error
         except ValueError as error:

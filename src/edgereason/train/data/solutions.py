@@ -34,11 +34,6 @@ from edgereason.train.data.decontaminate import normalised
 from edgereason.train.data.questions import Question
 from edgereason.train.data.traces import Drop, Lengths, TraceRow, trace_or_drop, without_opening
 
-RULE: Final = (
-    "of a question's right samples that ended by themselves, fit and are no duplicates, those nearest in "
-    "length to the median of these, ties by the number of the sample"
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow(JournalRow):
@@ -65,6 +60,10 @@ class SampleRow(JournalRow):
         return self.id, self.number
 
 
+RULE: Final = (
+    "of a question's right samples that ended by themselves, fit and are no duplicates, those nearest in "
+    "length to the median of these, ties by the number of the sample"
+)
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _FENCE: Final = "```"
 _OFF, _ON = "\ue000", "\ue001"

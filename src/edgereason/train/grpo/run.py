@@ -27,23 +27,15 @@ def run(
     questions: QuestionSources,
     resume: Path | None = None,
 ) -> dict[str, Any] | None:
-    """Carries a recipe out, or goes on with what `folder` holds, down to bundle and record.
+    """Trains an adapter by GRPO as `train.lora.run.run` does by SFT, down to bundle and record.
 
     Args:
-        recipe: what to do.
-        folder: for everything that comes out; made if it is not there.
-        context: stopped, it leaves a checkpoint.
+        recipe, folder, context, resume: as for `train.lora.run.run`, which also says what is returned.
         start: folder of a training, or a bundle, whose adapter learns more.
         questions: to learn from, with their answers.
-        resume: a light checkpoint of another folder to go on from.
-
-    Returns:
-        The record, empty in all processes but the first; None if it was stopped.
 
     Raises:
-        ConfigError: settings, questions or folder are no good.
-        BundleError: an adapter or a base that doesn't fit.
-        TrainingError, EngineError: a step failed; the last checkpoint is whole.
+        EngineError: a rollout failed; the last checkpoint is whole. Else as `train.lora.run.run`.
     """
     config = recipe.training
     chosen, about_questions = questions.usable(config.seed)

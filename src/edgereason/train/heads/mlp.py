@@ -39,6 +39,7 @@ class MlpConfig:
         max_epochs: that may be chosen.
     """
 
+    seed: int = 0
     hidden_units: int = 8
     restarts: int = 5
     noise_std: float = 0.5
@@ -47,7 +48,6 @@ class MlpConfig:
     weight_decay: float = 0.1
     batch_rows: int = 64
     max_epochs: int = 40
-    seed: int = 0
 
 
 def train_mlp(

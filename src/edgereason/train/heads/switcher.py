@@ -66,13 +66,14 @@ class SwitcherConfig:
     """How a switcher is trained.
 
     Attributes:
+        seed: of the splits.
         layers: to choose among, counted from the end; () for four depths of the model.
         parts: of features, to choose among.
         weight_decays: to choose among once features are chosen, with `mlp`'s own.
         held_out_share: of the prompts.
-        seed: of the splits.
     """
 
+    seed: int = 0
     mlp: MlpConfig = field(default_factory=MlpConfig)
     layers: tuple[int, ...] = ()
     parts: tuple[tuple[FeaturePart, ...], ...] = (
@@ -82,7 +83,6 @@ class SwitcherConfig:
     )
     weight_decays: tuple[float, ...] = (0.1, 1.0, 10.0)
     held_out_share: float = 0.15
-    seed: int = 0
 
 
 def train_switcher(

@@ -126,11 +126,8 @@ _CHECKPOINT: Final = "checkpoint.safetensors"
 _HELD_OUT: Final = 4
 """Windows of text that are never trained on: the divergence from the teacher is measured there."""
 
-# Of glibc's mallopt.
-_TRIM_THRESHOLD: Final = -1
-_TOP_PAD: Final = -2
-_MMAP_MAX: Final = -4
-_PAD_BYTES: Final = 256 << 20
+_MALLOC_OPTIONS: Final = {-4: 0, -1: -1, -2: 256 << 20}
+"""Of glibc: M_MMAP_MAX never maps, M_TRIM_THRESHOLD never gives back, M_TOP_PAD asks for 256 MB at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +382,5 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library
         return
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, -1)
-    mallopt(_TOP_PAD, _PAD_BYTES)
+    for option, value in _MALLOC_OPTIONS.items():
+        mallopt(option, value)
