@@ -28,7 +28,7 @@ _DECIDE_NOTHING: Final = {"--into": True, "--threads": True, "--json": False}
 
 @contextmanager
 def run_context(threads: int | None = None, *, base: str | None = None) -> Iterator[RunContext]:
-    """A context that stops at Ctrl-C, shows progress and pulls models in view.
+    """A context that stops at Ctrl-C, shows progress and notices, and pulls models in view.
 
     Args:
         threads: CPU threads; None for all.
@@ -43,6 +43,7 @@ def run_context(threads: int | None = None, *, base: str | None = None) -> Itera
         yield RunContext(
             should_stop=should_stop,
             progress=progress,
+            notice=lambda line: typer.echo(line, err=True),
             threads=threads,
             fetch=lambda name: fetch(base or name),
             command=command_given(sys.argv[1:]),

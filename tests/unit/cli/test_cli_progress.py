@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from edgereason.cli.long_run import run_context
 from edgereason.cli.terminal.progress import details_panel, progress_display
 from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures
 
@@ -90,3 +91,9 @@ def test_the_panel_shows_figures_and_alarms() -> None:
     text = console.export_text()
     for said in ("reward 0.250", "groups dropped 2 of 6", "! the entropy fell"):
         assert said in text
+
+
+def test_a_notice_of_a_long_run_is_a_line_on_stderr(capsys):
+    with run_context() as context:
+        context.notice("no example announces the [hints] buckets [64]")
+    assert capsys.readouterr().err == "no example announces the [hints] buckets [64]\n"

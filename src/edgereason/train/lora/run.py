@@ -194,6 +194,7 @@ def sft(
         "start": start and adapter_sha256(start),
         "num_examples": len(kept),
         "num_too_long": num_long,
+        "buckets": list(announced(kept)),
         "num_hinted": sum(one.bucket is not None for one in kept),
         "response_tokens_mean": fmean(len(one.response) for one in kept),
         "steps": trainer.state.max_steps,
@@ -264,7 +265,8 @@ def run(
             rows = file.examples
         opening = encoder.seams.opening
     trained = announced(fitting(rows, recipe.training.max_tokens)[0])
-    if left := [one for one in recipe.hints.buckets if one not in trained]:
+    left = [one for one in recipe.hints.buckets if one not in trained]
+    if left and process_number() == 0:  # one process speaks for all of them
         context.notice(
             f"no example announces the [hints] buckets {left}: the bundle will not announce them either"
         )
