@@ -4,17 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUESTION ?= Sara reads 15 pages a day for 6 days and then 20 pages a day for 3 days. How many pages did she read?
 
-.PHONY: demo test test-slow lint bench clean
+# Test processes: a core each, at most four by default, since each takes up to two gigabytes.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-fast test-slow lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
 	$(BIN)/edgereason ask "$(QUESTION)" --streams 4 --budget 320 --seed 1
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -n $(WORKERS) --dist worksteal
+
+# What needs no model and no torch: for work in progress.
+test-fast: $(VENV)/.dev
+	$(PYTEST) --fast -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(PYTEST) -m slow --timeout 3600
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests tools benchmarks

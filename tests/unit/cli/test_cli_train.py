@@ -151,6 +151,7 @@ def test_own_answers_end_in_a_sentence_and_an_interruption_in_how_to_go_on(
     assert {"date", "machine", "versions"} <= record.keys()
 
 
+@pytest.mark.torch
 def test_a_sweep_over_processes_is_refused(cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     study = str(Path(__file__).parents[3] / "configs" / "study-smollm2-135m.toml")
@@ -160,6 +161,7 @@ def test_a_sweep_over_processes_is_refused(cli, monkeypatch: pytest.MonkeyPatch,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -12,6 +12,7 @@ from edgereason.core.bundle import Base, Bundle, file_sha256
 from edgereason.heads.file import Heads, read_heads, write_heads
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 
+pytestmark = pytest.mark.torch
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 RIGHT = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 WRONG = "2+2 is 5, I think.\n</think>\n\nThe final answer is 5."
