@@ -61,9 +61,9 @@ def test_every_combination_gives_each_once_and_alpha_follows_the_rank():
         ({"lora.rang": [8]}, "has no setting 'lora.rang': did you mean 'lora.rank'"),
         ({"lora.rank": 8}, "lora.rank must be a list of values, got 8"),
         ({"lora.rank": []}, "lora.rank must be a list"),
-        ({"lora.rank": ["8"]}, "rank must be of type int"),
+        ({"lora.rank": ["8"]}, "rank must be a whole number"),
         ({"lora.rank": [0]}, "rank of 1 or more"),
-        ({"lora.targets": [["lm_head"]]}, "targets must be one of 'q_proj'"),
+        ({"lora.targets": [["lm_head"]]}, r"targets\[0\] must be one of 'q_proj'"),
     ],
 )
 def test_what_a_recipe_cannot_take_is_refused_before_anything_is_trained(axes, says):
