@@ -177,4 +177,4 @@ def _text(line: str | bytes) -> str:
     try:
         return line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RequestError("this line of standard input is no UTF-8 text") from error
+        raise RequestError("this line of standard input is not UTF-8 text") from error

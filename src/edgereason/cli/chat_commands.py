@@ -7,9 +7,6 @@
     /harder               with more of everything
     /budget 5s            from the next answer on
     /save talk.kv         conversation and KV, for /load
-
-Owns the commands, their words and the settings. Does not know where lines come from, how an answer is shown,
-nor what Ctrl-C does.
 """
 
 from __future__ import annotations
@@ -96,7 +93,7 @@ class Talk:
         with events:
             response = self._show(self._without_old_notices(events))
         if response.stop is Stop.CANCELLED:
-            self._say("stopped, so that the answer is no part of the conversation")
+            self._say("stopped, so that the answer is not part of the conversation")
         else:
             self._asked_with = self._options
 

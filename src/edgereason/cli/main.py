@@ -6,7 +6,7 @@
     usage error     → one line, exit 2        reader went away → silence, exit 1
     a bug           → its traceback
 
-Knows which commands there are; does not know what they do. Every command module imports nothing but
+Every command module imports nothing but
 typer and plain values at its top and its layers inside the command, so that importing this is fast.
 """
 

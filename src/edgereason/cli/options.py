@@ -82,7 +82,7 @@ def read_question(argument: str | None, file: Path | None) -> str:
 
     Raises:
         typer.BadParameter: there is none, or two.
-        RequestError: it can't be read, or it is no UTF-8 text.
+        RequestError: it can't be read, or it is not UTF-8 text.
     """
     if argument is not None and file is not None:
         raise typer.BadParameter("give one question: as argument or in a file", param_hint="'--file'")
@@ -98,11 +98,11 @@ def read_question(argument: str | None, file: Path | None) -> str:
 
 
 def checked(text: str, what: str) -> str:
-    """`text`, if it can be encoded: bytes of the command line that are no UTF-8 arrive as surrogates."""
+    """`text`, if it can be encoded: bytes of the command line that are not UTF-8 arrive as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RequestError(f"{what} is no UTF-8 text") from error
+        raise RequestError(f"{what} is not UTF-8 text") from error
     return text
 
 
@@ -118,7 +118,7 @@ def _decoded(content: bytes, source: str) -> str:
     try:
         return content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is no UTF-8 text") from error
+        raise RequestError(f"{source} is not UTF-8 text") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ class ModelSource:
         from edgereason.reasoning.model import load
 
         if not self.path.is_file():
-            Bundle.read(self.path)  # so that a folder that is no bundle is not taken for the name of a model
+            Bundle.read(self.path)  # or a folder without a bundle would be taken for a model's name
         with display() as (report, notice):  # a bundle may name a base that has to be fetched
             return load(
                 self.path,

@@ -1,7 +1,4 @@
-"""`edgereason train heads`: the switcher, from labelled prompts; the verifier, from a model's own traces.
-
-Owns the options. Does not know how states are taken, nor how heads are trained.
-"""
+"""`edgereason train heads`: the switcher, from labelled prompts; the verifier, from a model's own traces."""
 
 from __future__ import annotations
 
@@ -182,7 +179,7 @@ def _parts(text: str) -> tuple[FeaturePart, ...]:
         return tuple(map(FeaturePart, text.split("+")))
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is none; expected {', '.join(FeaturePart)}, or two with + between",
+            f"invalid value {text!r}; expected {', '.join(FeaturePart)}, or two with + between",
             param_hint="'--parts'",
         ) from error
 
@@ -213,7 +210,7 @@ def _loaded(
     if bundle is None:
         opened = load(context.fetch(model or DEFAULT_MODEL), threads=context.threads, shares_cells=False)
     else:
-        Bundle.read(bundle)  # so that a folder that is no bundle is not taken for the name of a model
+        Bundle.read(bundle)  # or a folder without a bundle would be taken for a model's name
         with display() as (report, notice):
             opened = load(
                 bundle,

@@ -106,7 +106,7 @@ EFFORT_TOKENS: Final[dict[Effort, int | None]] = {
     Effort.XHIGH: 2048,
     Effort.MAX: 4096,
 }
-"""Tokens a stream may spend at each effort; `None` is no thinking at all (the chat route)."""
+"""Tokens a stream may spend at each effort; `None` means no thinking at all (the chat route)."""
 
 HINT_MARGIN: Final = 0.25
 """By how much of it a hint's budget may be exceeded; m of the paper's soft barrier (section 5)."""
@@ -123,7 +123,7 @@ def effort_tokens(effort: Effort, buckets: Sequence[int] = ()) -> int | None:
         buckets: budgets that hints were trained with, in tokens.
 
     Returns:
-        None of *none*, which is no thinking at all.
+        None of *none*, which means no thinking at all.
     """
     limit_tokens = EFFORT_TOKENS[effort]
     if limit_tokens is None or not buckets:
@@ -208,7 +208,7 @@ class Budget:
         """A budget as callers give it: tokens, seconds as "5s", or one that is made already.
 
         Raises:
-            RequestError: it is none of these, or out of range.
+            RequestError: it is not one of these, or out of range.
         """
         if isinstance(value, Budget):
             return value

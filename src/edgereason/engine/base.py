@@ -290,7 +290,7 @@ class Engine(Protocol):
         """Gives an empty base sequence the KV of one of `length` tokens; nothing of it can be sampled yet.
 
         Raises:
-            EngineError: the bytes are no such KV, or don't fit; the sequence is empty then.
+            EngineError: the bytes are not such a KV, or don't fit; the sequence is empty then.
         """
         ...
 

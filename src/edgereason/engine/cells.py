@@ -14,8 +14,6 @@ cells are wanted.
 Where every slot has cells of its own, a promise is over whole slots. llama.cpp computes sequences together
 only if their slots follow each other, and others between those that step would split their batch: they are
 moved to the lowest slots (`line_up`), and new ones begin in the highest.
-
-Knows counts and slots; does not know tokens or the native cache.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@
 
 Questions differ far more from each other than models do, so the difference on the same questions is known
 much better than either accuracy. A is an evaluation, or a sweep that cut one at hard budgets: then each B
-meets the traces that were cut at its own budget. Knows finished evaluations and their rows; does not know
-what was changed between them.
+meets the traces that were cut at its own budget.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
             f"{folder} holds no readable {SUMMARY}: give the folder of a finished evaluation"
         ) from error
     if not isinstance(summary, dict) or summary.get("format") != FORMAT:
-        raise ConfigError(f"{path} is no evaluation's summary: give the folder of a finished evaluation")
+        raise ConfigError(f"{path} is not an evaluation's summary: give the folder of a finished evaluation")
     same = {
         "task": summary.get("task"),
         "kind": "likelihoods" if "acc" in summary else "answers",

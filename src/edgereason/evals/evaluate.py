@@ -8,8 +8,6 @@ The same pipeline as `ask`. A row is written when its request ends, so a kill lo
 nothing else, and the same call goes on behind it. A row's seed comes from its question and repetition alone,
 whatever runs beside it. But that changes the rounding of a native batch, so that only one stream at a time
 (`parallel` 1) gives the same tokens again; several give other draws from the same distribution.
-
-Knows tasks, requests and rows; does not know where tasks come from, what a figure means, or terminals.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 A question asked several times is one question: its answers are alike, so a hundred repetitions of thirty
 questions say less than three thousand questions would, and every interval here takes the question as what
-was drawn. Knows rows and scores; does not know who asked, how a vote goes, or files.
+was drawn.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@
 
 A folder holds one evaluation: another configuration, data set or model is refused, naming what differs.
 Records hold names and hashes, no local paths: `edgereason eval --config run.toml --data FILE` runs it again.
-Knows files and figures; does not know how samples come about.
 """
 
 from __future__ import annotations

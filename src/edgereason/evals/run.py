@@ -7,8 +7,7 @@
     run_ppl      perplexity of a text                          → a record
     run_sweep    curves from folders that are there            → a record
 
-Whatever can be refused is, before a model is loaded or a folder made. Knows the parts by name and what
-belongs together; does not know how any of them works, nor terminals.
+Whatever can be refused is, before a model is loaded or a folder made.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def run_task(
         The summary, as `summary.json` has it; None if it was stopped before the last row.
 
     Raises:
-        ConfigError: settings, data or folder are no good; nothing was generated.
+        ConfigError: settings, data or folder can't be used; nothing was generated.
     """
     task = _allowed_task(config, data, run_code=config.run_code)
     resolved = config.resolved(task.preset)
@@ -290,7 +289,7 @@ def run_sweep(
         seed: of draws and bootstraps.
 
     Raises:
-        ConfigError: a folder is no evaluation, or data or model are not those of its record.
+        ConfigError: a folder is not an evaluation, or data or model are not those of its record.
     """
     runs = [(folder.resolve().name, read_samples(folder)) for folder in folders]
     require_names(runs)

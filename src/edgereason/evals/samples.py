@@ -1,7 +1,6 @@
 """One row of a run: what was asked, what every stream said, whether it was right, what it took.
 
-Rows are identified by (id, repeat) and kept in a journal. Knows rows; does not know who asked, or what is
-made of them.
+Rows are identified by (id, repeat) and kept in a journal.
 """
 
 from __future__ import annotations

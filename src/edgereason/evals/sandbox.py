@@ -15,8 +15,6 @@ of the temporary folder; threads and forks below the hook are taken out. What th
 boundary. Files may be read, the number of files is not limited, macOS does not enforce the limit on memory,
 and code that sets out to get around a hook that lives in its own interpreter, or to find the nonce there, can
 do so. For programs that may be hostile run all of it in a container or a virtual machine.
-
-Knows source and limits; does not know tasks, tests or models.
 """
 
 from __future__ import annotations

@@ -3,9 +3,6 @@
 ::
 
     keep(n) → append … append → finish(target)
-
-Owns the invariant that a model's own name never stands for bytes whose SHA-256 wasn't checked. Does
-not know where the bytes come from.
 """
 
 from __future__ import annotations

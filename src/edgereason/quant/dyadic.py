@@ -10,8 +10,6 @@ fused operations or without. So a merge that is made of such products gives the 
 
 Factors that are shipped stand on their grid already (`on_grid`); weights are put on theirs here, which moves
 them by at most 2⁻²⁰ or so of their row's largest: a hundred-thousandth of a 4-bit step.
-
-Knows arrays; does not know what they mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """GGUF models in and out: what one says of itself, its weights as float32, a new file written bit by bit.
 
-Knows the container, through the package gguf, and the shapes of a decoder; does not know what is done with
-weights in between. One tensor at a time is held in memory.
+One tensor at a time is held in memory.
 """
 
 from __future__ import annotations

@@ -15,8 +15,6 @@ that come out are the same on every machine.
 
 Source: paper section 5 (FPTQuant°: the four mergeable transforms). Deviation: T_v's inverse is shipped
 beside it instead of computed, since the last bits of LAPACK's differ between machines.
-
-Knows one model's names and shapes; does not know grids or bytes.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def _close_loaded(loading: asyncio.Future[Model]) -> None:
 
 
 def _whole(model: Model, request: Request) -> Turn:
-    """A request that is no turn of a session."""
+    """A request that is not a turn of a session."""
     return Turn(
         request,
         lambda batch, should_stop, accepted_s: model.pipeline.run(

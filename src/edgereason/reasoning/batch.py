@@ -9,8 +9,6 @@ and rollouts for training all decode here.
     draw ─→ control decides ─→ keep / force / end
       ↑            │
       └── step: encode what each stream owes, draw for each ──┘
-
-Knows streams and their controls; does not know requests, answers or votes.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 ::
 
     requests ─ a context as large as they need, and as the machine bears ─ drive_many ─→ (index, response) …
-
-Knows requests and this machine's memory; does not know what the requests are for.
 """
 
 from __future__ import annotations

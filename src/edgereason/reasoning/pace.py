@@ -10,8 +10,6 @@ A step's seconds depend on how many streams it carries, whoever asked for them, 
 of the last steps with as many streams, which a hiccup leaves as it is. What has not been seen is put together
 from what has. Whether a request is possible at all is judged by the fastest that was seen: a slow minute must
 not shut out what comes after it.
-
-Knows seconds and counts; does not know tokens' text, engines or what the time is spent on.
 """
 
 from __future__ import annotations

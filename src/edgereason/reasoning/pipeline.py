@@ -6,8 +6,6 @@
 `Pipeline.run` is a generator of events. Where it can't go on before the batch took a step it yields `STEP`;
 whoever drives it takes the step (`runs.py`). That is all the concurrency there is: requests share native
 batches, and each still reads from top to bottom.
-
-Knows values, ids and heads' protocols; does not know files, terminals or llama.cpp.
 """
 
 from __future__ import annotations

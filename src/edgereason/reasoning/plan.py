@@ -7,8 +7,7 @@
 
     seconds ─→ limit = the most tokens that there can be time for; how many there are, a deadline tells later
 
-Settled before the first token is encoded, so that what can't be served is refused before any work. Knows
-budgets, seams and the context's size; does not know what a prompt says, nor which route is taken.
+Settled before the first token is encoded, so that what can't be served is refused before any work.
 """
 
 from __future__ import annotations

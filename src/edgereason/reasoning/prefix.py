@@ -14,8 +14,6 @@ prompt that leaves the kept ids goes on behind the last note before that.
 
 Between turns the engine may want the cells: the KV then waits in this process's memory and goes back when
 it is next needed. What can't be put back is encoded again.
-
-Knows ids and states; does not know messages, routes or streams.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ adapter must be the same all the same, since the answers in the conversation are
 KV is used, never the text.
 
 The hash tells damage, not intent: llama.cpp reads the KV's bytes as they are, so open only files of your own.
-Knows files and hashes; does not know engines or what a conversation is for.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ def _checked(path: Path) -> bytes:
     except OSError as error:
         raise BundleError(f"can't read a conversation from {path}: {error.strerror}") from error
     if magic != MAGIC:
-        raise BundleError(f"{path.name} is no saved conversation: it begins with {magic!r}, not {MAGIC!r}")
+        raise BundleError(f"{path.name} is not a saved conversation: it begins with {magic!r}, not {MAGIC!r}")
     if hashlib.sha256(content).digest() != digest:
         raise BundleError(f"{path.name} is truncated or damaged: its content has not the hash that it names")
     return content

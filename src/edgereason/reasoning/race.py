@@ -1,8 +1,7 @@
 """N streams over one prompt, from their first tokens to the vote.
 
 Watches its streams between steps: passes on what they say, turns each that ended into a candidate, scores
-it if there is a verifier, and cancels the rest as soon as the vote is certain. Knows streams, answers and
-votes; does not know prompts, routes' budgets or who steps the batch.
+it if there is a verifier, and cancels the rest as soon as the vote is certain.
 """
 
 from __future__ import annotations

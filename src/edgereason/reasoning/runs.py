@@ -6,8 +6,6 @@
     drive        one of them, as `Events`
     drive_many   many, as many at a time as there is room for
     Runs         those that run now, for whoever takes the steps and decides who is next
-
-Knows generators and when they may go on; does not know how a request is answered.
 """
 
 from __future__ import annotations

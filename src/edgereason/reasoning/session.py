@@ -8,8 +8,6 @@
 
 The KV is the base's alone (`Prefix`): thinking is dropped, and what the adapter encoded is never used again.
 A turn that fails, is stopped or abandoned leaves the session as it was, and can be asked again.
-
-Knows turns and options; does not know how the KV is kept, nor how a request is answered.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ still form is
     max(the other firm atoms) + Σ(the other expression atoms) + running streams
 
 (a score is at most 1, so a running stream counts 1 under *weighted* too), and an atom stronger than that
-has won, with whatever joins it. Knows answers and scores; does not know tokens or streams.
+has won, with whatever joins it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 One row a line, whole lines only, each handed to the operating system at once. A last line that a kill left
 unfinished is cut off when the file is opened again. Records that are kept for good may be compressed
 (`samples.jsonl.gz`); readers take either.
-
-Knows lines and files; does not know what a row says.
 """
 
 from __future__ import annotations
@@ -83,7 +81,7 @@ def _parse(text: str, path: Path, kind: type[R]) -> Iterator[R]:
         except (ConfigError, ValueError, TypeError, AttributeError) as error:
             where = f"{path.parent.name}/{path.name}, line {number}"
             raise ConfigError(
-                f"{where} is no {kind.__name__} of this version ({error}): "
+                f"{where} is not a {kind.__name__} of this version ({error}): "
                 "remove the line, or choose another folder"
             ) from error
 

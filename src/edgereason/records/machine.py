@@ -1,7 +1,6 @@
 """What a benchmark's figures were measured on, and the ceiling that this machine sets.
 
-Records describe a machine by its parts; they hold no host name and no path. Knows CPU, memory and versions;
-does not know what is measured.
+Records describe a machine by its parts; they hold no host name and no path.
 """
 
 from __future__ import annotations

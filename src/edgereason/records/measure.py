@@ -7,8 +7,6 @@
 A shared or virtual machine only ever *adds* time, for seconds on end, and to whoever runs just then. Turns
 spread that over all cases, and a minimum over the rounds is the round that it spared. How noisy a run was
 stands beside its figures: each case's spread, the time that the hypervisor stole, the time others took.
-
-Knows seconds; does not know engines, models or what a case does.
 """
 
 from __future__ import annotations

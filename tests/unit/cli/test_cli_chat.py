@@ -130,7 +130,7 @@ def test_what_can_not_be_done_is_said_in_one_line_and_the_conversation_goes_on(c
 def test_a_line_that_is_no_text_is_refused_and_the_next_one_answered(cli):
     ran = cli(*CHAT, "--seed", "1", stdin=b"\xff\xfe\nWhat?\n")
     assert (ran.code, ran.out) == (1, "It is 400.\n")
-    assert ran.err == "edgereason: this line of standard input is no UTF-8 text\n"
+    assert ran.err == "edgereason: this line of standard input is not UTF-8 text\n"
 
 
 def test_help_lists_every_command_and_quit_ends_at_once(cli):
@@ -183,7 +183,7 @@ def test_interrupted_in_a_terminal_the_answer_ends_and_the_conversation_goes_on(
     ran = cli(*CHAT, "--seed", "1", "--model", "x", in_terminal=True, typed="What is 17 × 23?\nSure?\n")
     assert ran.code == 0
     assert "stop cancelled" in ran.out
-    assert "stopped, so that the answer is no part of the conversation" in ran.out
+    assert "stopped, so that the answer is not part of the conversation" in ran.out
     assert "It is 400." in ran.out
     assert ran.out.index("stopped, so") < ran.out.index("It is 400.")
 

@@ -194,7 +194,7 @@ def test_a_file_that_can_not_take_the_head_is_refused_before_the_work(
         (
             ["switcher", "--prompts", "p.jsonl", "--parts", "first"],
             USAGE,
-            "'first' is none; expected average",
+            "invalid value 'first'; expected average",
         ),
         (["verifier", "--questions", "q.jsonl"], FAILED, "q.jsonl is not a file"),
         (["verifier", "--questions", "q.jsonl", "--reads", "both"], USAGE, "'means', 'prompt'"),

@@ -198,7 +198,7 @@ def test_the_record_names_the_budgets_that_were_trained(tmp_path):
 def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigError, match="2 of 2 examples"):
         train(tmp_path / "run", rows=examples()[:2])
-    with pytest.raises(ConfigError, match="is no multiple of micro_rows"):
+    with pytest.raises(ConfigError, match="is not a multiple of micro_rows"):
         train(tmp_path / "other", replace(RECIPE, training=replace(CONFIG, micro_rows=3)))
     with pytest.raises(ConfigError, match="is for the base"):
         train(tmp_path / "run", replace(RECIPE, base=BaseConfig(name="tiny", sha256="00")))

@@ -1,7 +1,5 @@
 """Ctrl-C or a plain `kill`: the first asks for an orderly end, the second is one.
 
-Owns the handlers of both signals while they are wanted. Does not know what is being stopped.
-
 Nothing is raised here. Python's handlers run wherever its code runs, and while a model is loaded or decodes
 that is a callback of the native library: ctypes would print an exception from there and drop it.
 """

@@ -1,8 +1,4 @@
-"""Text of a model, written to a terminal while it is still being said.
-
-Owns wrapping between words, which needs to know where the cursor is, and the border between thinking and
-answer in text that arrives in pieces. Does not know events, budgets or votes.
-"""
+"""Text of a model, written to a terminal while it is still being said."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@
 
 Cut by the same control that cuts a live stream, so a row here is what the run would have got with that
 budget, up to the draws of the answer; but an adapter that was trained on hints thought under the hint of the
-run's own budget, and live it would get another. Knows rows, items and limits; does not know files.
+run's own budget, and live it would get another.
 
 Source: paper section 5, figure of accuracy against hard budgets.
 """

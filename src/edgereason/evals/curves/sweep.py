@@ -6,8 +6,7 @@
     chat runs + think runs + p_think for every question ──→ threshold      (sweep_threshold)
     truncation at hard budgets, which has to generate ────→ budgets        (handed in)
 
-What can't be drawn is no error: `notes` says what is missing. Knows runs' names and rows; does not know their
-folders, and generates nothing.
+What can't be drawn is not an error: `notes` says what is missing.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@
              │╭─╯ ╱   routing at random: a straight line from all chat to all think
              └────────── share routed to think
 
-Both routes' outcomes are recorded for every question, so any threshold is a matter of picking. Knows rows and
-probabilities; does not know switchers or runs.
+Both routes' outcomes are recorded for every question, so any threshold is a matter of picking.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@
     ● ● ● ● ● ● ● ●          ──→   N of them, not put back ─ vote ─→   mean ± std, against one trace
 
 All traces of a question, over its repetitions and streams, are one pool of draws from one distribution, and
-any N of them are what N streams might have said. Votes are settled by `reasoning.vote`, as at run time. Knows
-rows and votes; does not know runs, files or who generated the traces.
+any N of them are what N streams might have said. Votes are settled by `reasoning.vote`, as at run time.
 """
 
 from __future__ import annotations

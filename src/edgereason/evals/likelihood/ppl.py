@@ -17,8 +17,6 @@ be compared with these, nor can those of models with another vocabulary.
 
 Source: the sliding window of Hugging Face's guide "Perplexity of fixed-length models". Deviation: every
 scored token weighs exactly the same.
-
-Knows tokens and engines; does not know models by name, records or terminals.
 """
 
 from __future__ import annotations
@@ -166,7 +164,7 @@ def perplexity(
 def _interval(totals: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> tuple[float, float] | None:
     """95 % interval of the perplexity from each window's summed negative log-probability and token count.
 
-    Tokens of a window share its text and are no independent draws; windows nearly are. With W windows of n_w
+    Tokens of a window share its text and are not independent draws; windows nearly are. With W windows of n_w
     tokens and sums S_w, N = Σ n_w and m = Σ S_w / N::
 
         SE² = W / (W − 1) · Σ_w (S_w − m n_w)² / N²

@@ -6,7 +6,7 @@
                                             └────────── any 13 in a row ──────────┘
 
 A question that shares 13 words in a row with a question of an evaluation is left out of training, and so is
-one that is the same as a shorter one. Knows words; does not know traces, models or scores.
+one that is the same as a shorter one.
 
 Source: GPT-3 (Brown et al. 2020), appendix C: overlaps of 13 words.
 """

@@ -15,8 +15,6 @@ Sample k of a question draws with a seed that comes from (seed, question, k) alo
 written when the last of them ends: a kill loses what was running, and the same call goes on behind it. What
 runs beside a sample changes the rounding of a native batch, so only `parallel` 1 with one sample a question
 gives the same tokens again; otherwise they are other draws from the same distribution.
-
-Knows questions, samples and the record; does not know training or terminals.
 """
 
 from __future__ import annotations

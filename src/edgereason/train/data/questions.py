@@ -162,7 +162,7 @@ def _reference(row: Row) -> str | None:
 def _from_gym(spec: str, limit: int | None, seed: int) -> Questions:
     name, _, count_text = spec.partition(":")
     if count_text and not re.fullmatch(r"[1-9]\d*", count_text):
-        raise ConfigError(f"{_GYM}{spec}: {count_text!r} is no count; expected {_GYM}NAME:COUNT")
+        raise ConfigError(f"{_GYM}{spec}: {count_text!r} is not a count; expected {_GYM}NAME:COUNT")
     count = min(int(count_text or _GYM_QUESTIONS), limit or 10**9)
     made = make_questions(name, size=count, seed=(seed + 1) * GYM_APART, called=f"{_GYM}{name}")
     questions = tuple(

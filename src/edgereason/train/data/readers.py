@@ -9,7 +9,6 @@ r"""What others have: traces in their own formats, from files or from the hub.
 
 A row of another shape is an error that names file and line. A row of the right shape whose trace is of no
 use, because it has no answer or does not fit, is left out whole and counted; nothing is ever cut.
-Knows formats; does not know how traces are generated.
 
 Source: fields of open-thoughts/OpenThoughts3-1.2M, simplescaling/s1K and s1K-1.1, openai/gsm8k.
 """
@@ -126,7 +125,7 @@ def _text_or_blank(row: Row, field: str) -> str:
     if isinstance(value, list | tuple):
         value = value[0] if value else None
     if value is not None and not isinstance(value, str):
-        row.fail(field, "is no text; expected a text, or a list of one")
+        row.fail(field, "is not a text; expected a text, or a list of one")
     return value or ""
 
 

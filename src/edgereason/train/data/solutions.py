@@ -13,8 +13,6 @@ stands there.
 **The rule.** Of a question's right samples (ended by themselves, graded right, no longer than the limit, no
 duplicates) at most `keep` become traces: those nearest in length to the median of all of them, ties by the
 number of the sample. That leaves out guesses and rambling alike, and prefers no length of its own.
-
-Knows one question, its right answer and what was said to it; does not know models or files.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@
     {"id": …, "messages": [{"role": "user", "content": …}], "thinking": "… is 84.",
      "answer": "The final answer is 84.", "source": …, "num_tokens": 212, "reference": "84"}
 
-A trace holds texts. Whoever needs ids tokenizes its `pieces` one by one, as all seams are. Knows the schema,
-its files and how long a trace is; does not know where traces come from, nor what is learned from them.
+A trace holds texts. Whoever needs ids tokenizes its `pieces` one by one, as all seams are.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ def read_traces(path: Path) -> tuple[TraceRow, ...]:
     """All traces of a file.
 
     Raises:
-        ConfigError: a row is no trace, or two have one id; the message names file, line and field.
+        ConfigError: a row is not a trace, or two have one id; the message names file, line and field.
     """
     places: dict[str, str] = {}
     traces = []

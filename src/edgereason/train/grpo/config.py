@@ -1,7 +1,4 @@
-"""How GRPO trains: settings, and whether they go together.
-
-Knows numbers; does not know trainers.
-"""
+"""How GRPO trains: settings, and whether they go together."""
 
 from __future__ import annotations
 

@@ -14,8 +14,6 @@ Where drawing costs less than learning, more are drawn than are learned from: th
 Source: paper section 3 (groups without spread are dropped). Deviation: they are replaced, a bounded number
 of times, so that an update keeps its size. The choice within a group is that of "Not All Rollouts are Useful"
 (arXiv 2504.13818, max-variance down-sampling); the paper learns from all.
-
-Knows ids, answers and rewards; does not know who draws, or what is learned.
 """
 
 from __future__ import annotations

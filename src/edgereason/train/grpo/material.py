@@ -4,8 +4,6 @@ adapter.
 ::
 
     policy ─ saved for PEFT ─ exported as it will ship ─→ GGUF ─ loaded in place of the one before ─→ rollouts
-
-Knows engines, questions and adapters' files; does not know rewards, groups or trainers.
 """
 
 from __future__ import annotations
@@ -102,7 +100,7 @@ def read_material(path: Path) -> Material:
     """Reads what `write_material` wrote.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not one.
     """
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -1,7 +1,7 @@
 """What an update of GRPO did, in figures, and when it looks as if the policy were collapsing.
 
 Figures are of every group that was drawn, those without spread too: what the policy does, not what it learns
-from. Knows groups and numbers; does not know trainers or terminals.
+from.
 """
 
 from __future__ import annotations

@@ -15,8 +15,6 @@ A run that was stopped or killed goes on where its last checkpoint is: the same 
 follow from seed and step, and the reference is the adapter that it began with.
 
 Source: paper section 3. Deviation: masked, in-engine rollouts, replaced groups; see `groups.py`.
-
-Knows recipes, models and problems; does not know text, tokenizers or terminals.
 """
 
 from __future__ import annotations
@@ -154,7 +152,7 @@ def grpo(
         BundleError: another base than the recipe's or the adapter's, or a checkpoint that doesn't fit.
         ConfigError: too few problems, a folder with another run or to which another process writes, or
             settings that don't go together.
-        TrainingError: a reward that can't be found, or a loss that is no number.
+        TrainingError: a reward that can't be found, or a loss that is not finite.
         EngineError: the engine failed in a rollout. The last checkpoint is whole, as after the former.
     """
     if recipe.base.sha256 not in (None, base.sha256):

@@ -13,8 +13,6 @@ and `thinking` are there to be compared with, and each has the flaw that the pap
 short and wrong, the other for thinking aloud behind the closing.
 
 Source: paper section 3 (soft barrier, floor p, margin m). Deviation: none in `barrier`.
-
-Knows counts and whether an answer was right; does not know text, models or groups.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@
 
 Nothing is forced: a response ends by itself or is cut at its cap, where the reward is at its floor anyway.
 The log-probabilities are of the whole vocabulary at the temperature, so that they are the old policy's.
-
-Knows ids and engines; does not know questions, rewards or losses.
 """
 
 from __future__ import annotations

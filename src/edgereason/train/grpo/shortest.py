@@ -10,8 +10,6 @@
     problem × bucket ─ G responses ─ right ones within (1+m)B ─ the shortest ─→ example, its hint in front
 
 Responses stay in the ids that the policy drew them in. A run that was stopped goes on behind its last row.
-
-Knows problems, rollouts and rows; does not know how an adapter is trained.
 """
 
 from __future__ import annotations
@@ -108,7 +106,7 @@ def run(
         The record; None if it was stopped.
 
     Raises:
-        ConfigError: settings, questions or folder are no good.
+        ConfigError: settings, questions or folder can't be used.
         BundleError: an adapter or a base that doesn't fit.
         TrainingError: a response can't be judged.
     """

@@ -4,8 +4,6 @@
 
     keys    │ pad  prompt │ pad  opening hint │ sampled …          padding is masked, positions leave it out
             │ base, once  │ adapter on ───────────────→
-
-Knows ids and the masked model; does not know questions, rewards or losses.
 """
 
 from __future__ import annotations
@@ -98,7 +96,7 @@ class TorchRollouts:
             position = position + 1
 
     def _prefix(self, wants: Sequence[Want], lengths: Tensor) -> tuple[DynamicCache, Tensor]:
-        """Every row's prompt in a cache, padded on the left; and where it is no padding."""
+        """Every row's prompt in a cache, padded on the left; and where it is not padding."""
         longest = int(lengths.max())
         counts = torch.tensor([want.count for want in wants], device=lengths.device)
         prompts = [self._policy.encoded(want.prompt) for want in wants]

@@ -14,8 +14,6 @@ PEFT's second adapter `ref`, copied before any checkpoint is taken up, and so th
 
 Source: paper section 3. Deviation: old log-probabilities are the engine's, on the weights that ship; a recipe
 may ask for another scale of advantages, and for the KL's own gradient (`scale_rewards`, `unbiased_kl`).
-
-Knows TRL and groups; does not know recipes, files of questions or terminals.
 """
 
 from __future__ import annotations
@@ -150,7 +148,7 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: a checkpoint is no model to be published."""
+        """None: a checkpoint is not a model to be published."""
 
     def go_on(self, folder: Path, resume: Path | None) -> None:
         """Trains from the last checkpoint of `folder`, or from `resume`, or from the start.

@@ -8,8 +8,6 @@
 
 Source: paper section 6 (linear layer and sigmoid, BCE). Deviation: states are normalised; the L2 term and the
 calibration are ours.
-
-Knows arrays; does not know questions, prompts, engines or files.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ needed to choose among them. How many epochs are best, `cross_validation` says.
 
 Source: paper section 4 (8 units, noise of 0.5, dropout 0.2). Deviations: the noise is on normalised features,
 so that 0.5 means the same for every model; and the average.
-
-Knows arrays; does not know prompts, engines or files.
 """
 
 from __future__ import annotations

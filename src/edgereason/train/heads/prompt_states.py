@@ -9,8 +9,6 @@
 run time: same template, same engine, same weights. They depend on nothing else, so a prompt is read once,
 whatever file it stands in and whatever its label; and of each layer all parts are kept, so that features can
 be compared without reading again.
-
-Knows prompts and engines; does not know how a head is trained.
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ folder goes on where it stands, and is trained again at once where all features 
 
 Source: paper section 4. Deviation: features, weight decay and epochs are chosen by sources left out
 (`cross_validation.py`) instead of fixed.
-
-Knows prompts, features and the record; does not know terminals.
 """
 
 from __future__ import annotations

@@ -13,8 +13,6 @@ Sample k of a question draws with a seed that comes from (seed, question, k) alo
 samples are written when the last of them ends: a kill loses what was running.
 
 Source: paper section 6 (16 candidates a question, states of the quantized model).
-
-Knows questions, traces and the model; does not know how a head is trained.
 """
 
 from __future__ import annotations
@@ -163,7 +161,7 @@ class Samples:
 class Recorder:
     """Stands in for a verifier and keeps the features that it is to score.
 
-    What it returns are no probabilities: each "score" is a ticket, the running number of a state, exact in
+    What it returns are not probabilities: each "score" is a ticket, the running number of a state, exact in
     float32. Only for votes that read no scores.
 
     Args:

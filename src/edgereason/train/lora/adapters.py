@@ -8,8 +8,6 @@
 
 In training the adapter is a plain LoRA: PEFT would look for the invocation in every forward pass, and switch
 the adapter off where it finds none. So the key is written when saving and taken away when loading.
-
-Knows PEFT's and GGUF's names; does not know training.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@
 
 A run that goes on from a light checkpoint has an empty optimizer, so its rate rises again from nothing over
 `rewarm_steps`.
-
-Knows transformers' Trainer and its hooks; does not know what is trained, or on what.
 """
 
 from __future__ import annotations
@@ -158,13 +156,13 @@ def step_of(checkpoint: Path) -> int:
     """How many updates a checkpoint has behind it.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not one.
     """
     try:
         return int(json.loads((checkpoint / STATE).read_text("utf-8"))["global_step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{checkpoint} is no checkpoint ({error}): give a folder checkpoint-STEP or light of a run"
+            f"{checkpoint} is not a checkpoint ({error}): give a folder checkpoint-STEP or light of a run"
         ) from error
 
 

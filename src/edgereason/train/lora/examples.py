@@ -288,7 +288,7 @@ def read_examples(path: Path) -> ExamplesFile:
     """Reads what `write_examples` wrote, also if it was compressed (`.gz`) or lacks its first line.
 
     Raises:
-        ConfigError: it can't be read, or a line is no example.
+        ConfigError: it can't be read, or a line is not an example.
     """
     found: list[Example] = []
     origin = None

@@ -10,8 +10,7 @@ backward pass of either part, given the whole's output and log-sum-exp, is that 
 gradient. So no prompt is copied for each response, nor a key head for each of its query heads, and nothing
 is masked.
 
-For a CPU, whose flash kernel takes grouped heads and gives the log-sum-exp away. Knows tensors; does not know
-models, caches or adapters.
+For a CPU, whose flash kernel takes grouped heads and gives the log-sum-exp away.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@
       checkpoint-STEP/, light/      see `checkpoints.py`
 
 Order and grouping of rows follow from seed and epoch.
-
-Knows batches and Trainers; does not know traces or what a loss is about.
 """
 
 from __future__ import annotations
@@ -84,7 +82,7 @@ class TrainConfig:
         together = self.micro_rows * num_processes
         if self.batch_rows % together:
             raise ConfigError(
-                f"[training] batch_rows = {self.batch_rows} is no multiple of micro_rows × processes = "
+                f"[training] batch_rows = {self.batch_rows} is not a multiple of micro_rows × processes = "
                 f"{self.micro_rows} × {num_processes}"
             )
         return self.batch_rows // together

@@ -10,8 +10,6 @@ No gradient can reach the prompt, since nothing that is trained has touched it: 
 pass changes no gradient, and its keys and values serve every response, epoch and process that has the prompt.
 
 Source: paper section 4 (masked LoRA). Deviation: none in what is computed; the paper doesn't say how.
-
-Knows ids, models and adapters; does not know traces, losses or trainers.
 """
 
 from __future__ import annotations

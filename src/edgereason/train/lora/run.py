@@ -131,7 +131,7 @@ def sft(
         BundleError: another base than the recipe's, or a checkpoint that doesn't fit.
         ConfigError: no examples, a folder with another run or to which another process writes, or
             settings that don't go together.
-        TrainingError: a loss that is no number; the last checkpoint is whole.
+        TrainingError: a loss that is not finite; the last checkpoint is whole.
     """
     if recipe.base.sha256 not in (None, base.sha256):
         raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base.sha256}")
@@ -251,7 +251,7 @@ def run(
         The record, empty in all processes but the first; None if it was stopped.
 
     Raises:
-        ConfigError: settings, data or folder are no good.
+        ConfigError: settings, data or folder can't be used.
         BundleError: an adapter or a base that doesn't fit.
         TrainingError: a loss that is not finite; the last checkpoint is whole.
     """
