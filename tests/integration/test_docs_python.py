@@ -12,12 +12,14 @@ EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M
 
 
 def examples() -> list[object]:
-    """The page's examples, each with its output if the page has it; marked where a model is loaded."""
+    """The page's examples, each with its output if the page has it; marked where they need a model."""
     page, found = PAGE.read_text("utf-8"), []
     for match in EXAMPLE.finditer(page):
         code, output = match.groups()
         section = re.findall(r"^## (.+)$", page[: match.start()], re.MULTILINE)[-1]
-        marks = [pytest.mark.model] if '("smollm2-135m"' in code else []
+        marks = [pytest.mark.model] if '"smollm2-135m"' in code else []
+        if "run(recipe," in code:  # trains: a minute or two
+            marks.append(pytest.mark.slow)
         found.append(pytest.param(code, output, id=f"{section}-{len(found)}", marks=marks))
     return found
 
