@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mortal import Killed, MortalEngine
 from told import Told
 
 from edgereason.core.answers import canonical, grade
 from edgereason.core.types import Mode, Route, Stop
-from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, ContextOverflow, RequestError
 from edgereason.evals.evaluate import EvalConfig, evaluate, question_seed
@@ -45,24 +45,6 @@ def timeless(samples: list[Sample]) -> list[Sample]:
     return [replace(sample, ttft_s=0.0, total_s=0.0) for sample in samples]
 
 
-class Killed(Exception):
-    pass
-
-
-class MortalEngine(ScriptedEngine):
-    """Dies at a given step, in the middle of whatever runs."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__(REPLIES)
-        self.steps_left = steps
-
-    def step(self, feeds: list[Feed]) -> list[Sampled]:  # type: ignore[override]
-        self.steps_left -= 1
-        if self.steps_left < 0:
-            raise Killed
-        return super().step(feeds)
-
-
 def test_every_question_is_asked_as_often_as_wanted_and_scored(tmp_path: Path) -> None:
     rows, _ = evaluate(CONFIG, ITEMS, model(), tmp_path)
     assert [row.key for row in rows] == [(f"q{n}", r) for n in range(12) for r in range(2)]
@@ -93,7 +75,10 @@ def test_a_run_killed_at_random_points_has_the_rows_of_one_that_was_not(tmp_path
     while True:
         try:
             resumed, _ = evaluate(
-                CONFIG, ITEMS, model(MortalEngine(chance.randrange(50, 600))), tmp_path / "killed"
+                CONFIG,
+                ITEMS,
+                model(MortalEngine(REPLIES, steps=chance.randrange(50, 600))),
+                tmp_path / "killed",
             )
             break
         except Killed:
@@ -110,7 +95,7 @@ def test_a_run_killed_at_random_points_has_the_rows_of_one_that_was_not(tmp_path
 
 def test_a_finished_run_generates_nothing_again(tmp_path: Path) -> None:
     first, _ = evaluate(CONFIG, ITEMS, model(), tmp_path)
-    engine = MortalEngine(steps=0)
+    engine = MortalEngine(REPLIES, steps=0)
     again, speed = evaluate(CONFIG, ITEMS, model(engine), tmp_path)
     assert again == first
     assert engine.decoded == []

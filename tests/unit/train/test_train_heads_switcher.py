@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from told import Told
 
 from edgereason.core.bundle import file_sha256
 from edgereason.engine.scripted import ScriptedEngine
@@ -80,13 +80,8 @@ def test_it_tells_prompts_apart_that_it_has_not_seen_and_the_record_says_so(
 def test_features_and_epochs_are_chosen_by_sources_left_out_and_the_record_says_how(
     asked: Path, tmp_path: Path
 ) -> None:
-    told: list[tuple[str, float, float]] = []
-
-    def note(stage: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
-        told.append((stage, done, total))
-
-    config = replace(CONFIG, weight_decays=(0.1, 3.0))
-    record = train(tmp_path / "run", asked, config=config, context=RunContext(progress=note))
+    told, config = Told(), replace(CONFIG, weight_decays=(0.1, 3.0))
+    record = train(tmp_path / "run", asked, config=config, context=RunContext(progress=told))
     yardstick, fit = record["yardstick"], record["fit"]
     assert yardstick["left_out"] == [["s0", "s1"], ["s2", "s3"]]
     tried = yardstick["candidates"]
@@ -94,7 +89,7 @@ def test_features_and_epochs_are_chosen_by_sources_left_out_and_the_record_says_
         (["average"], 0.1), (["last"], 0.1), (["average", "last"], 0.1)
     ]  # fmt: skip
     assert (tried[3]["parts"], tried[3]["weight_decay"]) == (fit["features"]["parts"], 3.0)
-    assert [one for one in told if one[0] == "candidates"][-1] == ("candidates", 4, 4)
+    assert [one for one in told if one[0] == "candidates"][-1] == ("candidates", 4, 4, "")
     worths = [one["mean_auroc"] + one["worst_auroc"] for one in tried]
     best = tried[worths.index(max(worths))]
     assert (best["parts"], best["weight_decay"]) == (fit["features"]["parts"], fit["weight_decay"])
@@ -186,15 +181,9 @@ def test_at_run_time_the_same_prompt_gets_the_probability_that_training_gave_it(
 def test_a_stopped_run_goes_on_behind_what_is_written_and_reads_no_prompt_twice(
     asked: Path, tmp_path: Path
 ) -> None:
-    folder, told = tmp_path / "run", []
-
-    def progress(what: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
-        told.append((what, done, total))
-
-    assert (
-        train(folder, asked, context=RunContext(progress=progress, should_stop=lambda: len(told) > 30))
-        is None
-    )
+    folder, told = tmp_path / "run", Told()
+    stopping = RunContext(progress=told, should_stop=lambda: len(told) > 30)
+    assert train(folder, asked, context=stopping) is None
     written = (folder / SAMPLES).read_text()
     assert written.count("\n") == 30
     engine = ScriptedEngine()

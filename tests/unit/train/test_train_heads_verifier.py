@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from told import Told
 
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
@@ -139,15 +139,10 @@ def test_the_verification_prompt_stands_behind_a_trace_as_the_template_has_it() 
 def test_a_stopped_run_goes_on_behind_what_is_written_and_more_samples_join_it(
     asked: Path, tmp_path: Path
 ) -> None:
-    folder, told = tmp_path / "run", []
-
-    def progress(what: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
-        told.append((what, done, total))
-
-    assert (
-        train(folder, asked, context=RunContext(progress=progress, should_stop=lambda: len(told) > 3)) is None
-    )
-    assert told == [("samples", done, 120) for done in (0, 4, 8, 12)]
+    folder, told = tmp_path / "run", Told()
+    stopping = RunContext(progress=told, should_stop=lambda: len(told) > 3)
+    assert train(folder, asked, context=stopping) is None
+    assert told == [("samples", done, 120, "") for done in (0, 4, 8, 12)]
     before = (folder / SAMPLES).read_text()
     assert before.count("\n") == 12
     record = train(folder, asked)
