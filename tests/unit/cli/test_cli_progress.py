@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 
 import pytest
+from figures import update_figures
 from rich.console import Console
 
 from edgereason.cli.long_run import run_context
 from edgereason.cli.terminal.progress import details_panel, progress_display
-from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures
 
 
 @pytest.fixture
@@ -20,30 +20,9 @@ def clock(monkeypatch: pytest.MonkeyPatch):
     return now
 
 
-def update(step: int = 3, **changes: float | None) -> UpdateFigures:
-    values: dict[str, float | None] = {"kl": 0.0123, "entropy": 0.5, "mismatch": 0.02, "clipped": 0.031}
-    return UpdateFigures(
-        step=step,
-        steps=10,
-        seconds=17.1,
-        loss=0.1,
-        learning_rate=1e-4,
-        grad_norm=1.0,
-        trained_tokens_per_s=61.4,
-        rollouts=RolloutFigures(
-            reward=0.25,
-            accuracy=0.5,
-            mean_tokens=140.0,
-            mean_answer_tokens=9.0,
-            tokens_by_bucket={128: 110.0, 256: 170.0},
-            accuracy_by_bucket={128: 0.25, 256: 0.75},
-            share_within=0.9,
-            groups=6,
-            dropped=2,
-            tokens_per_s=97.0,
-        ),
-        **(values | changes),  # type: ignore[arg-type]
-    )
+UPDATE = update_figures(
+    kl=0.0123, reward=0.25, tokens_by_bucket={128: 110.0, 256: 170.0}, groups=6, dropped=2
+)
 
 
 def test_time_left_is_judged_by_what_was_done_since_the_stage_began(clock, capsys) -> None:
@@ -72,7 +51,7 @@ def test_a_line_with_details_says_everything_once_and_alarms_below(clock, capsys
     with progress_display() as progress:
         progress("updates", 2, 10)
         clock[0] += 17
-        progress("updates", 3, 10, details=[*update().texts(), "! the KL is 3.00 nats a token"])
+        progress("updates", 3, 10, details=[*UPDATE.texts(), "! the KL is 3.00 nats a token"])
     _, line, alarm = capsys.readouterr().err.splitlines()
     for said in ("3 of 10 done", "reward 0.250", "right 50%", "110 of 128, 170 of 256", "KL 0.0123"):
         assert line.count(said) == 1
@@ -81,13 +60,13 @@ def test_a_line_with_details_says_everything_once_and_alarms_below(clock, capsys
 
 
 def test_what_nothing_was_learned_from_has_no_figures_of_tokens() -> None:
-    found = update(kl=None, entropy=None, mismatch=None, clipped=None).texts()
+    found = update_figures(kl=None, entropy=None, mismatch=None, clipped=None).texts()
     assert {"KL –", "entropy –", "engine/torch gap –", "clipped –"} <= {*found}
 
 
 def test_the_panel_shows_figures_and_alarms() -> None:
     console = Console(width=110, record=True, file=io.StringIO())
-    console.print(details_panel([*update().texts(), "! the entropy fell"]))
+    console.print(details_panel([*UPDATE.texts(), "! the entropy fell"]))
     text = console.export_text()
     for said in ("reward 0.250", "groups dropped 2 of 6", "! the entropy fell"):
         assert said in text

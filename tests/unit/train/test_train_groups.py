@@ -11,6 +11,7 @@ from statistics import pvariance
 from typing import Any
 
 import pytest
+from figures import update_figures
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -220,40 +221,9 @@ def test_figures_are_of_every_group_that_was_drawn() -> None:
     assert figures.tokens_by_bucket == dict.fromkeys(by_bucket, len(RIGHT))
 
 
-def update(step: int, **changes: Any) -> UpdateFigures:
-    rollouts: dict[str, Any] = {
-        "reward": 0.5,
-        "accuracy": 0.5,
-        "mean_tokens": 100.0,
-        "dropped": 0,
-        "tokens_by_bucket": {64: 60.0, 128: 90.0},
-    }
-    rollouts |= {name: changes.pop(name) for name in [*changes] if name in rollouts}
-    values = {"kl": 0.01, "entropy": 0.6, "mismatch": 0.01} | changes
-    return UpdateFigures(
-        step=step,
-        steps=20,
-        seconds=1.0,
-        loss=0.0,
-        learning_rate=1e-4,
-        grad_norm=1.0,
-        clipped=0.0,
-        trained_tokens_per_s=1.0,
-        rollouts=RolloutFigures(
-            mean_answer_tokens=10.0,
-            accuracy_by_bucket={},
-            share_within=1.0,
-            groups=4,
-            tokens_per_s=1.0,
-            **rollouts,
-        ),
-        **values,
-    )
-
-
 def test_a_steady_run_raises_no_alarm() -> None:
     assert alarms([]) == []
-    assert alarms([update(n) for n in range(20)]) == []
+    assert alarms([update_figures(n) for n in range(20)]) == []
 
 
 @pytest.mark.parametrize(
@@ -269,7 +239,8 @@ def test_a_steady_run_raises_no_alarm() -> None:
     ],
 )
 def test_a_collapse_raises_one(changes: dict[str, Any], says: str) -> None:
-    (found,) = alarms([update(n) for n in range(10)] + [update(n, **changes) for n in range(10, 15)])
+    steady = [update_figures(n) for n in range(10)]
+    (found,) = alarms(steady + [update_figures(n, **changes) for n in range(10, 15)])
     assert says in found
 
 
@@ -285,7 +256,8 @@ def test_a_run_that_did_collapse_would_have_set_off_alarms_half_way() -> None:
 
 
 def test_one_odd_update_is_no_collapse() -> None:
-    assert alarms([update(n) for n in range(14)] + [update(14, accuracy=0.1, entropy=0.1)]) == []
+    steady = [update_figures(n) for n in range(14)]
+    assert alarms([*steady, update_figures(14, accuracy=0.1, entropy=0.1)]) == []
 
 
 def test_a_group_has_spread_where_one_response_is_worth_more() -> None:
