@@ -8,6 +8,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+from tiny_gguf import Shape, random_weights, shaped_writer, write_out
 
 from edgereason.core.bundle import file_sha256
 from edgereason.core.types import Mode, Route, Stop
@@ -22,7 +23,8 @@ from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.records.folder import data_entry
 
-HIDDEN, FF, LAYERS, VOCAB = 64, 96, 2, 259
+SHAPE = Shape(arch="qwen2", vocab=259)
+HIDDEN, FF = SHAPE.hidden, SHAPE.ff
 OPENING = tuple(b"<think>\n")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -32,18 +34,7 @@ TEMPLATE = (
 
 def write_base(path: Path, *, seed: int = 1, context: int = 512) -> Path:
     """A two-layer Qwen2 whose tokens are bytes, the pair `ab`, and the template's two."""
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_name("Tiny")
-    writer.add_context_length(context)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FF)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_rope_freq_base(5000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(VOCAB)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer = shaped_writer(path, SHAPE, context=context)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list([*_byte_tokens(), "ab", "<|im_end|>", "<|im_start|>"])
@@ -53,13 +44,7 @@ def write_base(path: Path, *, seed: int = 1, context: int = 512) -> Path:
     writer.add_eos_token_id(257)
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
-    for name, values in _weights(seed).items():
-        writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_out(writer, path, random_weights(SHAPE, seed))
 
 
 def write_tiny_adapter(
@@ -206,30 +191,3 @@ def _byte_tokens() -> list[str]:
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
-
-
-def _weights(seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-
-    def normal(*size: int, spread: float, mean: float = 0.0) -> np.ndarray:
-        return (mean + spread * random.standard_normal(size)).astype(np.float32)
-
-    weights = {"token_embd.weight": normal(VOCAB, HIDDEN, spread=1.0)}
-    for n in range(LAYERS):
-        linears = {
-            "attn_q": (HIDDEN, HIDDEN),
-            "attn_k": (HIDDEN // 2, HIDDEN),
-            "attn_v": (HIDDEN // 2, HIDDEN),
-            "attn_output": (HIDDEN, HIDDEN),
-            "ffn_gate": (FF, HIDDEN),
-            "ffn_up": (FF, HIDDEN),
-            "ffn_down": (HIDDEN, FF),
-        }
-        weights |= {f"blk.{n}.{k}.weight": normal(*s, spread=1.5 * s[1] ** -0.5) for k, s in linears.items()}
-        norms = ("attn_norm", "ffn_norm")
-        weights |= {f"blk.{n}.{k}.weight": normal(HIDDEN, spread=0.3, mean=1.0) for k in norms}
-        biases = ("attn_q", "attn_k", "attn_v")
-        weights |= {f"blk.{n}.{k}.bias": normal(linears[k][0], spread=0.3) for k in biases}
-    weights["output_norm.weight"] = normal(HIDDEN, spread=0.3, mean=1.0)
-    weights["output.weight"] = normal(VOCAB, HIDDEN, spread=1.5 * HIDDEN**-0.5)
-    return weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
+from tiny_gguf import write_out
 
 from edgereason.bench.files import write_random_adapter
 from edgereason.errors import ConfigError
@@ -24,11 +25,7 @@ def base(tmp_path):
     writer.add_tensor("blk.0.attn_norm.weight", np.ones(HIDDEN, np.float32))
     writer.add_tensor("token_embd.weight", np.ones((128, HIDDEN), np.float32))
     writer.add_tensor("output.weight", np.ones((128, HIDDEN), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_out(writer, path)
 
 
 def test_every_linear_gets_a_and_b_with_the_fastest_axis_first(base, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from tiny_gguf import LLAMA, QWEN2, random_weights, write_gguf
+from tiny_gguf import LLAMA, QWEN2, random_weights, write_gguf, write_out
 
 from edgereason.errors import BundleError
 from edgereason.quant.adapter_file import AdapterGrid, Product, read_adapter_info, require_fit, write_adapter
@@ -68,10 +68,7 @@ def half(path):
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_tensor(f"{Q}.lora_a", np.zeros((4, 64), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer, path)
 
 
 def test_what_is_no_adapter_is_refused(base, tmp_path):

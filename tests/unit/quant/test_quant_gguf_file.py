@@ -5,7 +5,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from tiny_gguf import LLAMA, QWEN2, QWEN3, random_weights, write_gguf
+from tiny_gguf import LLAMA, QWEN2, QWEN3, random_weights, write_gguf, write_out
 
 from edgereason.errors import ModelFileError
 from edgereason.quant.gguf_file import Dims, GgufModel, Reader, Slot, write_model
@@ -28,11 +28,7 @@ def write_fields(path, arch, *, left_out=(), tensors=()):
         writer.add_layer_norm_rms_eps(2.0**-20)
     for name in ("token_embd.weight", *tensors):
         writer.add_tensor(name, np.zeros((8, 96), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_out(writer, path)
 
 
 def test_a_family_has_its_shapes_in_its_metadata(shape, teacher):
@@ -136,10 +132,7 @@ def test_quantized_weights_are_read_as_llama_cpp_dequantizes_them(tmp_path, kind
         packed = gguf.quants.quantize(expected, kind)
     raw = {"F16": np.float16}.get(kind.name)
     writer.add_tensor("token_embd.weight", packed if raw is None else packed.view(raw), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer, tmp_path / "m.gguf")
     got = GgufModel(tmp_path / "m.gguf").weights("token_embd.weight")
     assert got.dtype == np.float32
     assert np.array_equal(got, gguf.quants.dequantize(packed, kind).reshape(3, 256))

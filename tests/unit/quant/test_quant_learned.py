@@ -7,7 +7,7 @@ from dataclasses import replace
 import gguf
 import numpy as np
 import pytest
-from tiny_gguf import QWEN2, random_transforms
+from tiny_gguf import QWEN2, random_transforms, write_out
 
 from edgereason.errors import BundleError
 from edgereason.quant.blocks import Grid, Ranges
@@ -75,16 +75,18 @@ def test_another_type_of_file_is_refused(tmp_path, teachers):
         Learned.read(teachers["qwen2"])
 
 
-def test_another_version_is_refused_with_both(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "learned.gguf", "edgereason")
+def write_bare(path, *, version):
+    """A file of that version without storage or tensors."""
+    writer = gguf.GGUFWriter(path, "edgereason")
     writer.add_type("learned")
-    writer.add_uint32("edgereason.version", 2)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    writer.add_uint32("edgereason.version", version)
+    return write_out(writer, path)
+
+
+def test_another_version_is_refused_with_both(tmp_path):
+    path = write_bare(tmp_path / "learned.gguf", version=2)
     with pytest.raises(BundleError, match="version 2, this edgereason reads version 1"):
-        Learned.read(tmp_path / "learned.gguf")
+        Learned.read(path)
 
 
 def test_a_file_that_is_no_gguf_or_cut_off_is_refused(tmp_path, learned):
@@ -100,12 +102,6 @@ def test_a_file_that_is_no_gguf_or_cut_off_is_refused(tmp_path, learned):
 
 
 def test_a_file_that_lacks_its_storage_or_garbles_it_is_refused(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "bare.gguf", "edgereason")
-    writer.add_type("learned")
-    writer.add_uint32("edgereason.version", 1)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    path = write_bare(tmp_path / "bare.gguf", version=1)
     with pytest.raises(BundleError, match=r"lacks or garbles 'edgereason\.storage"):
-        Learned.read(tmp_path / "bare.gguf")
+        Learned.read(path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from tiny_gguf import write_out
 from tiny_lora import OPENING, base_model, lora_model, random_rows
 
 from edgereason.errors import BundleError, ConfigError
@@ -110,11 +111,7 @@ def write_base(path, arch):
     for n in range(2):
         for name, shape in shapes.items():
             writer.add_tensor(f"blk.{n}.{name}.weight", np.zeros(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return GgufModel(path)
+    return GgufModel(write_out(writer, path))
 
 
 def products_of(path):

@@ -1,4 +1,4 @@
-"""Tiny random decoders as GGUF files, and random transforms that fit them. Knows numpy and gguf; no torch."""
+"""Tiny random decoders as GGUF files, and random transforms that fit them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -83,9 +83,23 @@ def random_weights(shape: Shape, seed: int) -> Weights:
 
 def write_gguf(path: Path, shape: Shape, weights: Weights) -> Path:
     """The model as a float32 GGUF with a vocabulary, as a converter would write it."""
+    writer = shaped_writer(path, shape, context=128)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_scores([float(-n) for n in range(len(TOKENS))])
+    writer.add_token_types([gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.NORMAL] * (len(TOKENS) - 2))
+    writer.add_token_merges(["a b", "ab c"])
+    writer.add_bos_token_id(0)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    return write_out(writer, path, weights)
+
+
+def shaped_writer(path: Path, shape: Shape, *, context: int) -> gguf.GGUFWriter:
+    """The writer of a float32 model that has its name and its shapes, but no vocabulary and no weights."""
     writer = gguf.GGUFWriter(path, shape.arch)
     writer.add_name("Tiny")
-    writer.add_context_length(128)
+    writer.add_context_length(context)
     writer.add_embedding_length(shape.hidden)
     writer.add_block_count(shape.layers)
     writer.add_feed_forward_length(shape.ff)
@@ -98,15 +112,12 @@ def write_gguf(path: Path, shape: Shape, weights: Weights) -> Path:
     writer.add_layer_norm_rms_eps(shape.eps)
     writer.add_vocab_size(shape.vocab)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_scores([float(-n) for n in range(len(TOKENS))])
-    writer.add_token_types([gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.NORMAL] * (len(TOKENS) - 2))
-    writer.add_token_merges(["a b", "ab c"])
-    writer.add_bos_token_id(0)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
-    for name, values in weights.items():
+    return writer
+
+
+def write_out(writer: gguf.GGUFWriter, path: Path, tensors: Weights | None = None) -> Path:
+    """Adds `tensors`, writes what the writer holds to its file, at `path`, and closes it."""
+    for name, values in (tensors or {}).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
