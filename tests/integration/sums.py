@@ -1,11 +1,29 @@
-"""Additions that a model is trained on in tests: traces that say how, and questions that ask."""
+"""Additions that a model is trained on in tests: a recipe, traces that say how, and questions that ask."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+RECIPE = """
+[base]
+name = "smollm2-135m"
+[lora]
+rank = 32
+[training]
+epochs = 1
+batch_rows = 2
+micro_rows = 2
+"""
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs `edgereason ARGUMENTS` to its end."""
+    return subprocess.run([sys.executable, "-m", "edgereason", *arguments], capture_output=True, text=True)
 
 
 def write_traces(path: Path, count: int) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,12 +24,6 @@ from edgereason.reasoning.runs import drive, drive_many, last_response
 
 pytestmark = pytest.mark.model
 QUESTION = "Tom has 3 apples and buys 5 more. How many apples does Tom have?"
-
-
-@pytest.fixture(scope="module")
-def model(smollm2: Path) -> Iterator[Model]:
-    with edgereason.load(smollm2) as model:
-        yield model
 
 
 def texts(response: Response) -> list[str]:

@@ -9,34 +9,23 @@ import pytest
 
 import edgereason
 from edgereason.core.types import Response
-from edgereason.engine.base import Sequence
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError, ContextOverflow
 from edgereason.reasoning.model import Model
+from watched import EncodingsNoted
 
 pytestmark = pytest.mark.model
 QUESTION = "Tom has 3 apples and buys 5 more. How many apples does Tom have?"
 STORY = "Tom lives in a small house by the river, and every morning he walks to the market. " * 12
 
 
-class WatchedEngine(LlamaEngine):
-    """Counts the tokens of every encoding."""
-
-    encoded: list[int]
-
-    def encode(self, sequence: Sequence, tokens: object, **options: object) -> bool:
-        self.encoded.append(len(tokens))  # type: ignore[arg-type]
-        return super().encode(sequence, tokens, **options)  # type: ignore[arg-type]
-
-    def take_encoded(self) -> list[int]:
-        encoded, self.encoded = self.encoded, []
-        return encoded
+class WatchedEngine(EncodingsNoted, LlamaEngine):
+    pass
 
 
 @pytest.fixture
 def engine(real_model: Path) -> Iterator[WatchedEngine]:
     with WatchedEngine(real_model) as engine:
-        engine.encoded = []
         yield engine
 
 

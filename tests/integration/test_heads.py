@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +34,6 @@ from edgereason.train.heads.verifier import VerifierConfig, train_verifier
 
 pytestmark = pytest.mark.model
 QUESTION = "Tom has 3 apples and buys 5 more. How many apples does Tom have?"
-
-
-@pytest.fixture(scope="module")
-def model(smollm2: Path) -> Iterator[Model]:
-    with edgereason.load(smollm2) as model:
-        yield model
 
 
 def constant_switcher(logit: float) -> MlpSwitcher:

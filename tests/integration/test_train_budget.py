@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from sums import write_questions, write_traces
+from sums import RECIPE, run, write_questions, write_traces
 
 from edgereason.core.bundle import Bundle
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
-SFT = """
-[base]
-name = "smollm2-135m"
-[lora]
-rank = 32
+SFT = f"""{RECIPE}learning_rate = 5e-4
 [hints]
 buckets = [32, 64]
-[training]
-epochs = 1
-batch_rows = 2
-micro_rows = 2
-learning_rate = 5e-4
 """
 GRPO = """
 [base]
@@ -41,10 +30,6 @@ redraws = 2
 beta = 0.01
 learning_rate = 3e-4
 """
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "edgereason", *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

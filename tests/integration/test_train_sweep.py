@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from sums import write_questions, write_traces
+from sums import RECIPE, run, write_questions, write_traces
 
 from edgereason.core.bundle import Bundle
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
-RECIPE = """
-[base]
-name = "smollm2-135m"
-[lora]
-rank = 32
-[training]
-epochs = 1
-batch_rows = 2
-micro_rows = 2
-"""
 STUDY = """
 recipe = "recipe.toml"
 [axes]
@@ -47,13 +35,8 @@ def study(tmp_path: Path) -> list[str | Path]:
     ]
 
 
-def sweep(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgereason", "train", "sweep", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_every_recipe_is_trained_judged_and_timed_and_nothing_is_done_twice(study, tmp_path, smollm2):
-    done = sweep(*study)
+    done = run("train", "sweep", *study)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
     plain, few = json.loads((out / "sweep.json").read_text())["points"]
@@ -72,14 +55,14 @@ def test_every_recipe_is_trained_judged_and_timed_and_nothing_is_done_twice(stud
     # The same command again trains and asks nothing.
     before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".gguf", ".jsonl")}
     trained_at = {path: path.stat().st_mtime_ns for path in before if path.suffix == ".gguf"}
-    again = sweep(*study)
+    again = run("train", "sweep", *study)
     assert again.returncode == 0, again.stderr
     assert before == {path: path.read_bytes() for path in before}
     assert trained_at == {path: path.stat().st_mtime_ns for path in trained_at}
     assert again.stdout == done.stdout
     # Another recipe under the same name is refused.
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
-    refused = sweep(*study)
+    refused = run("train", "sweep", *study)
     assert refused.returncode == 1
     assert "holds a run of another recipe" in refused.stderr
     assert "Traceback" not in refused.stderr

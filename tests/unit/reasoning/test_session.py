@@ -12,7 +12,6 @@ import pytest
 from edgereason.core.bundle import Base, Bundle, Part, file_sha256
 from edgereason.core.chat import CLOSING, OPENING
 from edgereason.core.types import Message, Route, Stop
-from edgereason.engine.base import Sequence
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import BundleError, ConfigError, ContextOverflow, EngineError, RequestError
 from edgereason.heads.base import Array
@@ -21,6 +20,7 @@ from edgereason.reasoning.events import Answered, Event, Routed, Text
 from edgereason.reasoning.model import Model
 from edgereason.reasoning.prompt_cache import MAGIC
 from edgereason.reasoning.session import Session
+from watched import EncodingsNoted
 
 SAYS = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 ENDLESS = "hm " * 900 + "\n</think>\n\nThe final answer is 6."
@@ -50,20 +50,8 @@ class FeatureSwitcher:
         return FeatureReader(PromptFeatures(16) if state is None else PromptFeatures.restored(16, state))
 
 
-class WatchedEngine(ScriptedEngine):
-    """Notes every encoding: how many tokens, and on which sequence."""
-
-    def __init__(self, *arguments: object, **options: object) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]
-        self.encoded: list[int] = []
-
-    def encode(self, sequence: Sequence, tokens: object, **options: object) -> bool:
-        self.encoded.append(len(tokens))  # type: ignore[arg-type]
-        return super().encode(sequence, tokens, **options)  # type: ignore[arg-type]
-
-    def take_encoded(self) -> list[int]:
-        encoded, self.encoded = self.encoded, []
-        return encoded
+class WatchedEngine(EncodingsNoted, ScriptedEngine):
+    pass
 
 
 def prompt_of(engine: ScriptedEngine, *messages: tuple[str, str]) -> list[int]:
