@@ -237,61 +237,50 @@ def test_a_record_that_holds_its_command_is_quoted_word_by_word(results):
         results(record)
 
 
-def test_benches_give_their_figures_and_say_on_what_file(results):
+def bench(name, **values):
+    """The record of a bench of the base, by its name."""
     source = {"name": "tiny.gguf", "sha256": SHA}
     common = {"source": source, "machine": MACHINE, "rounds": 7, "total_s": 9.0, "model_bytes": 100}
+    return common | {"format": f"edgereason-bench-{name}"} | values
+
+
+def test_a_bench_of_the_engine_gives_its_figures_and_says_on_what_file(results):
     (result,) = results(
-        common
-        | {
-            "format": "edgereason-bench-engine",
-            "lora_tax_n1": 1.23456,
-            "decode_tokens_per_s_n1": 55.5,
-            "model": {"name": "x-q4_0.gguf", "sha256": OTHER, "quantization": "Q4_0"},
-            "config": {"model": "tiny", "rounds": 7, "only": ["lora", "steps"], "seed": 0},
-        }
+        bench(
+            "engine",
+            lora_tax_n1=1.23456,
+            decode_tokens_per_s_n1=55.5,
+            model={"name": "x-q4_0.gguf", "sha256": OTHER, "quantization": "Q4_0"},
+            config={"model": "tiny", "rounds": 7, "only": ["lora", "steps"], "seed": 0},
+        )
     )
     assert result.what == "bench engine, a plain Q4_0 of the base"
     assert result.figures == {"lora_tax_n1": 1.23456, "decode_tokens_per_s_n1": 55.5}
     assert figures_text(result) == "lora tax n1 1.23; decode tokens per s n1 55.5"
     assert result.machine == "EPYC, 2 threads"
-    assert (
-        result.command
-        == "edgereason bench engine --model tiny.gguf --rounds 7 --only lora --only steps --json"
-    )
-    assert runs_as_typed(result.command)
-    (result,) = results(
-        common
-        | {
-            "format": "edgereason-bench-switch",
-            "opening_tokens": 11,
-            "model": MODEL | {"quantization": "default file"},
-            "lengths": [{"prompt_tokens": 2000, "shared_over_chat": 0.03, "reencoded_over_shared": 40.0}],
-            "config": {"model": "tiny", "rounds": 7, "lengths": [2000], "as_is": True},
-        }
-    )
+    command = "edgereason bench engine --model tiny.gguf --rounds 7 --only lora --only steps --json"
+    assert result.command == command
+    assert runs_as_typed(command)
+
+
+def test_a_bench_of_the_switch_gives_its_figures_by_length(results):
+    lengths = [{"prompt_tokens": 2000, "shared_over_chat": 0.03, "reencoded_over_shared": 40.0}]
+    model = MODEL | {"quantization": "default file"}
+    config = {"model": "tiny", "rounds": 7, "lengths": [2000], "as_is": True}
+    (result,) = results(bench("switch", opening_tokens=11, model=model, lengths=lengths, config=config))
     assert result.what == "bench switch"
     assert result.figures == {
         "shared_over_chat at 2000 tokens": 0.03,
         "reencoded_over_shared at 2000 tokens": 40.0,
     }
-    assert (
-        result.command == "edgereason bench switch --model tiny.gguf --rounds 7 --lengths 2000 --as-is --json"
-    )
-    assert runs_as_typed(result.command)
-    (result,) = results(
-        common
-        | {
-            "format": "edgereason-bench-train",
-            "masked_speedup": 4.98,
-            "config": {
-                "prompt_tokens": 1000,
-                "responses": 8,
-                "response_tokens": 100,
-                "rounds": 1,
-                "model": "t",
-            },
-        }
-    )
+    command = "edgereason bench switch --model tiny.gguf --rounds 7 --lengths 2000 --as-is --json"
+    assert result.command == command
+    assert runs_as_typed(command)
+
+
+def test_a_bench_of_training_gives_its_speedup(results):
+    lengths = {"prompt_tokens": 1000, "responses": 8, "response_tokens": 100}
+    (result,) = results(bench("train", masked_speedup=4.98, config=lengths | {"rounds": 1, "model": "t"}))
     assert result.figures == {"masked_speedup": 4.98}
     assert runs_as_typed(result.command)
 

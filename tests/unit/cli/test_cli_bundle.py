@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from refusals import FAILED, USAGE, assert_refused
 from tiny_bundle import write_evaluation
 
 from edgereason.core.bundle import MANIFEST, Bundle, file_sha256
@@ -12,7 +13,6 @@ from edgereason.core.types import Mode
 from edgereason.hub.pull import resolve
 from edgereason.reasoning.model import load
 
-USAGE, FAILED = 2, 1
 SMOLLM2 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
@@ -174,8 +174,7 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
 def test_bad_input_gets_one_line_and_an_exit_code(run, built, tiny, arguments, code, says):
     files = {"BASE": tiny.base, "DATA": tiny.data}
     ran = run(*(files.get(one, one) for one in arguments))
-    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1), ran.err
-    assert says in ran.err
+    assert_refused(ran, code, says)
 
 
 def test_a_bundle_without_a_switcher_can_not_be_calibrated(run, built, tiny):

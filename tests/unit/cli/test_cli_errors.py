@@ -7,12 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from refusals import FAILED, USAGE
 
 import edgereason
 from edgereason.errors import EngineError
-
-USAGE = 2
-FAILED = 1
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from refusals import FAILED, USAGE
 
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.model import Model
 
-USAGE, FAILED = 2, 1
 REPLIES = [f"I count {n}.\n</think>\n\nThe final answer is {n}." for n in range(3)]
 
 

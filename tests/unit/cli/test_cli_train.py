@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from refusals import FAILED, USAGE, assert_refused, assert_stopped
 
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.train.lora import run as lora_run
 
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
 REPLIES = ("Two a day, nine days: 9 × 2 = \\boxed{18}.", "Three a day, so \\boxed{27}.")
 
 
@@ -67,9 +67,7 @@ def test_a_teacher_can_be_told_something_else_and_the_record_says_what(make, tmp
 def test_an_interruption_leaves_what_is_done_and_the_same_command_goes_on(cli, make, tmp_path: Path) -> None:
     cli.interrupt_at = (110,)
     ran = make("--parallel", "2", "--max-tokens", "100")
-    assert (ran.code, ran.out) == (INTERRUPTED, "")
-    assert f"the same command with -o {tmp_path / 'out'} goes on" in ran.err
-    assert "Traceback" not in ran.err
+    assert_stopped(ran, tmp_path / "out")
     done = (tmp_path / "out" / "samples.jsonl").read_text()
     assert 2 <= done.count("\n") < 8
     cli.interrupt_at = ()
@@ -117,8 +115,7 @@ def test_traces_of_others_are_read_and_what_is_left_out_is_said(cli, tmp_path: P
 def test_bad_input_gets_one_line_and_an_exit_code(cli, monkeypatch, tmp_path, arguments, code, says) -> None:
     monkeypatch.chdir(tmp_path)
     ran = cli("train", "traces", "-o", "out", *arguments)
-    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
-    assert says in ran.err
+    assert_refused(ran, code, says)
     assert not list(tmp_path.iterdir())
 
 
@@ -138,9 +135,7 @@ def test_own_answers_end_in_a_sentence_and_an_interruption_in_how_to_go_on(
     out = tmp_path / "own"
     asked = ("train", "answers", "--questions", str(data), "-o", str(out))
     cli.interrupt_at = (30,)
-    ran = cli(*asked)
-    assert (ran.code, ran.out) == (INTERRUPTED, "")
-    assert f"the same command with -o {out} goes on" in ran.err
+    assert_stopped(cli(*asked), out)
     cli.interrupt_at = ()
     ran = cli(*asked)
     assert ran.code == 0
@@ -185,8 +180,7 @@ def test_bad_input_of_trainings_gets_one_line(cli, monkeypatch, tmp_path, argume
     (tmp_path / "h.toml").write_text('[base]\nname = "smollm2-135m"\n')
     (tmp_path / "hens").with_suffix(".jsonl").write_text('{"question": "2+2?", "answer": "4"}\n')
     ran = cli("train", *(f"{one}.jsonl" if one == "hens" else one for one in arguments))
-    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
-    assert says in ran.err
+    assert_refused(ran, code, says)
     assert not (tmp_path / "out").exists()
 
 
@@ -247,8 +241,7 @@ def test_examples_of_other_budgets_or_of_another_base_are_not_trained_on(
     (tmp_path / "r.toml").write_text(SFT.format(buckets))
     out = tmp_path / "out"
     ran = cli("train", "sft", str(tmp_path / "r.toml"), "--examples", str(file), "-o", str(out))
-    assert (ran.code, ran.out, ran.err.count("\n")) == (FAILED, "", 1)
-    assert says in ran.err
+    assert_refused(ran, FAILED, says)
     assert not out.exists()
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import FAILED, USAGE, assert_refused, assert_stopped
 
 from edgereason.core.bundle import Base, Bundle, file_sha256
 from edgereason.heads.file import Heads, read_heads, write_heads
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 
 pytestmark = pytest.mark.torch
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
 RIGHT = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 WRONG = "2+2 is 5, I think.\n</think>\n\nThe final answer is 5."
 
@@ -138,9 +138,7 @@ def test_the_papers_verification_prompt_can_be_read_and_the_file_and_the_command
 def test_an_interruption_leaves_what_is_done_and_the_same_command_goes_on(cli, verify, tmp_path) -> None:
     cli.interrupt_at = (200,)
     ran = verify("--parallel", "4")
-    assert (ran.code, ran.out) == (INTERRUPTED, "")
-    assert f"the same command with -o {tmp_path / 'verifier'} goes on" in ran.err
-    assert "Traceback" not in ran.err
+    assert_stopped(ran, tmp_path / "verifier")
     done = (tmp_path / "verifier" / "samples.jsonl").read_text()
     assert 2 <= done.count("\n") < 60
     cli.interrupt_at = ()
@@ -214,8 +212,7 @@ def test_a_file_that_can_not_take_the_head_is_refused_before_the_work(
 def test_bad_input_gets_one_line_and_an_exit_code(cli, monkeypatch, tmp_path, arguments, code, says) -> None:
     monkeypatch.chdir(tmp_path)
     ran = cli("train", "heads", *arguments, "-o", "out")
-    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
-    assert says in ran.err
+    assert_refused(ran, code, says)
     assert not list(tmp_path.iterdir())
 
 

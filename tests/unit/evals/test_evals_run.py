@@ -149,14 +149,8 @@ def test_a_folder_with_nothing_but_an_earlier_lock_takes_a_run(data: Path, tmp_p
 
 
 def test_how_many_run_at_a_time_may_change_between_sittings(data: Path, tmp_path: Path) -> None:
-    seen = Told()
-    stopped = run_task(
-        CONFIG,
-        tmp_path / "a",
-        RunContext(progress=seen, should_stop=lambda: len(seen) > 3),
-        data=data,
-        load_model=scripted,
-    )
+    stopping = Told().stopping_after(3)
+    stopped = run_task(CONFIG, tmp_path / "a", stopping, data=data, load_model=scripted)
     assert stopped is None
     assert not (tmp_path / "a" / "summary.json").exists()
     done = run_task(replace(CONFIG, parallel=3), tmp_path / "a", data=data, load_model=scripted)
@@ -225,14 +219,7 @@ def test_rows_that_two_processes_wrote_are_refused(data: Path, tmp_path: Path) -
 
 
 def test_an_unfinished_record_that_was_compressed_is_not_split_in_two(data: Path, tmp_path: Path) -> None:
-    seen = Told()
-    run_task(
-        CONFIG,
-        tmp_path / "a",
-        RunContext(progress=seen, should_stop=lambda: len(seen) > 3),
-        data=data,
-        load_model=scripted,
-    )
+    run_task(CONFIG, tmp_path / "a", Told().stopping_after(3), data=data, load_model=scripted)
     path = tmp_path / "a" / SAMPLES
     kept = gzip.compress(path.read_bytes())
     (tmp_path / "a" / f"{SAMPLES}.gz").write_bytes(kept)

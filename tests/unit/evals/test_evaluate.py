@@ -121,9 +121,7 @@ def test_questions_are_batched_together(tmp_path: Path) -> None:
 
 def test_an_interruption_keeps_what_is_written_and_gives_everything_back(tmp_path: Path) -> None:
     engine = ScriptedEngine(REPLIES)
-    seen = Told()
-    context = RunContext(progress=seen, should_stop=lambda: len(seen) > 5)
-    evaluate(CONFIG, ITEMS, model(engine), tmp_path, context)
+    evaluate(CONFIG, ITEMS, model(engine), tmp_path, Told().stopping_after(5))
     assert 5 <= len(read_samples(tmp_path)) < 24
     assert engine.live_sequences == 0
     rows, _ = evaluate(CONFIG, ITEMS, model(), tmp_path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,14 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+async def asked_and_held(model: AsyncModel, engine: WatchedEngine) -> asyncio.Task[Response]:
+    """A long request whose seventh step waits until it may go on."""
+    engine.hold_after = 6
+    task = asyncio.create_task(model.ask("2+2?", **LONG))
+    await until(lambda: not engine.may_step.is_set())
+    return task
+
+
 def test_tasks_share_steps_and_get_the_answers_that_each_gets_alone() -> None:
     questions = [f"{'x' * n} 2+2?" for n in range(1, 5)]
     alone = [Model(ScriptedEngine([FOUR])).ask(question, **THINK) for question in questions]
@@ -96,9 +105,7 @@ def test_a_request_joins_while_others_run() -> None:
     engine = WatchedEngine([ENDLESS, FOUR], context_tokens=100_000)
 
     async def act(model: AsyncModel) -> None:
-        engine.hold_after = 6
-        long = asyncio.create_task(model.ask("2+2?", **LONG))
-        await until(lambda: not engine.may_step.is_set())
+        long = await asked_and_held(model, engine)
         asyncio.get_running_loop().call_later(0.01, engine.may_step.set)
         assert (await model.ask("2+2?", mode="think", budget=100, seed=1)).answer == "4"
         assert not long.done()
@@ -127,9 +134,7 @@ def test_a_cancelled_task_stops_its_streams_at_the_next_step_and_frees_their_cel
     engine = WatchedEngine([ENDLESS, FOUR], context_tokens=100_000)
 
     async def act(model: AsyncModel) -> None:
-        engine.hold_after = 6
-        long = asyncio.create_task(model.ask("2+2?", **LONG))
-        await until(lambda: not engine.may_step.is_set())
+        long = await asked_and_held(model, engine)
         long.cancel()
         with pytest.raises(asyncio.CancelledError):
             await long
@@ -143,11 +148,12 @@ def test_a_cancelled_task_stops_its_streams_at_the_next_step_and_frees_their_cel
     assert all(sampler.closed for sampler in engine.samplers)
 
 
-def test_leaving_a_stream_early_stops_it() -> None:
+@pytest.mark.parametrize("leaving", [aclosing, lambda stream: stream], ids=["aclosing", "its own with"])
+def test_leaving_a_stream_early_stops_it(leaving: Callable[[Any], AbstractAsyncContextManager[Any]]) -> None:
     engine = WatchedEngine([ENDLESS], context_tokens=100_000)
 
     async def act(model: AsyncModel) -> None:
-        async with aclosing(model.stream("2+2?", **LONG)) as events:
+        async with leaving(model.stream("2+2?", **LONG)) as events:
             async for event in events:
                 if isinstance(event, Text):
                     break
@@ -267,19 +273,6 @@ def test_room_for_no_stream_at_all_is_refused() -> None:
 
 
 # Streams, requests and sessions
-
-
-def test_leaving_a_stream_s_with_block_stops_it() -> None:
-    engine = WatchedEngine([ENDLESS], context_tokens=100_000)
-
-    async def act(model: AsyncModel) -> None:
-        async with model.stream("2+2?", **LONG) as events:
-            async for event in events:
-                if isinstance(event, Text):
-                    break
-        await until(lambda: engine.live_sequences == 0)
-
-    run(engine, act)
 
 
 def test_a_request_is_run_as_it_is() -> None:

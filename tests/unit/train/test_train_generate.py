@@ -70,11 +70,6 @@ def make(folder: Path, config: GenerateConfig = CONFIG, *sources: Questions, eng
         return generate(folder, config, sources or (HENS,), more.pop("against", NOTHING), model=model, **more)
 
 
-def made(record: dict) -> dict:
-    """A record without what it says of the call that wrote it."""
-    return {key: value for key, value in record.items() if key not in {"date", "peak_rss_bytes"}}
-
-
 # ── a solution becomes a trace ───────────────────────────────────────────────────────────────────
 
 
@@ -211,6 +206,11 @@ def counted(found: dict[str, Any]) -> dict[str, int]:
     return {name: count for name, count in found.items() if isinstance(count, int) and count}
 
 
+def lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without the second and the peak memory of the call that wrote it last."""
+    return {name: value for name, value in record.items() if name not in ("date", "peak_rss_bytes")}
+
+
 def test_a_run_writes_samples_traces_and_a_record_of_its_yield(tmp_path: Path) -> None:
     record = make(tmp_path / "run", context=RunContext(command=("edgereason", "train", "traces")))
     assert record == json.loads((tmp_path / "run" / RECORD).read_text())
@@ -263,7 +263,7 @@ def test_a_finished_run_draws_nothing_again_and_more_questions_or_samples_go_on(
     first = make(tmp_path, replace(CONFIG, samples=2), source(*HENS.questions[:4]))
     engine = MortalEngine(REPLIES, steps=0)
     again = make(tmp_path, replace(CONFIG, samples=2), source(*HENS.questions[:4]), engine=engine)
-    assert made(again) == made(first)
+    assert lasting(again) == lasting(first)
     assert engine.decoded == []
     before = (tmp_path / SAMPLES).read_text()
     make(tmp_path)
@@ -274,9 +274,7 @@ def test_a_finished_run_draws_nothing_again_and_more_questions_or_samples_go_on(
 
 def test_an_interruption_keeps_what_is_written(tmp_path: Path) -> None:
     told, engine = Told(), ScriptedEngine(REPLIES)
-    stopped = make(
-        tmp_path, engine=engine, context=RunContext(progress=told, should_stop=lambda: len(told) > 3)
-    )
+    stopped = make(tmp_path, engine=engine, context=told.stopping_after(3))
     assert stopped is None
     assert engine.live_sequences == 0
     assert 10 <= len((tmp_path / SAMPLES).read_text().splitlines()) < 40
@@ -428,7 +426,7 @@ def test_a_real_teacher_makes_samples_that_are_gone_on_with(tmp_path: Path, smol
         traces = read_traces(tmp_path / TRACES) if record["traces"]["rows"] else ()
         assert all(trace.num_tokens == lengths.budgeted(trace) <= 60 for trace in traces)
     assert again is not None
-    assert (made(again), (tmp_path / SAMPLES).read_text()) == (made(record), written)
+    assert (lasting(again), (tmp_path / SAMPLES).read_text()) == (lasting(record), written)
     samples = [json.loads(line) for line in written.splitlines()]
     assert sorted((row["id"], row["number"]) for row in samples) == [
         ("q0", 0),

@@ -182,8 +182,7 @@ def test_a_stopped_run_goes_on_behind_what_is_written_and_reads_no_prompt_twice(
     asked: Path, tmp_path: Path
 ) -> None:
     folder, told = tmp_path / "run", Told()
-    stopping = RunContext(progress=told, should_stop=lambda: len(told) > 30)
-    assert train(folder, asked, context=stopping) is None
+    assert train(folder, asked, context=told.stopping_after(30)) is None
     written = (folder / SAMPLES).read_text()
     assert written.count("\n") == 30
     engine = ScriptedEngine()

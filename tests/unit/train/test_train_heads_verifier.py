@@ -14,7 +14,6 @@ from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError, RequestError
 from edgereason.heads.file import read_heads
 from edgereason.reasoning.model import Model
-from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.generate import sample_seed
@@ -140,8 +139,7 @@ def test_a_stopped_run_goes_on_behind_what_is_written_and_more_samples_join_it(
     asked: Path, tmp_path: Path
 ) -> None:
     folder, told = tmp_path / "run", Told()
-    stopping = RunContext(progress=told, should_stop=lambda: len(told) > 3)
-    assert train(folder, asked, context=stopping) is None
+    assert train(folder, asked, context=told.stopping_after(3)) is None
     assert told == [("samples", done, 120, "") for done in (0, 4, 8, 12)]
     before = (folder / SAMPLES).read_text()
     assert before.count("\n") == 12

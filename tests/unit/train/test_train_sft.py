@@ -282,16 +282,3 @@ def test_an_adapter_can_be_learned_further(finished, tmp_path):
         train(tmp_path / "run")
     with pytest.raises(BundleError, match="another shape"):
         train(tmp_path / "other", replace(RECIPE, lora=LoraSettings(rank=8)), start=start)
-
-
-def test_a_record_names_the_budgets_that_examples_announced_and_no_others(tmp_path):
-    rows = [
-        replace(one, bucket=bucket) for one, bucket in zip(examples(), (64, None, 32, 64) * 4, strict=True)
-    ]
-    rows.append(
-        replace(rows[0], id="long", response=rows[0].response * 200, bucket=128)
-    )  # left out: too long
-    recipe = replace(RECIPE, hints=HintConfig(buckets=(32, 64, 128, 256)), training=replace(CONFIG, epochs=1))
-    record = train(tmp_path, recipe, rows)
-    assert record["num_too_long"] == 1
-    assert record["buckets"] == [32, 64]
