@@ -73,12 +73,12 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(data: Path, tmp_path: Pat
     while process.poll() is None and not (samples.is_file() and samples.read_text().count("\n")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=100)
     if process.returncode == 0:
         pytest.skip("the run ended before it could be interrupted")
     assert process.returncode == 130
     assert f"-o {folder} goes on" in errors
-    done = subprocess.run(ask, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(ask, capture_output=True, text=True, timeout=250, check=True)
     assert json.loads(done.stdout)["n"] == len(SUMS)
 
 
@@ -89,14 +89,14 @@ def test_answers_of_the_same_questions_are_the_same_however_the_run_is_split(
     whole, split = tmp_path / "whole", tmp_path / "split"
     how = ("--parallel", "1", "--limit", "4")
     ask_whole, ask_split = (command(data, folder, *how, model=real_model) for folder in (whole, split))
-    subprocess.run(ask_whole, check=True, capture_output=True, timeout=200)
+    subprocess.run(ask_whole, check=True, capture_output=True, timeout=250)
     process = subprocess.Popen(ask_split, stderr=subprocess.DEVNULL)
     samples = split / "samples.jsonl"
     while process.poll() is None and not (samples.is_file() and samples.read_text().count("\n") >= 2):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    subprocess.run(ask_split, check=True, capture_output=True, timeout=200)
+    subprocess.run(ask_split, check=True, capture_output=True, timeout=250)
     left, right = read_samples(whole), read_samples(split)
     assert [(row.key, row.traces) for row in left] == [(row.key, row.traces) for row in right]
 
