@@ -6,6 +6,7 @@ and no torch, where neither can be had. A test that needs one of them and is not
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -80,6 +81,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ]
         config.hook.pytest_deselected(items=needing)
         items[:] = [item for item in items if item not in needing]
+
+
+def pytest_collection_finish() -> None:
+    # What is imported by now stays. Trainers collect garbage after each run, and would look through all of torch.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
