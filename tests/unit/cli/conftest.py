@@ -60,6 +60,7 @@ class Cli:
 
     capsys: pytest.CaptureFixture[str]
     monkeypatch: pytest.MonkeyPatch
+    file: Path
     replies: tuple[str, ...] = ("17 · 23 = 391\n</think>\n\nThe final answer is 391.",)
     interrupt_at: tuple[int, ...] = ()
     context_tokens: int | None = None
@@ -91,12 +92,18 @@ class Cli:
 
     def resolve(self, name: str, **_options: object) -> Path:
         self.num_resolved += 1
-        return Path(__file__)  # some file: nothing reads it
+        return self.file  # hashed and named, never loaded
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    cli = Cli(capsys, monkeypatch)
+def cli(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Ran]:
+    file = tmp_path_factory.mktemp("models") / "some.gguf"
+    file.write_bytes(b"a model")
+    cli = Cli(capsys, monkeypatch, file)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "30")
