@@ -84,7 +84,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    # What is imported by now stays. Trainers collect garbage after each run, and would look through all of torch.
+    # What is imported by now stays: trainers collect garbage after each run, and would look through torch.
     gc.collect()
     gc.freeze()
 

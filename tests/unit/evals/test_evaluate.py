@@ -194,5 +194,5 @@ def test_a_row_that_is_broken_in_the_middle_names_its_line(tmp_path: Path) -> No
     path = tmp_path / SAMPLES
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:3], lines[3][:50], *lines[4:]]) + "\n")
-    with pytest.raises(ConfigError, match=r"samples\.jsonl, line 4 is no Sample"):
+    with pytest.raises(ConfigError, match=r"samples\.jsonl, line 4 is not a Sample"):
         read_samples(tmp_path)

@@ -390,7 +390,7 @@ def test_reasoning_gym_makes_questions() -> None:
     assert found.entry["name"] == found.questions[0].source == "reasoning-gym chain_sum"
     assert len({one.id for one in found.questions}) == 5
     assert len(read_questions("reasoning-gym:chain_sum", limit=4).questions) == 4
-    for spec, says in (("chain_sums", "chain_sums"), ("chain_sum:many", "'many' is no count")):
+    for spec, says in (("chain_sums", "chain_sums"), ("chain_sum:many", "'many' is not a count")):
         with pytest.raises(ConfigError, match=says):
             read_questions(f"reasoning-gym:{spec}")
 

@@ -487,7 +487,7 @@ def test_a_line_that_a_kill_tore_within_a_character_is_dropped(tmp_path: Path) -
 def test_what_is_no_checkpoint_or_beyond_the_end_is_not_resumed(
     finished: Path, start: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="is no checkpoint"):
+    with pytest.raises(ConfigError, match="is not a checkpoint"):
         train(tmp_path / "run", start, resume=finished / "adapter")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="has 4 updates behind it"):

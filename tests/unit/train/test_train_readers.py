@@ -154,7 +154,7 @@ def test_a_proof_is_no_reference() -> None:
         ("s1k", {"question": "?"}, "row 3: deepseek_thinking_trajectory is missing"),
         ("s1k", {"question": "?", "thinking_trajectories": ["x"]}, "row 3: attempt is missing"),
         ("s1k", {"thinking_trajectories": ["x"], "attempt": "4"}, "row 3: question is missing"),
-        ("plain", {"thinking": 3, "answer": "4"}, "row 3: thinking is no text"),
+        ("plain", {"thinking": 3, "answer": "4"}, "row 3: thinking is not a text"),
         ("plain", {"thinking": "x", "answer": "4"}, "row 3: messages is missing"),
     ],
 )
