@@ -165,6 +165,12 @@ class Feed:
     on_states: Mapping[int, Callable[[States], None]] | None = None
 
 
+Ids = Tokens[int]
+OnStates = Mapping[int, Callable[[States], None]] | None
+"""By layer, who gets its output rows."""
+ShouldStop = Callable[[], bool] | None
+
+
 class Engine(Protocol):
     """What reasoning needs of an engine. Not thread-safe: one thread at a time."""
 
@@ -238,12 +244,7 @@ class Engine(Protocol):
         ...
 
     def encode(
-        self,
-        sequence: Sequence,
-        tokens: Tokens[int],
-        *,
-        on_states: Mapping[int, Callable[[States], None]] | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        self, sequence: Sequence, tokens: Ids, *, on_states: OnStates = None, should_stop: ShouldStop = None
     ) -> bool:
         """Encodes tokens in chunks under the sequence's encoder; the last one's logits can be sampled.
 

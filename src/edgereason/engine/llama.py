@@ -30,13 +30,16 @@ from edgereason.engine import native
 from edgereason.engine.base import (
     Adapter,
     Feed,
+    Ids,
     KvType,
     ModelInfo,
+    OnStates,
     Reservation,
     Sampled,
     Sampler,
     Scored,
     Sequence,
+    ShouldStop,
     States,
     require_base,
     require_empty,
@@ -232,12 +235,7 @@ class LlamaEngine(Closing):
     # Encoding and drawing
 
     def encode(
-        self,
-        sequence: Sequence,
-        tokens: Tokens[int],
-        *,
-        on_states: Mapping[int, Callable[[States], None]] | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        self, sequence: Sequence, tokens: Ids, *, on_states: OnStates = None, should_stop: ShouldStop = None
     ) -> bool:
         if not tokens:
             raise EngineError("nothing to encode: got no tokens")

@@ -27,12 +27,15 @@ from edgereason.core.types import Sampling
 from edgereason.engine.base import (
     Adapter,
     Feed,
+    Ids,
     ModelInfo,
+    OnStates,
     Reservation,
     Sampled,
     Sampler,
     Scored,
     Sequence,
+    ShouldStop,
     States,
     require_base,
     require_empty,
@@ -224,12 +227,7 @@ class ScriptedEngine(Closing):
         return self._tokens[sequence].copy()
 
     def encode(
-        self,
-        sequence: Sequence,
-        tokens: Tokens[int],
-        *,
-        on_states: Mapping[int, Callable[[States], None]] | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        self, sequence: Sequence, tokens: Ids, *, on_states: OnStates = None, should_stop: ShouldStop = None
     ) -> bool:
         if not tokens:
             raise EngineError("nothing to encode: got no tokens")

@@ -118,7 +118,6 @@ def _conversation(row: Row) -> tuple[list[Message], str]:
 
 
 FORMAT: Final = "edgereason-quantize"
-_HOLDS: Final = "quantization"
 PROGRESS: Final = "progress.jsonl"
 LEARNED: Final = "learned.gguf"
 BASE: Final = "base.gguf"
@@ -214,7 +213,7 @@ def run(
     if record is None:
         return None
     record |= {"text": [{"name": one.name, "sha256": one.sha256} for one in texts]}
-    return RunFolder(folder, _HOLDS).write(record | context.about())
+    return RunFolder(folder, "quantization").write(record | context.about())
 
 
 def quantize(
@@ -254,7 +253,7 @@ def quantize(
     config = recipe.end_to_end
     if config.steps:
         require_text(texts, config, _HELD_OUT)
-    RunFolder(folder, _HOLDS).claim(RECIPE, recipe.to_tables())
+    RunFolder(folder, "quantization").claim(RECIPE, recipe.to_tables())
 
     record: dict[str, Any] = {"format": FORMAT, "name": recipe.base.name, "recipe_sha256": recipe.sha256}
     learned = Learned(name=recipe.base.name, teacher_sha256=teacher_sha256, storage=recipe.storage)
