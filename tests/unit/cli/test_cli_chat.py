@@ -221,7 +221,7 @@ def test_in_a_terminal_answers_look_as_those_of_ask(cli):
         (["--bundle", "b", "--model", "m"], 2, "one of the two"),
         (["--base", "b"], 2, "--bundle"),
         (["--streams", "65"], 1, "between 1 and 64"),
-        (["--system", "\udcff"], 1, "no UTF-8"),
+        (["--system", "\udcff"], 1, "not UTF-8"),
         (["a question"], 2, "unexpected extra argument"),
     ],
 )

@@ -36,8 +36,8 @@ from edgereason.errors import EngineError
         (["ask", "q", "--temperature", "nan"], FAILED, "temperature"),
         (["ask", " \n"], FAILED, "the question is empty"),
         (["ask", ""], FAILED, "the question is empty"),
-        (["ask", "\udcff"], FAILED, "no UTF-8"),
-        (["ask", "q", "--system", "\udcff"], FAILED, "no UTF-8"),
+        (["ask", "\udcff"], FAILED, "not UTF-8"),
+        (["ask", "q", "--system", "\udcff"], FAILED, "not UTF-8"),
         (["ask", "--file", "missing\nfile"], FAILED, "No such file"),
         (["ask", "--file", "."], FAILED, "directory"),
         (["ask", "q", "--bundle", "missing"], FAILED, "bundle"),
@@ -59,7 +59,7 @@ def test_empty_standard_input_is_an_empty_question(cli):
 def test_standard_input_that_is_no_text_is_refused(cli):
     ran = cli("ask", stdin=b"\xff\xfe\x00")
     assert ran.code == FAILED
-    assert_one_line(ran.err, "standard input is no UTF-8")
+    assert_one_line(ran.err, "standard input is not UTF-8")
 
 
 def test_a_prompt_longer_than_the_context_says_both_numbers(cli):

@@ -45,6 +45,7 @@ while time.monotonic() < end_s:
         else:
             time.sleep(chance.uniform(0, 0.003))
             os.unlink(marker)
+    time.sleep(chance.uniform(0, 0.003))  # on one core the others would not come to run
 print(held, overlaps)
 """
 

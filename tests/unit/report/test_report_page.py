@@ -159,7 +159,10 @@ def test_a_record_that_fails_after_figures_were_drawn_changes_nothing_either(tmp
         ),
         (lambda folder: (folder / "summary.json").write_text('{"format": "x"}'), r"format is 'x', expected"),
         (lambda folder: (folder / "samples.jsonl").unlink(), r"run holds no samples.jsonl"),
-        (lambda folder: (folder / "samples.jsonl").write_text("{}\n"), r"samples.jsonl, line 1 is no Sample"),
+        (
+            lambda folder: (folder / "samples.jsonl").write_text("{}\n"),
+            r"samples.jsonl, line 1 is not a Sample",
+        ),
         (lambda folder: (folder / "samples.jsonl").write_text(""), r"run has no rows"),
     ],
 )
