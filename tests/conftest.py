@@ -21,7 +21,10 @@ from edgereason.hub.pull import resolve
 from shallow_model import write_shallow
 
 TORCH = ("torch", "transformers", "trl", "peft", "accelerate")
-NEED_TORCH = ("parity", "unit/train", "unit/quant/learn", "integration/test_heads.py")
+NEED_TORCH = (
+    *("parity", "unit/train", "unit/quant/learn", "integration/test_heads.py"),
+    *("unit/bench/test_bench_study.py", "unit/cli/test_cli_train.py"),
+)
 """Where modules may import torch at their top; elsewhere a test that needs it is marked so."""
 MODELS = {"smollm2", "qwen", "shallow", "real_model"}
 """Fixtures that are or need a real model; who asks for one is marked."""
