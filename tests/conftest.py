@@ -13,12 +13,17 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from edgereason.bench.files import write_random_adapter
 from edgereason.engine.llama import LlamaEngine
 from edgereason.hub.pull import resolve
 from shallow_model import write_shallow
+
+# A loaded machine takes longer over an example, which says nothing of what is tested.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 TORCH = ("torch", "transformers", "trl", "peft", "accelerate")
 NEED_TORCH = (

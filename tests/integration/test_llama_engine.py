@@ -28,6 +28,7 @@ from edgereason.errors import (
     ModelFileError,
     NoRoomNow,
 )
+from edgereason.quant.gguf_file import Reader
 
 pytestmark = pytest.mark.model
 GREEDY = Sampling(temperature=0)
@@ -70,7 +71,7 @@ def adapter_path(adapter_paths: tuple[Path, Path]) -> Path:
 @pytest.fixture(scope="session")
 def output_matrix(real_model: Path) -> np.ndarray:
     """The model's head in float32, (V, hidden size)."""
-    tensors = {t.name: t for t in gguf.GGUFReader(real_model).tensors}
+    tensors = {t.name: t for t in Reader(real_model).tensors}
     head = tensors.get("output.weight", tensors["token_embd.weight"])
     return gguf.quants.dequantize(head.data, head.tensor_type)
 
