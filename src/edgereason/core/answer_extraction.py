@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from edgereason.core.answer_forms import BOLD, CURRENCY, DIGITS, Answer, Kind, canonical, flatten, trim
+from edgereason.core.answer_forms import BOLD, CJK, CURRENCY, DIGITS, Answer, Kind, canonical, flatten, trim
 
 # Where an answer, as opposed to an essay, ends.
 _LIMIT_LINE_CHARS = 160
@@ -27,7 +27,16 @@ _LIMIT_TEXT_CHARS = 100_000
 _LIMIT_BOXES = 20
 
 # Anything but blanks and what only surrounds answers.
-_SAYS = re.compile(r"[^\s*_#`.,;:\"'$]")
+_SAYS = re.compile(r"[^\s*_#`.,;:\"'$。、，：；]")
+
+# Tags of thinking and answers, whole or cut off at the end, and control tokens that a model spelled out.
+_TAG = re.compile(
+    r"<\s?\\?/?\s?(?:think|thinking|thoughts?|reason|reasoning|reflection|scratchpad|answer|solution|output)\s?/?>"
+    r"|<\|[\w/-]{1,40}\|>|<(?:/s|s|eos|bos|pad|unk|(?:start|end)_of_turn)>|\[/?INST\]"
+    r"|</?(?:t(?:h(?:i(?:n(?:k(?:ing?)?)?)?)?)?)?(?=[\s*_`.]*\Z)",
+    re.IGNORECASE,
+)
+_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s?\{\s{0,9}\}")
 
 
 class _Wants(Enum):
@@ -50,7 +59,7 @@ def extract(text: str, *, question: str | None = None) -> Answer | None:
     Returns:
         None if there is nothing but blanks and punctuation that stands around answers.
     """
-    text = BOLD.sub(r"\2", text[-_LIMIT_TEXT_CHARS:])
+    text = BOLD.sub(r"\2", _EMPTY_BOX.sub(" ", _TAG.sub("\n", text[-_LIMIT_TEXT_CHARS:])))
     if not _SAYS.search(text):
         return None
     wants, options = _wanted(question), _options(question or "")
@@ -92,7 +101,8 @@ _QUANTITY_CUE = re.compile(
     r"probability|area|perimeter|volume|cost|price|profit|amount|percent|percentage|ratio|remainder|"
     r"distance|speed|length|width|height|age|weight|degree|coefficient)s?\b"
     r"|\bwhat\s+(?:number|percent|percentage|fraction)\b"
-    r"|\b(?:calculate|compute|evaluate|find|solve|determine|simplify)\b",
+    r"|\b(?:calculate|compute|evaluate|find|solve|determine|simplify)\b"
+    r"|多少|[几幾][^何乎]|求|计算|計算|いくつ|いくら|何[個人本枚円匹冊回歳年日時分秒台杯]|몇|얼마|구하|계산",
     re.IGNORECASE,
 )
 _DIGIT_STRING = re.compile(r"\d+(?:[.,]\d+)*")
@@ -207,7 +217,7 @@ def _first_statement(text: str) -> str:
         return trim(display[0])
     line = text.partition("\n")[0]
     formulas = [match.span() for match in _MATH.finditer(line)]
-    for stop in re.finditer(r"[.!?](?=[\"'*_`)\]]*(?:\s|$))", line):
+    for stop in re.finditer(r"[.!?](?=[\"'*_`)\]]*(?:\s|$))|[。！？]", line):
         before = line[: stop.start()]
         if any(start < stop.start() < end - 1 for start, end in formulas):
             continue
@@ -232,12 +242,14 @@ def _reason_cut(statement: str) -> str:
 # ── reading a piece ──────────────────────────────────────────────────────────────────────────────
 
 _TOKEN = re.compile(
-    rf"(?<![\w^.{{\\])(?<!\d:)(?:[-+]\s?)?(?:{CURRENCY}\s*)?-?"
+    rf"(?<![^\W{CJK}])(?<![\^.{{\\])(?<!\d[:,])(?<!\^[-+])(?<!\^\{{[-+])(?<!\\sqrt )"
+    rf"(?:[-+]\s?)?(?:{CURRENCY}\s*)?-?"
     r"(?:(?<=[$€£])\d{1,3}(?: \d{3})+(?!\d)"
     rf"|\d+\s*\\frac\s*(?:\d\d|\{{[^{{}}]*\}}\{{[^{{}}]*\}})|\\frac\s*(?:\d\d|\{{[^{{}}]*\}}\{{[^{{}}]*\}})"
-    rf"|\d+ \d+/\d+|{DIGITS}(?:\s*/\s*{DIGITS}|[eE][-+]?\d+)?)"
+    rf"|\d+ \d+/\d+|(?:{DIGITS}\s*(?:\\times|\\cdot|\*|x)\s*)?10\s*\^\s*(?:-?\d+|\{{\s*-?\d+\s*\}})"
+    rf"|{DIGITS}(?:\s*/\s*{DIGITS}|[eE][-+]?\d+)?)"
     # whole, not a time, not an ordinal, not a factor: "72Mb" gives 72; "2nd" and "5x" give nothing
-    r"(?!\d|[.,:]\d|\^|[a-zA-Z](?![a-zA-Z])|(?:st|nd|rd|th)\b)"
+    r"(?!\d|[.,:]\d|\^(?!\\circ)|[a-zA-Z](?![a-zA-Z])|(?:st|nd|rd|th)\b)"
     r"(?:\s*%|\s+(?:thousand|million|billion|trillion|percent)\b)?",
     re.IGNORECASE,
 )
@@ -258,9 +270,17 @@ def _numbers(text: str) -> list[tuple[int, Answer]]:
         if token[0] in "-+" and not is_apart and re.search(r"[\w)\]}$]\s?$", text[max(0, start - 2) : start]):
             token = token[1:].strip()
         answer = canonical(token)
+        if answer.kind is Kind.EXPRESSION and answer.value is not None and not _is_pair(text, match):
+            answer = Answer(answer.text, Kind.NUMBER, str(answer.value), answer.value)  # 3,5 in running text
         if answer.kind is Kind.NUMBER:
             found.append((start, answer))
     return found
+
+
+def _is_pair(text: str, match: re.Match[str]) -> bool:
+    """Whether the text's match is all that stands in a pair of brackets, as in the point (3,5)."""
+    before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
+    return before in ("(", "[", "{") and after in (")", "]", "}", "\\")
 
 
 def _number_in(sentence: str, *, result: Answer | None = None) -> Answer | None:
@@ -332,7 +352,8 @@ def _lettered(text: str, options: dict[str, Answer]) -> Answer | None:
 
 _WORKED = re.compile(
     r"=|[$€£]|\b(?:so|therefore|thus|hence|total|altogether|in all|left|remains?|remaining|each|per|"
-    r"there are|there is|gives|makes?|equals?|costs?|needs?)\b",
+    r"there are|there is|gives|makes?|equals?|costs?|needs?)\b"
+    r"|一共|共有|总共|總共|所以|因此|答案|合計|全部で|よって|したがって|答え|따라서|모두|정답|답은",
     re.IGNORECASE,
 )
 
@@ -373,12 +394,14 @@ def _conclusion(text: str) -> Answer | None:
     A conclusion often repeats the last calculation's result among other numbers ("So 12 muffins need 132
     spoons", "132 spoons are enough for 12 muffins"): then it is that one.
     """
-    sentences = re.split(r"(?<=[.!?])\s+|\n+", text)
+    sentences = re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n+", text)
     for index in range(len(sentences) - 1, -1, -1):
-        if not re.search(r"\d|\\|=", sentences[index]):
+        if not re.search(r"\d|\\|=|[^\x00-\x7f]", sentences[index]):
             continue
         earlier = next((line for line in reversed(sentences[:index]) if "=" in line), None)
         result = _number_in(earlier) if earlier else None
         if answer := _in_formula(sentences[index]) or _number_in(sentences[index], result=result):
             return answer
+        if re.search(r"\d[.,]\d", sentences[index]):
+            return None  # a number or a list that can't be read; an earlier sentence's is not the answer
     return None

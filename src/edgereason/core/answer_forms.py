@@ -13,6 +13,10 @@ Decisions that a reader of figures should know:
   because questions that ask "how many dozen" expect the bare 3.
 * A number is exact: ``0.33`` is not 1/3. A ratio ``3:4`` is 3/4.
 * A letter right after a number is a factor (``2s``, ``5m``); a unit stands apart (``5 m``) or is longer.
+* A comma before three digits parts thousands, before any other number of digits it is decimal: ``12,50 €`` is
+  25/2, and so is ``1.234,50`` 2469/2. ``3,5`` alone is a list and the number 7/2 alike. A comma that fits
+  neither (``1,23,456``) gives no number.
+* Digits of all scripts are digits. ``万``, ``億`` and their like multiply and add: ``3万5千`` is 35,000.
 * ``1,000`` is a thousand and ``1, 000`` a list. A bare list is a set or, against one in brackets, a tuple
   in its order; ``(1, 2)``, ``[1, 2]`` and ``{1, 2}`` are three things.
 * A digit string with a base (``40_9``) is an expression and not the number 40.
@@ -21,10 +25,12 @@ Decisions that a reader of figures should know:
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import prod
 
 
 class Kind(Enum):
@@ -61,16 +67,76 @@ _LIMIT_EXPRESSION_CHARS = 400
 # Beyond this a text is prose, unread: some patterns below cost the square of the length.
 _LIMIT_ANSWER_CHARS = 1000
 
-_UNICODE = str.maketrans(
-    {
-        "−": "-", "–": "-", "—": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/",
-        "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ",
-        "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∈": r"\in ", "θ": r"\theta ",
-        "°": r"^\circ ", "²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "⅓": " 1/3",
-        "⅔": " 2/3", "\u200b": "", "’": "'", "‘": "'", "“": '"', "”": '"',
-    }
-)  # fmt: skip
+# Han, Kana and Hangul stand beside digits without a blank.
+CJK = "々㐀-䶿一-鿿豈-﫿぀-ヿㇰ-ㇿ가-힣\U00020000-\U000323af"
 
+
+class _Spellings(dict[int, str]):
+    """One character in ASCII or LaTeX: as listed, else its digit, its fraction, or its narrow form."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        tag, *parts = unicodedata.decomposition(character).split() or [""]
+        if (digit := unicodedata.decimal(character, None)) is not None:
+            spelling = str(digit)
+        elif tag == "<fraction>":
+            spelling = " " + "".join(chr(int(part, 16)) for part in parts).replace("⁄", "/")
+        elif tag in ("<super>", "<sub>", "<circle>"):
+            spelling = character  # a footnote or a bullet; exponents and bases are written before
+        else:
+            spelling = unicodedata.normalize("NFKC", character)
+            spelling = spelling if spelling == character else spelling.translate(self)
+        self[code] = spelling
+        return spelling
+
+
+_UNICODE = _Spellings(
+    str.maketrans(
+        {
+            **dict.fromkeys("−‐‑‒–—―﹘﹣－˗➖⁻₋", "-"),
+            "×": r"\times ", "✕": r"\times ", "✖": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ",
+            "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "∶": ":", "➕": "+", "٫": ".", "٬": ",", "٪": "%",
+            "،": ", ", "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup ",
+            "∩": r"\cap ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∈": r"\in ",
+            "θ": r"\theta ", "°": r"^\circ ", "\u200b": "", "\ufe0f": "", "\u200e": "", "\u200f": "",
+            "\u00a0": "\u00a0", "\u2009": "\u2009", "\u202f": "\u202f",  # may part thousands: see below
+            "’": "'", "‘": "'", "“": '"', "”": '"',
+        }
+    )
+)  # fmt: skip
+_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_LOWERED = "₀₁₂₃₄₅₆₇₈₉"
+_PLACED = (
+    (re.compile(rf"(?<![{_RAISED}])([{_RAISED}]+)[⁄/]([{_LOWERED}]+)"), " {}/{}"),
+    (re.compile(rf"(?<=[\w)\]}}])(?<![{_RAISED}⁺⁻⁽⁾ⁿⁱ])([{_RAISED}⁺⁻⁽⁾ⁿⁱ]+)"), "^{{{}}}"),
+    (re.compile(rf"(?<=\d)([{_LOWERED}]+)"), "_{{{}}}"),
+)
+
+# 3万5千, 1億2000万: Han and Hangul powers of ten, each with its digits.
+_POWERS = {
+    **dict.fromkeys("百백", 100), **dict.fromkeys("千천", 1000), **dict.fromkeys("万萬만", 10**4),
+    **dict.fromkeys("亿億억", 10**8),
+}  # fmt: skip
+_GROUPED = re.compile(
+    rf"(?<![\d.,])(?:\d[\d,]*(?:\.\d+)?\s?[{''.join(_POWERS)}]+)+(?!\s?[\d兆조{''.join(_POWERS)}])"
+)
+
+
+def _grouped(match: re.Match[str]) -> str:
+    total, last = Fraction(0), 0
+    for digits, powers in re.findall(rf"([\d,.]+)\s?([{''.join(_POWERS)}]+)", match[0]):
+        size = prod(_POWERS[power] for power in powers)
+        if last and size >= last:
+            return match[0]
+        total, last = total + _fraction(digits) * size, size
+    return str(total) if total.denominator == 1 else match[0]
+
+
+# Between the braces of \text: a letter that is no unit, or any before a letter or behind an operator.
+_VARIABLE = (
+    r"([eijknpqrvwxyz])|([a-zA-Z])(?=\s*\}[a-zA-Z])"
+    r"|(?:(?<=[-+*/=(,<>^{]\\text\{)|(?<=[-+*/=] \\text\{))([a-zA-Z])"
+)
 # Spellings of one thing in LaTeX. Order matters: thousands spaces go before other spaces become blanks.
 _LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -88,6 +154,14 @@ _LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"\\text",
         ),
         (r"\\text\s+\{", r"\\text{"),
+        # Upright constants, variables and functions are not units: 2+\mathrm{i}, \mathrm{d}x, \mathrm{ln}(3).
+        (rf"(?<=[a-zA-Z])\s?\\text\{{\s*(?:{_VARIABLE})\s*\}}", r" \1\2\3"),
+        (rf"\s?\\text\{{\s*(?:{_VARIABLE})\s*\}}", r"\1\2\3"),
+        (r"\\text\{\s*(min|max|sec)\s*\}(?=\s*[({\\a-zA-Z\d])", r"\\\1 "),
+        (
+            r"\\text\{\s*(sin|cos|tan|cot|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|gcd|lcm|det)\s*\}",
+            r"\\\1 ",
+        ),
     )
 )
 
@@ -122,22 +196,37 @@ def trim(text: str) -> str:
         for wrapper in _WRAPPERS:
             if (match := wrapper.fullmatch(text)) and not re.search(r"\\[\])]", match[1]):
                 text = match[1]
-        text = re.sub(r"(?<!\\)[.,;:]+$|(?<=[a-zA-Z])!+$", "", text)
+        text = re.sub(r"(?<!\\)[.,;:。．，、；：！？｡]+$|(?<=[a-zA-Z])!+$", "", text)
         if text == before:
             return text
 
 
 def flatten(text: str) -> str:
     """Write LaTeX and Unicode spellings of one thing in one way; a meaning is never changed."""
-    text = text.translate(_UNICODE)
+    if not text.isascii():
+        for placed, form in _PLACED:
+            text = placed.sub(partial(_on_the_line, form), text)
+        text = text.translate(_UNICODE)
+        text = re.sub(r"(?<!\d)(\d+)\s?(?:分之|分の|분의)\s?(\d+)", r"\2/\1", text)
+        text = _GROUPED.sub(_grouped, text)
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
     return re.sub(r"\s+", " ", text).strip()
 
 
+def _on_the_line(form: str, match: re.Match[str]) -> str:
+    """Superscripts and subscripts as ordinary digits in a form."""
+    return form.format(*(unicodedata.normalize("NFKC", group).replace("−", "-") for group in match.groups()))
+
+
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────
 
-DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+# A comma before three digits parts thousands (12,500), before any other number of them it is a decimal
+# comma (12,50), as in 0,500 and 1.234,500; a second comma makes it neither.
+_DECIMAL_COMMA = r"(?:[1-9]\d{0,2}(?:\.\d{3})+,\d+|0+,\d+|\d+,(?:\d{1,2}(?!\d)|\d{4,}))(?!\d|[.,]\d)"
+DIGITS = rf"(?:{_DECIMAL_COMMA}|(?:[1-9]\d{{0,2}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+# Alone it may be a list as well, of two whole numbers.
+_LIST_OR_DECIMAL = re.compile(rf"[-+]?(?=\d+,\d+$){_DECIMAL_COMMA}")
 CURRENCY = r"(?:US\$|[$€£¥₹]|\b(?:USD|EUR|GBP|Rs\.?)(?=[\s\d]))"
 _SIGNED = rf"[-+]?\s*{DIGITS}"
 _FRAC = (
@@ -183,9 +272,17 @@ _NOT_UNITS = _words(
     "june july august september october november december divided multiplied"
 )
 
+# A half, a month, a clock's hour, to, and, or; a power of ten that is not understood.
+_CJK_NOT_UNIT = re.compile(
+    rf".?半|[月시時点點시兆조{''.join(_POWERS)}]|[和与與或到至跟]|から|まで|と|や|부터|까지|와|과"
+)
+
 
 def _fraction(digits: str) -> Fraction:
-    return Fraction(re.sub(r"[,\s]", "", digits))
+    digits = re.sub(r"\s", "", digits)
+    if re.fullmatch(rf"[-+]?{_DECIMAL_COMMA}", digits):
+        return Fraction(digits.replace(".", "").replace(",", "."))
+    return Fraction(digits.replace(",", ""))
 
 
 def _is_unit(rest: str, *, attached: bool) -> bool:
@@ -206,6 +303,8 @@ def _is_unit(rest: str, *, attached: bool) -> bool:
         return False
     if not all(re.fullmatch(r"[^\W\d_][^\W\d_'.]*|[¢%]|", word) for word in words):
         return False
+    if re.match(rf"[{CJK}]", first):
+        return _CJK_NOT_UNIT.match(first) is None
     if attached and first:
         return first.casefold() in _SHORT_UNITS or len(first) >= 3 or first in "¢%"
     return all(len(word) != 1 or word in _ONE_LETTER_UNITS for word in words)
@@ -386,6 +485,8 @@ def canonical(text: str) -> Answer:
     if match := _YES_NO.match(body):
         return Answer(shown, Kind.YES_NO, match["word"].lower())
     if (value := _number(body)) is not None:
+        if _LIST_OR_DECIMAL.fullmatch(body):
+            return Answer(shown, Kind.EXPRESSION, _expression_key(body), value)
         return Answer(shown, Kind.NUMBER, str(value), value)
     if _is_expression(body):
         left, equals, right = body.rpartition("=")

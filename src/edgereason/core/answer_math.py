@@ -82,7 +82,48 @@ def _are_equal(left: str, right: str) -> bool:
     return any(
         _bounded(partial(verify, list(a), list(b), timeout_seconds=None)) is True
         for a, b in ((parsed_left, parsed_right), (parsed_right, parsed_left))
+    ) and (_bounded(partial(_is_close, parsed_left[0], parsed_right[0])) is not False)
+
+
+# math-verify takes a difference below 1e-15 for nothing, however small the two are themselves.
+_RELATIVE = 1e-12
+
+
+def _is_close(left: Any, right: Any) -> bool:
+    """Whether two formulas that math-verify takes for equal agree at their own scale.
+
+    Lists, sets, intervals and matrices are compared element by element. Variables get values of their own.
+    What has no value, such as an equation that is not solved, is taken for close.
+    """
+    import sympy
+
+    if hasattr(left, "flat") and hasattr(right, "flat"):  # matrices
+        return all(map(_is_close, left.flat(), right.flat()))
+    # Of equations, only those for one letter have a value beside them.
+    left, right = (
+        side.rhs if isinstance(side, sympy.Eq) and side.lhs.is_Symbol else side for side in (left, right)
     )
+    if isinstance(left, sympy.Interval) and isinstance(right, sympy.Interval):
+        return _is_close(left.start, right.start) and _is_close(left.end, right.end)
+    if isinstance(left, sympy.FiniteSet) and isinstance(right, sympy.FiniteSet):
+        # In whatever order: every element has its partner on the other side.
+        return all(
+            any(_is_close(a, b) for b in others.args)
+            for these, others in ((left, right), (right, left))
+            for a in these.args
+        )
+    if isinstance(left, sympy.Tuple) and isinstance(right, sympy.Tuple):
+        return all(map(_is_close, left, right))
+    if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+        return True
+    symbols = sorted(left.free_symbols | right.free_symbols, key=str)
+    values = {symbol: sympy.Rational(2 * n + 3, 8) for n, symbol in enumerate(symbols)}
+    a, b = left.subs(values), right.subs(values)
+    try:
+        size = max(abs(a).evalf(), abs(b).evalf())
+        return bool(abs(a - b).evalf() <= _RELATIVE * size)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return True
 
 
 @lru_cache(maxsize=4096)

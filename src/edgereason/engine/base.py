@@ -154,7 +154,8 @@ class Scored(NamedTuple):
 class Feed:
     """One sequence's part of a step: tokens to encode, then a token to draw from `sampler`.
 
-    `forbid_end` keeps the draw from ending the turn; `on_states` takes the tokens' states, as in `encode`.
+    `forbid_end` keeps the draw from ending the turn and from beginning a tag; `on_states` takes the tokens'
+    states, as in `encode`.
     """
 
     sequence: Sequence
@@ -169,6 +170,11 @@ Ids = Tokens[int]
 OnStates = Mapping[int, Callable[[States], None]] | None
 """By layer, who gets its output rows."""
 ShouldStop = Callable[[], bool] | None
+
+
+def begins_tag(piece: bytes) -> bool:
+    """Whether a token's bytes begin a tag, such as the closing of thinking."""
+    return piece.lstrip().startswith(b"<")
 
 
 class Engine(Protocol):

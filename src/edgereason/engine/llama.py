@@ -41,6 +41,7 @@ from edgereason.engine.base import (
     Sequence,
     ShouldStop,
     States,
+    begins_tag,
     require_base,
     require_empty,
     require_fresh,
@@ -262,7 +263,9 @@ class LlamaEngine(Closing):
         assert isinstance(sampler, NativeSampler | SoftmaxSampler)
         logits = logits_row(context, row, self._info.vocab_size)
         token = sampler.draw(context, row, logits)
-        while forbid_end and self.is_end(token):  # drawn again among the others, as if it were not there
+        while forbid_end and (
+            self.is_end(token) or begins_tag(self.piece(token))
+        ):  # drawn again among the others, as if it were not there
             logits[token] = -np.inf
             token = sampler.draw(context, row, logits)
         return Sampled(token, log_probability(logits, token, sampler.temperature) if want_logprob else None)

@@ -37,6 +37,7 @@ from edgereason.engine.base import (
     Sequence,
     ShouldStop,
     States,
+    begins_tag,
     require_base,
     require_empty,
     require_fresh,
@@ -248,7 +249,8 @@ class ScriptedEngine(Closing):
         require_fresh(sequence, self._decodes)
         assert isinstance(sampler, ScriptedSampler)
         token = sampler.draw()
-        return Sampled(ord("?") if token == END and forbid_end else token, -1.0 if want_logprob else None)
+        is_forbidden = forbid_end and (token == END or begins_tag(self.piece(token)))
+        return Sampled(ord("?") if is_forbidden else token, -1.0 if want_logprob else None)
 
     def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
         feeds = list(feeds)

@@ -72,7 +72,7 @@ class Stream:
         return news
 
     def owed(self) -> Feed:
-        """What the next step must encode and draw; behind an answer prefix the turn may not end at once."""
+        """What the next step must encode and draw; an owed answer begins with no tag."""
         tokens, self.unencoded = self.unencoded, []
         return Feed(
             self.sequence,
@@ -97,7 +97,8 @@ class Stream:
             self._say([drawn.token], text, forced=False)
             if drawn.logprob is not None:
                 self.logprobs.append(drawn.logprob)
-        self._owes_answer = bool(verdict.forced)
+        # Owed until something is said: blanks behind an answer prefix are not an answer.
+        self._owes_answer = bool(verdict.forced) or (self._owes_answer and not text.strip())
         if verdict.forced:
             self._say([], self._decoder.flush(), forced=True)
         for piece_of in verdict.forced:

@@ -379,6 +379,277 @@ def test_nothing_said_is_no_answer(text: str):
     assert extract(text) is None
 
 
+# ── decimal commas, other scripts, upright letters, tags ─────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12,50 €", Fraction(25, 2)),
+        ("3,5 Liter", Fraction(7, 2)),
+        ("1.234,50", Fraction(2469, 2)),
+        ("1.234.567,8 €", Fraction(12345678, 10)),
+        ("€12,50", Fraction(25, 2)),
+        ("$0,99", Fraction(99, 100)),
+        ("0,25 %", Fraction(1, 4)),
+        ("-7,5 °C", Fraction(-15, 2)),
+        ("0,500 kg", Fraction(1, 2)),
+        ("3,1416 m", Fraction(31416, 10000)),
+        (r"1,5 \times 10^{3}", 1500),
+        ("2,5 Millionen", Fraction(5, 2)),
+        ("12,500", 12500),
+        ("1,234,567 eggs", 1234567),
+        ("1,234.50", Fraction(2469, 2)),
+    ],
+)
+def test_a_comma_before_any_number_of_digits_but_three_is_decimal(text: str, value: Fraction | int):
+    answer = canonical(text)
+    assert (answer.kind, answer.value) == (Kind.NUMBER, value)
+
+
+@pytest.mark.parametrize("text", ["3, 5", "3,5,7", "1,23,456", "1234,567", "1.234.567", "(3,5)", "[1,5]"])
+def test_a_comma_that_may_be_a_lists_gives_no_number(text: str):
+    assert canonical(text).kind is Kind.EXPRESSION
+    assert canonical(text).value is None
+
+
+def test_two_numbers_with_a_bare_comma_are_the_list_and_the_decimal():
+    assert both_ways("3,5", "3, 5")
+    assert both_ways("3,5", "3.5")
+    assert both_ways("12,50", "12,50 €")
+    assert not both_ways("12,50", "13,50")
+    assert not both_ways("3,5", "5")
+    assert not both_ways("(3,5)", "3.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Das macht 12,50 €.", Fraction(25, 2)),
+        ("So braucht sie 3,5 Liter.", Fraction(7, 2)),
+        ("The total = 1.234,50 €", Fraction(2469, 2)),
+        ("So each of the 4 gets 0,75 kg.", Fraction(3, 4)),
+        ("The answer is 12,50 €.", Fraction(25, 2)),
+        ("So there are 12,500 people.", 12500),
+        ("The factors are 1,2,3,6, so there are 4.", 4),
+    ],
+)
+def test_a_decimal_comma_is_read_in_a_sentence(text: str, value: Fraction | int):
+    answer = extract(text, question=HOW_MANY)
+    assert answer is not None
+    assert (answer.kind, answer.value) == (Kind.NUMBER, value)
+
+
+@pytest.mark.parametrize(
+    "text", ["We get x = 3. So the vertex is (3,5).", "It is 2 + 2. So we see 1,2,3,6.", "So it is 1,23,456."]
+)
+def test_a_list_in_the_last_sentence_gives_no_number_and_no_earlier_one(text: str):
+    answer = extract(text, question=HOW_MANY)
+    assert answer is not None
+    assert (answer.kind, answer.value) == (Kind.PROSE, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("一共有12个", 12),
+        ("小明有 5 个，小红有7个，一共有12个苹果。", 12),
+        ("答案是12。", 12),
+        ("所以每人得到3.5元。", Fraction(7, 2)),
+        ("她一共付了1,234元。", 1234),
+        ("全部で12個です。", 12),
+        ("5 + 7 = 12。よって、答えは12人です。", 12),
+        ("モモは 3 個、合計は1万5千円です", 15000),
+        ("모두 12개입니다.", 12),
+        ("사과 5 개와 배 7 개, 모두 12개", 12),
+        ("12명", 12),
+        ("12個のりんご", 12),
+        ("1億2000万円", 120_000_000),
+        ("3분의 2", Fraction(2, 3)),
+        ("3分の2", Fraction(2, 3)),
+        ("5千万", 50_000_000),
+        ("12 万", 120_000),
+    ],
+)
+def test_digits_beside_han_kana_and_hangul_are_seen(text: str, value: Fraction | int):
+    answer = extract(text, question="小明和小红一共有多少个苹果？")
+    assert answer is not None
+    assert (answer.kind, answer.value) == (Kind.NUMBER, value)
+
+
+@pytest.mark.parametrize("text", ["3兆", "2个半", "12月", "3月5日", "12和", "3千5万", "十二"])
+def test_what_follows_a_number_in_han_and_is_not_understood_gives_no_number(text: str):
+    assert canonical(text).kind is not Kind.NUMBER
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10⁻³", Fraction(1, 1000)),
+        ("6.02×10²³", 602 * 10**21),
+        ("1.5×10⁻³", Fraction(3, 2000)),
+        ("－5", -5),
+        ("‐5", -5),
+        ("➖5", -5),
+        ("﹣5", -5),
+        ("4⅞", Fraction(39, 8)),
+        ("⅐", Fraction(1, 7)),
+        ("2⅖ cups", Fraction(12, 5)),
+        ("¹⁄₂", Fraction(1, 2)),
+        ("3⁄4", Fraction(3, 4)),
+        ("１．５", Fraction(3, 2)),
+        ("１，２３４", 1234),
+        ("１２％", 12),
+        ("￥１２００", 1200),
+        ("۱۲٫۵", Fraction(25, 2)),
+        ("۱٬۲۳۴", 1234),
+        ("٣٫١٤", Fraction(157, 50)),
+        ("३.५", Fraction(7, 2)),
+        ("𝟏𝟐", 12),
+        ("25℃", 25),
+        ("20 m²", 20),
+        ("5 ㎏", 5),
+    ],
+)
+def test_a_number_in_unicode_has_its_value_alone_and_in_a_sentence(text: str, value: Fraction | int):
+    answer = canonical(text)
+    assert (answer.kind, answer.value) == (Kind.NUMBER, value)
+    said = extract(f"So we know that it is {text}.", question=HOW_MANY)
+    assert said is not None
+    assert said.value == value
+
+
+@pytest.mark.parametrize("text", ["①", "Paris¹", "x₁", "40₉", "x¹²", "³√8", "2⁻⁹⁸"])
+def test_raised_lowered_and_circled_digits_are_not_digits_of_the_number(text: str):
+    assert canonical(text).value is None
+
+
+def test_unicode_formulas_are_their_latex():
+    assert canonical("40₉").key == "40_9"
+    assert canonical("x¹²").key == "x^{12}"
+    assert both_ways("2⁻⁹⁸", r"\frac{1}{2^{98}}")
+    assert both_ways("x²＋１", "x^2+1")
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (r"2+\mathrm{i}", "2"),
+        (r"2+\text{i}", "2"),
+        (r"2+3\mathrm{i}", "2+3"),
+        (r"3\,\mathrm{i}", "3"),
+        (r"2\mathrm{e}", "2"),
+        (r"2\mathrm{x}", "2"),
+        (r"1+\mathrm{m}", "1"),
+        (r"2\,\mathrm{d}x", "2x"),
+        (r"2\operatorname{ln}(3)", "6"),
+        (r"5\operatorname{sin}(x)", "5x"),
+        (r"4\mathrm{j}", "4"),
+    ],
+)
+def test_an_upright_letter_or_function_is_not_a_unit(a: str, b: str):
+    assert not both_ways(a, b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (r"3\,\mathrm{m}", "3"),
+        (r"5\,\mathrm{min}", "5"),
+        (r"9.8\,\mathrm{m/s^2}", "9.8"),
+        (r"4\,\mathrm{V}", "4"),
+        (r"12\,\mathrm{kg}", "12"),
+        (r"5\,\mathrm{kg}\cdot\mathrm{m}", "5"),
+        (r"2+3\mathrm{i}", "2+3i"),
+        (r"\mathrm{e}^{2}", "e^2"),
+        (r"x\mathrm{e}^{x}", "xe^x"),
+        (r"\pi\mathrm{i}", r"\pi i"),
+        (r"2\operatorname{ln}(3)", r"2\ln 3"),
+        (r"\mathrm{e}^{\mathrm{i}\pi}", r"e^{i\pi}"),
+    ],
+)
+def test_an_upright_unit_is_one_and_an_upright_letter_is_its_variable(a: str, b: str):
+    assert both_ways(a, b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("2^{-98}", "2^{-99}"),
+        ("2⁻⁹⁸", "2⁻⁹⁹"),
+        ("2^{-98}", "-2^{-98}"),
+        (r"\frac{1}{3^{50}}", r"\frac{1}{3^{51}}"),
+        ("e^{-50}", "e^{-51}"),
+        ("x=2^{-98}", "x=2^{-99}"),
+        (r"\{2^{-98},1\}", r"\{2^{-99},1\}"),
+        ("(0,2^{-98})", "(0,2^{-99})"),
+        ("(0,3^{-60}]", "(0,3^{-61}]"),
+        (r"\frac{\pi}{10^{17}}", r"\frac{2\pi}{10^{17}}"),
+        ("2^{-60}", "0"),
+        ("1+2^{-98}", "1"),
+        ("10⁻¹⁶", "-10⁻¹⁶"),
+    ],
+)
+def test_tiny_values_and_their_signs_differ(a: str, b: str):
+    assert not both_ways(a, b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("2^{-98}", r"\frac{1}{2^{98}}"),
+        ("2^{-98}", "4^{-49}"),
+        (r"\frac{\pi}{10^{17}}", r"10^{-17}\pi"),
+        (r"\sqrt{2}-\frac{2}{\sqrt2}", "0"),
+        (r"\{1,2^{-98}\}", r"\{4^{-49},1\}"),
+        (r"\sin(\pi/6)", "1/2"),
+    ],
+)
+def test_tiny_values_that_are_equal_are_the_same(a: str, b: str):
+    assert both_ways(a, b)
+
+
+TAGS = [
+    "</think>", "<think>", "</THINK>", "< / think >", "<\\/think>", "</thinking>", "</answer>", "<|im_end|>",
+    "<|endoftext|>", "</s>", "<end_of_turn>", "[/INST]",
+]  # fmt: skip
+CUT_TAGS = ["</thinking", "</think", "</thi", "</t", "</"]
+
+
+@pytest.mark.parametrize("tag", [*TAGS, *CUT_TAGS])
+def test_a_tag_is_never_an_answer(tag: str):
+    for form in ("{}", "**{}**", "\n\n{}\n", "The final answer is {}", "Answer: {}."):
+        assert extract(form.format(tag), question=HOW_MANY) is None
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_tag_in_a_box_or_twice_is_no_answer(tag: str):
+    for form in (r"\boxed{{{}}}", "Answer: {0}.{0}", "{0}{0}\n\n{0}"):
+        assert extract(form.format(tag), question=HOW_MANY) is None
+
+
+@pytest.mark.parametrize("tag", [*TAGS, *CUT_TAGS])
+def test_an_answer_before_a_stray_tag_is_read_as_without_it(tag: str):
+    for form in ("18 {}", "The final answer is 18 {}", "So she has 18 eggs.\n{}", r"\boxed{{18}} {}"):
+        answer = extract(form.format(tag), question=HOW_MANY)
+        assert answer is not None
+        assert (answer.kind, answer.value) == (Kind.NUMBER, 18)
+
+
+def test_an_answer_behind_or_between_tags_is_read():
+    for text in ("</think>\n\n18", "<answer>18</answer>", "The final answer is </think>\n18 eggs", "</s>18"):
+        answer = extract(text, question=HOW_MANY)
+        assert answer is not None
+        assert answer.value == 18
+
+
+@pytest.mark.parametrize("text", ["a<b>c", "x < 5", "a<b", "1 < x < s"])
+def test_an_inequality_is_not_a_tag(text: str):
+    answer = extract(text)
+    assert answer is not None
+    assert answer.text == text
+
+
 # ── classes ──────────────────────────────────────────────────────────────────────────────────────
 
 

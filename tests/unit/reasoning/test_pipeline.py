@@ -388,6 +388,19 @@ def test_a_model_that_ends_its_turn_behind_the_stub_is_made_to_say_something() -
     assert response.answer != ""
 
 
+@pytest.mark.parametrize("tag", ["</think>", "<think>", " </think>", "\n</think>", "\n\n </think>\n\n6"])
+def test_no_tag_can_be_drawn_behind_a_forced_answer_prefix(tag: str) -> None:
+    response = ask(ScriptedEngine(["hm " * 500 + f"\n</think>\n\nThe final answer is {tag}"]), request())
+    assert response.text.split() == ["The", "final", "answer", "is", "?"]
+
+
+def test_a_stray_tag_wins_no_vote() -> None:
+    replies = [f"\n</think>\n\n{said}" for said in ("</think>", "</think>", "The final answer is 4.")]
+    for seed in range(3):
+        asked = request(streams=3, seed=seed * 3, stop_early=False)
+        assert ask(ScriptedEngine(replies), asked).answer == "4"
+
+
 def test_forced_text_is_told_in_the_phase_that_it_belongs_to() -> None:
     for reply in (FOUR, ENDLESS):
         events = events_of(ScriptedEngine([reply]), request())
