@@ -70,6 +70,12 @@ class GymScore:
             and grade(canonical(answer), right)
         ):
             answer = right
+        # A reading trims what a scorer wants: the rows of a grid, a '#', a final period.
+        return (
+            1.0 if any(self._score(said) == 1 for said in _statements(output.text)) else self._score(answer)
+        )
+
+    def _score(self, answer: str) -> float:
         try:
             return float(self.dataset.score_answer(answer=answer, entry=self.entry))
         # Some scorers raise on what they can't read, such as prime_factorization on words.
@@ -83,6 +89,25 @@ class GymScore:
             ValueError,
         ):
             return 0.0
+
+
+_SAID: Final = re.compile(r"\banswer[*_]*\s*(?:is|:)[*_:]*[ \t]*|^####(?!#)", re.IGNORECASE | re.MULTILINE)
+_WRAPPED: Final = re.compile(
+    r"\s*(?:```[^\n]*\n(.*?)\n[ \t]*```|\*\*([^*]+)\*\*|\\boxed\{([^{}]*)\})\s*",
+    re.DOTALL,
+)
+
+
+def _statements(text: str) -> list[str]:
+    """What a response gives as its answer, whole: all behind its last marker, or all there is."""
+    marks = list(_SAID.finditer(text))
+    said = text[marks[-1].end() :] if marks else text
+    found: list[str] = []
+    for spelling in (said, said.strip(), said.strip().removesuffix(".")):
+        wrapped = _WRAPPED.fullmatch(spelling)
+        inner = [group for group in wrapped.groups() if group is not None] if wrapped else []
+        found += [spelling.strip("\n"), *inner, *(piece.strip() for piece in inner)]
+    return list(dict.fromkeys(piece for piece in found if piece.strip()))
 
 
 def generate(generator: str, *, size: int, seed: int) -> Generated:

@@ -22,6 +22,7 @@ import textwrap
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from edgereason.data.rows import Row
@@ -29,8 +30,11 @@ from edgereason.evals.sandbox import run_program
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.evals.tasks.questions import item_id
 
-# A fence with a word behind it opens a block, and so ends one that was left open; the end of the text, too.
-_BLOCK: Final = re.compile(r"```[ \t]*([\w.+#-]*)[^\n]*\n(.*?)(?:```(?!\w)|(?=```\w)|\Z)", re.DOTALL)
+_FENCE: Final = re.compile(r"(`{3,}|~{3,})[ \t]*([\w.+#-]*)")
+# Where a program without a fence may begin.
+_BEGINS: Final = re.compile(r"^[ \t]*(?:def|async +def|class|from|import|@)(?!\w)", re.MULTILINE)
+_LIMIT_TRIES: Final = 50
+"""Ends or beginnings that are tried for a block or a program."""
 _PYTHON: Final = ("python", "python3", "py")
 _INDENT: Final = "    "
 
@@ -126,21 +130,74 @@ def extract_program(text: str, names: Collection[str] = ()) -> str | None:
     """The program in an answer, without the indentation that all of its lines share.
 
     The last code block, of any language, that defines one of `names`: an example of its use may follow.
-    Without such a block the last one in Python that parses; else the last one; without any block the whole
-    text, if it parses. A block that was left open ends with the text.
+    Without such a block a program in prose that does. Else the last block in Python that parses; else the
+    last one; without any block the whole text, if it parses. A block that was left open ends with the text,
+    and what defines a name counts without an example behind it that was cut off.
 
     Args:
         text: the answer.
         names: functions or classes that the tests call.
     """
-    blocks = [(language.lower(), textwrap.dedent(code)) for language, code in _BLOCK.findall(text)]
-    if not blocks:
-        whole = textwrap.dedent(text)
-        return whole if _parse(whole) is not None else None
+    blocks = _blocks(text)
+    if not blocks and _parse(whole := textwrap.dedent(text)) is not None:
+        return whole
     codes = [code for _, code in blocks]
-    defining = [code for code in codes if _defined(code).intersection(names)]
+    defining = [part for code in codes if (part := _defining(code, names)) is not None]
+    if not defining and (in_prose := _in_prose(text, names)) is not None:
+        return in_prose
     parsing = [code for language, code in blocks if language in _PYTHON and _parse(code) is not None]
-    return (defining or parsing or codes)[-1]
+    return next(reversed(defining or parsing or codes), None)
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """Language and code of each block, fenced by backticks or tildes.
+
+    A fence of the same kind closes it, but not inside a string such as a docstring: of several, the first
+    at which the code parses, else the first. A fence with a word behind it opens the next block instead.
+    """
+    blocks: list[tuple[str, str]] = []
+    fences = list(_FENCE.finditer(text))
+    reached = 0
+    for number, opening in enumerate(fences):
+        start = text.find("\n", opening.end()) + 1
+        if opening.start() < reached or not start:
+            continue
+        later = fences[number + 1 : number + 1 + _LIMIT_TRIES]
+        closings = [fence for fence in later if fence.start() >= start and fence[1][0] == opening[1][0]]
+        codes = [textwrap.dedent(text[start : fence.start()]) for fence in closings]
+        ended = next((i for i, code in enumerate(codes) if _parse(code) is not None), 0)
+        if closings:
+            reached = closings[ended].start() if closings[ended][2] else closings[ended].end()
+        else:
+            reached, codes = len(text), [textwrap.dedent(text[start:])]
+        blocks.append((opening[2].lower(), codes[ended]))
+    return blocks
+
+
+def _in_prose(text: str, names: Collection[str]) -> str | None:
+    """A program that stands in a text without a fence: from a definition or import as far as it parses."""
+    for begin in islice(_BEGINS.finditer(text), _LIMIT_TRIES if names else 0):
+        indent = begin[0][: len(begin[0]) - len(begin[0].lstrip())]
+        program = list[str]()
+        for line in text[begin.start() :].splitlines():
+            if line.strip() and not line.startswith(indent):
+                break
+            program.append(line)
+        if code := _defining(textwrap.dedent("\n".join(program)), names):
+            return code
+    return None
+
+
+def _defining(code: str, names: Collection[str]) -> str | None:
+    """The code, or as much of it from its beginning as parses, if it defines one of the names."""
+    lines = code.splitlines(keepends=True)
+    # It can only end before a line that is not indented.
+    ends = [number for number, line in enumerate(lines) if number and line.strip() and not line[0].isspace()]
+    for end in [len(lines), *ends[: -_LIMIT_TRIES - 1 : -1]]:
+        part = code if end == len(lines) else "".join(lines[:end])
+        if _parse(part) is not None:
+            return part if _defined(part).intersection(names) else None
+    return None
 
 
 def _start(prompt: str, function: str) -> int | None:
@@ -169,14 +226,17 @@ def _can_compile(program: str) -> bool:
 
 
 def _defined(program: str) -> set[str]:
-    """Names that a program gives to functions, classes and values at its top level."""
-    tree = _parse(program)
+    """Names that a program gives to functions, classes and values at its top level, also below an `if`."""
     names = set[str]()
-    for node in tree.body if tree else ():
+    nodes: list[ast.AST] = [tree] if (tree := _parse(program)) else []
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
             names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+        elif not isinstance(node, ast.expr):
+            nodes += ast.iter_child_nodes(node)
     return names
 
 

