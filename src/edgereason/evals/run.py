@@ -37,6 +37,7 @@ from edgereason.evals.likelihood.tasks import Orders, load_loglik_task, resolved
 from edgereason.evals.metrics import summarise
 from edgereason.evals.record import RUN, bundle_entry, open_folder, read_config, write_summary
 from edgereason.evals.samples import Sample, read_samples
+from edgereason.evals.sandbox import boundary
 from edgereason.evals.tasks.base import Item
 from edgereason.evals.tasks.catalog import Task, load_task
 from edgereason.hub.catalog import DEFAULT_MODEL, bundle_folder
@@ -105,7 +106,10 @@ def run_task(
         samples, speed = evaluate(resolved, task.items, model, folder, context)
         if len(samples) < len(task.items) * (resolved.repeats or 1):
             return None
-        return write_summary(folder, resolved, record, summarise(samples, budget_s=resolved.budget_s), speed)
+        figures, session = summarise(samples, budget_s=resolved.budget_s), dict(speed)
+        if task.runs_code:  # with the session's figures: another machine may hold programs by other means
+            session["boundary"] = boundary()
+        return write_summary(folder, resolved, record, figures, session)
 
 
 def _allowed_task(config: EvalConfig, data: Path | None, *, run_code: bool) -> Task:

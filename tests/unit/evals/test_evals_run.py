@@ -92,7 +92,8 @@ def test_a_budget_out_of_range_stops_before_a_model_is_loaded(data: Path, tmp_pa
         run_task(replace(CONFIG, budget=5), tmp_path / "a", data=data, load_model=never)
 
 
-def test_code_is_run_only_where_it_is_allowed(tmp_path: Path) -> None:
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
     path = tmp_path / "code.jsonl"
     row = {
         "id": "HumanEval/0",
@@ -102,8 +103,28 @@ def test_code_is_run_only_where_it_is_allowed(tmp_path: Path) -> None:
         "test": "def check(f):\n    assert f(1) == 1\n",
     }
     path.write_text(json.dumps(row) + "\n")
+    return path
+
+
+def test_code_is_run_only_where_it_is_allowed(code: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--run-code"):
-        run_task(replace(CONFIG, task="humaneval"), tmp_path / "a", data=path, load_model=never)
+        run_task(replace(CONFIG, task="humaneval"), tmp_path / "a", data=code, load_model=never)
+
+
+def test_a_summary_says_what_held_programs_and_only_where_there_were_any(
+    code: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a code task evaluated on a machine that has the kernel's boundary
+    monkeypatch.setattr("edgereason.evals.run.boundary", lambda: "landlock+seccomp")
+    config = replace(CONFIG, task="humaneval", run_code=True)
+    first = run_task(config, tmp_path / "a", data=code, load_model=scripted)
+    assert first is not None
+    assert first["boundary"] == "landlock+seccomp"
+    # THEN another machine that finds every row there does not replace what was in force
+    monkeypatch.setattr("edgereason.evals.run.boundary", lambda: "guard")
+    assert run_task(config, tmp_path / "a", data=code, load_model=scripted) == first
+    # AND a task that runs no code says nothing of it
+    assert "boundary" not in (run_task(CONFIG, tmp_path / "b", data=data, load_model=scripted) or {})
 
 
 @pytest.mark.parametrize(

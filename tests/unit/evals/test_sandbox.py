@@ -146,10 +146,11 @@ def test_sockets_processes_threads_signals_and_foreign_functions_are_refused():
         "threading.Thread(target=print).start()",
         "os.kill(os.getppid(), 0)",
         "os.killpg(os.getppid(), 0)",
-        "ctypes.CDLL(None)",
+        "import ctypes",
+        "import _ctypes",
     ]
     program = f"""
-import _posixsubprocess, ctypes, multiprocessing, os, socket, subprocess, threading, urllib.request
+import _posixsubprocess, multiprocessing, os, socket, subprocess, threading, urllib.request
 for attempt in {attempts!r}:
     try:
         exec(attempt)
@@ -162,7 +163,8 @@ for attempt in {attempts!r}:
 
 
 @pytest.mark.skipif(not can_unshare(), reason="the kernel gives no namespaces to this user")
-def test_there_is_no_network_even_below_the_refusals():
+def test_there_is_no_network_even_below_the_refusals(monkeypatch):
+    monkeypatch.setattr(sandbox, "_MAY_ENTER", False)  # inside the boundary this can't even be read
     # Two lines of headings, then one line an interface: only the loopback, which is down.
     program = "lines = open('/proc/net/dev').readlines()\nassert len(lines) == 3 and 'lo:' in lines[2], lines"
     assert run_program(program, PATIENT) == RunOutcome(True, None)
