@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import tomllib
 import types
 import typing
@@ -27,6 +28,9 @@ from edgereason.errors import ConfigError, EdgeReasonError
 
 T = TypeVar("T")
 
+_MOST_BITS: Final = 63
+"""Of a whole number, its sign aside: TOML's and everybody's integers."""
+
 _WORDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -37,11 +41,35 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: it can't be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {error}") from error
+        return load_toml(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    except (OSError, ValueError) as error:  # names with a NUL and numbers beyond counting among them
+        raise ConfigError(f"{path} can't be read: {error}") from error
+
+
+def load_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        ValueError: it is not TOML, or nested too deep to be read.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def load_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deep to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def parse(
@@ -128,7 +156,10 @@ def read_value(hint: Any, value: Any, where: str, error: type[EdgeReasonError] =
             return hint(value)
         except ValueError as wrong:
             raise error(f"{where} must be one of {', '.join(hint)}, got {value!r}") from wrong
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if is_int and hint in (int, float) and value.bit_length() > _MOST_BITS:
+        raise error(f"{where} must be a number of at most {_MOST_BITS} bits, got one of {value.bit_length()}")
+    if hint is float and is_int:
         return float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise error(f"{where} must be {_WORDS.get(hint, hint.__name__)}, got {value!r}")
@@ -179,6 +210,8 @@ def require_at_least_one(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
+        if value is not None and value >= 2**31:
+            raise ConfigError(f"{name} must be below 2³¹, got a number of {value.bit_length()} bits")
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:

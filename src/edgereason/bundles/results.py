@@ -17,7 +17,6 @@ together from their settings.
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.bench.record import AS_IS
+from edgereason.config import load_json
 from edgereason.core.bundle import Base, Result
 from edgereason.core.fields import Fields
 from edgereason.errors import BundleError
@@ -116,7 +116,7 @@ def read_record(path: Path) -> RecordFile:
         file = found[0]
     try:
         content = file.read_bytes()
-        values = json.loads(content)
+        values = load_json(content)
     except OSError as error:
         raise BundleError(f"the record {file} can't be read: {error.strerror}") from error
     except ValueError as error:  # no JSON, or no text

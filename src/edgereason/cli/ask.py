@@ -7,7 +7,6 @@ the options mean, and which values are allowed, is the library's business.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +34,8 @@ from edgereason.cli.options import (
     VoteOption,
     given,
 )
+from edgereason.cli.terminal.echo import echo
+from edgereason.core.printable import json_text
 from edgereason.core.types import Response, Stop
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _show(events: Iterator[Event], model: str, *, as_json: bool) -> Response:
 
     response, limit_tokens = follow(events)
     if as_json:
-        typer.echo(json.dumps(to_json(response, model=model, limit_tokens=limit_tokens)))
+        echo(json_text(to_json(response, model=model, limit_tokens=limit_tokens)))
     else:
         print_answer(response)
     return response

@@ -6,7 +6,6 @@ progress does.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from edgereason.cli.long_run import command_given
+from edgereason.cli.terminal.echo import echo
 from edgereason.cli.terminal.progress import minutes
+from edgereason.core.printable import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -210,7 +211,7 @@ def measure(
     console = Console(stderr=as_json, highlight=False, markup=False)
     console.print(table(record))
     _print_machine(record, console)
-    typer.echo(json.dumps(record, ensure_ascii=False))
+    echo(json_text(record, ensure_ascii=False))
 
 
 def _engine_table(record: Record) -> Table:
@@ -244,7 +245,7 @@ def _compare_table(record: Record) -> Table:
         speeds = [(file["prefill_tokens_per_s"], file["prefill_over_first"])]
         speeds += [(file[f"decode_tokens_per_s_n{n}"], file[f"decode_n{n}_over_first"]) for n in streams]
         table.add_row(
-            file["model"]["name"],
+            printable(file["model"]["name"]),
             figure(file["model_bytes"] / 1e6),
             "unknown" if (peak := file["peak_rss_bytes"]) is None else figure(peak / 1e6),
             *(f"{figure(speed)} (× {1 / ratio:.2f})" for speed, ratio in speeds),
@@ -283,7 +284,7 @@ def new_table(record: Record, *headings: str, left: int = 1) -> Table:
     """A table of a record, whose columns after the first `left` are numbers."""
     from rich.table import Table
 
-    table = Table(*headings, title=record["source"]["name"])
+    table = Table(*headings, title=printable(record["source"]["name"]))
     for column in table.columns[left:]:
         column.justify = "right"
     return table
@@ -299,7 +300,7 @@ def _print_machine(record: Record, console: Console) -> None:
         soft_wrap=True,
     )
     for note in record["notes"]:
-        console.print(note, soft_wrap=True)
+        console.print(printable(note), soft_wrap=True)
 
 
 def _is_figure(value: object) -> bool:
@@ -333,14 +334,15 @@ def display() -> Iterator[Listener]:
         start_s = time.monotonic() if start_s is None else start_s
         spent_s = time.monotonic() - start_s
         left = minutes(spent_s * (1 / state.done - 1)) + " left" if state.done > 0.01 else "…"
-        return f"{state.file}: {state.measure}, {state.done:.0%}, {left}"
+        return f"{printable(state.file)}: {state.measure}, {state.done:.0%}, {left}"
 
     if not console.is_terminal:
-        yield Listener(_sparse(line), lambda text: typer.echo(text, err=True))
+        yield Listener(_sparse(line), lambda text: echo(text, err=True))
         return
     with console.status("starting") as status:
         yield Listener(
-            lambda state: status.update(line(state)), lambda text: console.print(text, soft_wrap=True)
+            lambda state: status.update(line(state)),
+            lambda text: console.print(printable(text), soft_wrap=True),
         )
 
 
@@ -353,6 +355,6 @@ def _sparse(line: Callable[[BenchProgress], str]) -> Callable[[BenchProgress], N
         text, now = line(state), (state.file, state.measure, int(20 * state.done))
         if now != last:
             last = now
-            typer.echo(text, err=True)
+            echo(text, err=True)
 
     return report

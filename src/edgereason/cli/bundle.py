@@ -12,12 +12,14 @@ This module owns the options, which of them go together, and what is printed.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from edgereason.cli.terminal.echo import echo
+from edgereason.core.printable import json_text
 
 if TYPE_CHECKING:
     from edgereason.bundles.calibrate import Found, ThresholdPoint
@@ -83,10 +85,10 @@ def build(
         name=name,
         include_base=include_base,
     )
-    built = put_together(output, parts, lambda line: typer.echo(line, err=True))
+    built = put_together(output, parts, lambda line: echo(line, err=True))
     sizes = sum((built.folder / part.file).stat().st_size for part in built.parts)
     files = ", ".join(part.file for part in built.parts) or "no parts"
-    typer.echo(f"{output}: {files}; {bytes_text(sizes)} beside the base, {len(built.results)} results")
+    echo(f"{output}: {files}; {bytes_text(sizes)} beside the base, {len(built.results)} results")
 
 
 @bundle_app.command("show")
@@ -100,9 +102,7 @@ def show(
     from edgereason.hub.catalog import bundle_folder
 
     described = describe(Bundle.read(bundle_folder(folder)))
-    typer.echo(
-        json.dumps(described, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(described))
-    )
+    echo(json_text(described, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(described)))
 
 
 @bundle_app.command("verify")
@@ -121,7 +121,7 @@ def verify(
     wrong = 0
     for check in checks(bundle_folder(folder), None if base is None else fetch(base)):
         wrong += check.outcome is CheckOutcome.WRONG
-        typer.echo(f"{check.outcome:<8}  {check.what:<8}  {' '.join(check.text.split())}")
+        echo(f"{check.outcome:<8}  {check.what:<8}  {' '.join(check.text.split())}")
     if wrong:
         raise typer.Exit(1)
 
@@ -182,7 +182,7 @@ def calibrate(
     with stop_on_interrupt() as should_stop, progress_display() as show, model:
         found = way.find(model, partial(show, "prompts"), should_stop)
     if found is None:
-        typer.echo(f"stopped; {folder} is as it was", err=True)
+        echo(f"stopped; {folder} is as it was", err=True)
         raise typer.Exit(130)
     _end(set_threshold(bundle, found), found, as_json=as_json)
 
@@ -201,8 +201,8 @@ def _require_one_way(share: dict[str, Any], accuracy: dict[str, Any], data: Path
 
 def _end(bundle: Bundle, found: Found, *, as_json: bool) -> None:
     if found.num_left_out:
-        typer.echo(f"{found.num_left_out} prompts do not fit in the context and were left out", err=True)
-    typer.echo(json.dumps(bundle.calibration, ensure_ascii=False) if as_json else _sentence(found.point))
+        echo(f"{found.num_left_out} prompts do not fit in the context and were left out", err=True)
+    echo(json_text(bundle.calibration, ensure_ascii=False) if as_json else _sentence(found.point))
 
 
 def _sentence(point: ThresholdPoint) -> str:

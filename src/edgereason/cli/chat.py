@@ -34,6 +34,8 @@ from edgereason.cli.options import (
     VoteOption,
     given,
 )
+from edgereason.cli.terminal.echo import echo
+from edgereason.core.printable import on_one_line
 from edgereason.errors import EdgeReasonError, RequestError
 
 if TYPE_CHECKING:
@@ -148,7 +150,7 @@ def _recite(model: Model, options: AskOptions) -> None:
         return response
 
     def say(text: str) -> None:
-        typer.echo(text, err=True)
+        echo(text, err=True)
 
     went_well = True
     with closing(Talk(model, options, show=show, say=say)) as talk:
@@ -166,7 +168,7 @@ def _is_done(talk: Talk, line: str | bytes, should_stop: Callable[[], bool]) -> 
     try:
         talk.take(_text(line), should_stop)
     except EdgeReasonError as error:
-        typer.echo(f"edgereason: {' '.join(str(error).split())}", err=True)
+        echo(f"edgereason: {on_one_line(str(error))}", err=True)
         return False
     return True
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from edgereason.cli.options import checked
+from edgereason.core.checks import require, whole_number
 from edgereason.core.types import Effort, Message, Mode, Response, Stop
 from edgereason.errors import RequestError
 from edgereason.reasoning.events import Event, Notice
@@ -126,9 +127,7 @@ class Talk:
         self._set("budget", text)
 
     def _set_streams(self, text: str) -> None:
-        if not text.isdecimal():
-            raise RequestError(f"/streams takes a number, got {text!r}")
-        self._set("streams", int(text))
+        self._set("streams", whole_number("/streams", text, "takes a number"))
 
     def _set_mode(self, text: str) -> None:
         self._set("mode", text)
@@ -160,9 +159,7 @@ class Talk:
         self._say("a new conversation")
 
     def _drop(self, text: str) -> None:
-        if not text.isdecimal():
-            raise RequestError(f"/drop takes a number of turns, got {text!r}")
-        self._session.drop(int(text))
+        self._session.drop(whole_number("/drop", text, "takes a number of turns"))
         self._say(f"{_count(self._session.messages)} left")
 
     def _help(self, _argument: str) -> None:
@@ -210,7 +207,12 @@ def _require_none(argument: str, command: str) -> None:
 def _path(file: str, command: str) -> Path:
     if not file:
         raise RequestError(f"{command} takes a file")
-    return Path(file).expanduser()
+    try:
+        path = Path(file).expanduser()
+    except RuntimeError as error:
+        raise RequestError(f"{command} takes a file; there is no home directory for {file!r}") from error
+    require(f"{command} FILE", path, Path)
+    return path
 
 
 def _count(messages: tuple[Message, ...]) -> str:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from datetime import datetime
 from enum import StrEnum
@@ -22,6 +21,8 @@ from typer.core import TyperGroup
 
 from edgereason.cli.long_run import finished, run_context
 from edgereason.cli.options import KV, KvOption
+from edgereason.cli.terminal.echo import echo
+from edgereason.core.printable import json_text
 from edgereason.core.types import Effort, Mode, Vote
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ def task(
         summary = finished(
             (run_task if is_asked else run_loglik)(settings, folder, context, data=data), folder
         )
-    typer.echo(f"rows are in {folder}", err=True)
-    typer.echo(json.dumps(summary, ensure_ascii=False) if as_json else _sentence(summary))
+    echo(f"rows are in {folder}", err=True)
+    echo(json_text(summary, ensure_ascii=False) if as_json else _sentence(summary))
 
 
 def _score_of(path: Path | None) -> Score:
@@ -230,12 +231,12 @@ def sweep(
     cut = CutConfig(limits_tokens=limits, data=data, model=model, run_code=run_code) if limits else None
     with run_context() as context:
         record = finished(run_sweep(runs, context, cut=cut, draws=draws, seed=seed))
-    text = json.dumps(record, ensure_ascii=False)
+    text = json_text(record, ensure_ascii=False)
     _write(output, text)
     for note in record["notes"]:
-        typer.echo(note, err=True)
+        echo(note, err=True)
     if as_json or output is None:
-        typer.echo(text)
+        echo(text)
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:
@@ -265,11 +266,11 @@ def compare(
     differences = compare_folders(base, others, seed=seed)
     if as_json:
         rows = [{"name": o.resolve().name, **asdict(d)} for o, d in zip(others, differences, strict=True)]
-        typer.echo(json.dumps({"base": base.resolve().name, "compared": rows}))
+        echo(json_text({"base": base.resolve().name, "compared": rows}))
         return
     for other, found in zip(others, differences, strict=True):
         low, high = (100 * end for end in found.ci95)
-        typer.echo(
+        echo(
             f"{other}: {100 * found.accuracy:.1f} % against {100 * found.base_accuracy:.1f} % "
             f"on {found.num_questions} questions, {100 * found.difference:+.1f} points "
             f"({low:+.1f} to {high:+.1f}), {found.won} won, {found.lost} lost, p = {found.p_value:.2g}"
@@ -301,11 +302,11 @@ def ppl(
     )
     with run_context(threads) as context:
         record = finished(run_ppl(text, config, context))
-    line = json.dumps(record, ensure_ascii=False)
+    line = json_text(record, ensure_ascii=False)
     _write(output, line)
     low_high = record["ppl_ci95"]
     interval = "" if low_high is None else f" (95 % interval {low_high[0]:.3f} to {low_high[1]:.3f})"
-    typer.echo(
+    echo(
         line
         if as_json
         else f"perplexity {record['ppl']:.3f}{interval} over {record['num_tokens']} tokens, windows of "
@@ -337,5 +338,5 @@ def report(
     from edgereason.report.page import write_report
 
     page, *figures = write_report(records, output)
-    typer.echo(f"{len(figures)} figures", err=True)
-    typer.echo(page)
+    echo(f"{len(figures)} figures", err=True)
+    echo(page)

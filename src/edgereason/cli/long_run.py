@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
+
+from edgereason.cli.terminal.echo import echo
+from edgereason.core.printable import json_text
 
 if TYPE_CHECKING:
     from edgereason.records.context import RunContext
@@ -43,7 +45,7 @@ def run_context(threads: int | None = None, *, base: str | None = None) -> Itera
         yield RunContext(
             should_stop=should_stop,
             progress=progress,
-            notice=lambda line: typer.echo(line, err=True),
+            notice=lambda line: echo(line, err=True),
             threads=threads,
             fetch=lambda name: fetch(base or name),
             command=command_given(sys.argv[1:]),
@@ -86,7 +88,7 @@ def show_record(
 ) -> None:
     """Prints a finished run's record as JSON or as a sentence; ends the command if the run was stopped."""
     whole = finished(record, output)
-    typer.echo(json.dumps(whole, ensure_ascii=False) if as_json else sentence(whole))
+    echo(json_text(whole, ensure_ascii=False) if as_json else sentence(whole))
 
 
 def finished(record: dict[str, Any] | None, output: Path | None = None) -> dict[str, Any]:
@@ -97,6 +99,6 @@ def finished(record: dict[str, Any] | None, output: Path | None = None) -> dict[
         output: folder in which the same command goes on, if there is one.
     """
     if record is None:
-        typer.echo(f"stopped: the same command with -o {output} goes on" if output else "stopped", err=True)
+        echo(f"stopped: the same command with -o {output} goes on" if output else "stopped", err=True)
         raise typer.Exit(130)
     return record

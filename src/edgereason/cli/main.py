@@ -4,7 +4,7 @@
 
     EdgeReasonError → one line, exit 1        interrupted      → one line, exit 130
     usage error     → one line, exit 2        reader went away → silence, exit 1
-    a bug           → its traceback
+    disk is full    → one line, exit 1        a bug            → its traceback
 
 Every command module imports nothing but
 typer and plain values at its top and its layers inside the command, so that importing this is fast.
@@ -12,10 +12,12 @@ typer and plain values at its top and its layers inside the command, so that imp
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final, TextIO
 
 import typer
 
@@ -26,7 +28,9 @@ from edgereason.cli.bundle import bundle_app
 from edgereason.cli.chat import chat
 from edgereason.cli.eval import eval_app, report
 from edgereason.cli.models import models, pull
+from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train import quantize, train_app
+from edgereason.core.printable import on_one_line
 from edgereason.errors import EdgeReasonError
 
 # typer carries click inside or depends on it, by version; of these classes only the leaf has a name that
@@ -57,7 +61,7 @@ app.add_typer(train_app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"edgereason {__version__}")
+        echo(f"edgereason {__version__}")
         raise typer.Exit
 
 
@@ -72,6 +76,14 @@ def _edgereason(
 
 def main() -> None:
     """Runs the command line, and exits non-zero unless all went well."""
+    if sys.stderr is None:  # closed: the next file that is opened would get what is written there
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.exit(_fail("standard output is closed: send it to a file, or to /dev/null", 1))
+    if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        # PYTHONUNBUFFERED: what a full disk takes only a part of would be lost without an error.
+        buffer: Any = io.BufferedWriter(sys.stdout.buffer)  # type: ignore[arg-type]
+        sys.stdout = io.TextIOWrapper(buffer, encoding=sys.stdout.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a model may say what this terminal can't show
@@ -79,11 +91,32 @@ def main() -> None:
         code = _run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered would raise again when the interpreter flushes it on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        code = _fail(_reason(error), 1)
+    for stream in (sys.stdout, sys.stderr):
+        if _is_broken(stream):
+            # What is still buffered would raise again when the interpreter flushes it on its way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if code:
         sys.exit(code)
+
+
+def _is_broken(stream: TextIO) -> bool:
+    """Whether what was written to a stream can't leave it."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _reason(error: OSError) -> str:
+    """What the system said, and what can be done about it."""
+    name = "" if error.filename is None else f"{error.filename}: "
+    is_full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+    advice = "; what was written before is there: make room, and give the same command again"
+    return f"{name}{error.strerror or error}{advice if is_full else ''}"
 
 
 def _run() -> int:
@@ -93,15 +126,17 @@ def _run() -> int:
         return _fail(str(error), 1)
     except _CLICK_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # newer clicks: the message is the help
-            typer.echo(error.format_message())
+            echo(error.format_message())
             return int(error.exit_code)
         message = error.format_message().rstrip(".").replace("Value error, ", "")
         return _fail(message[:1].lower() + message[1:], int(error.exit_code))
+    except MemoryError:
+        return _fail("there is not enough memory for this", 1)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     return _fail("interrupted", code) if code == _INTERRUPTED else code
 
 
 def _fail(message: str, code: int) -> int:
-    typer.echo(f"edgereason: {' '.join(message.split())}", err=True)
+    echo(f"edgereason: {on_one_line(message)}", err=True)
     return code

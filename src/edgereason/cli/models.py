@@ -6,7 +6,6 @@ all that `pull` prints on stdout.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from edgereason.cli.terminal.echo import echo
+from edgereason.core.printable import json_text, printable
 
 if TYPE_CHECKING:
     from edgereason.hub.pull import PullProgress
@@ -46,7 +48,7 @@ def pull(
             progress=report,
             notice=notice,
         )
-    typer.echo(path)
+    echo(path)
 
 
 def fetch(model: str) -> Path:
@@ -64,7 +66,7 @@ def display() -> Iterator[tuple[Report, Notice]]:
 
     console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
-        yield _sparse_lines(), lambda line: typer.echo(line, err=True)
+        yield _sparse_lines(), lambda line: echo(line, err=True)
         return
     from rich import progress as bars
 
@@ -87,7 +89,7 @@ def display() -> Iterator[tuple[Report, Notice]]:
         )
 
     try:
-        yield report, lambda line: console.print(line, soft_wrap=True)
+        yield report, lambda line: console.print(printable(line), soft_wrap=True)
     finally:
         if bar.tasks:
             bar.stop()
@@ -102,7 +104,7 @@ def _sparse_lines() -> Report:
         tenth = 10 * state.done_bytes // state.total_bytes
         if tenth != last_tenth:
             last_tenth = tenth
-            typer.echo(
+            echo(
                 f"{state.source} {state.item}: {state.done_bytes / 1e6:,.0f} of "
                 f"{state.total_bytes / 1e6:,.0f} MB",
                 err=True,
@@ -127,7 +129,7 @@ def models(
             }
             for model in CATALOG
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        echo(json_text(rows, indent=2))
         return
 
     from rich.console import Console

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from edgereason.core.machine import MAX_THREADS
 from edgereason.core.types import Effort, Mode, Vote
 from edgereason.errors import RequestError
 
@@ -59,7 +60,7 @@ BaseOption = Annotated[
     str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
 ]
 KvOption = Annotated[KV, typer.Option(help="Type of the KV cache.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. [all]")]
 ContextOption = Annotated[
     int | None, typer.Option(min=1, help="Tokens of context, fixed. [what the request needs]")
 ]

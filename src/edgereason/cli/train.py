@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgereason.cli.long_run import run_context, show_record
+from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train_heads import heads_app
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def export(
         from edgereason.train.lora import run
 
         adapter = run.export(folder, context)
-    typer.echo(f"{folder / run.BUNDLE}: adapter of {adapter['size_bytes'] / 1e6:.1f} MB")
+    echo(f"{folder / run.BUNDLE}: adapter of {adapter['size_bytes'] / 1e6:.1f} MB")
 
 
 @train_app.command()

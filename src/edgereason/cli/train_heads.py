@@ -186,12 +186,13 @@ def _parts(text: str) -> tuple[FeaturePart, ...]:
 
 def _require_training(threads: int | None, model: str | None, bundle: Path | None) -> None:
     """Refuses to begin without torch, or with two models."""
-    from edgereason.core.machine import usable_cores
+    from edgereason.core.machine import require_threads, usable_cores
     from edgereason.data.rows import import_optional
 
     if model is not None and bundle is not None:
         raise typer.BadParameter("a bundle brings its model: give one of the two", param_hint="'--model'")
     torch = import_optional("torch", "heads are trained", extra="train")
+    require_threads(threads)
     torch.set_num_threads(threads or usable_cores())
 
 

@@ -15,22 +15,26 @@ manifest takes the place of the old one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.config import parse
+from edgereason.config import load_json, parse
 from edgereason.errors import BundleError
 
 MANIFEST: Final = "bundle.json"
 BASE_FILE: Final = "base.gguf"
 FORMAT: Final = "edgereason-bundle"
 VERSION: Final = 1
+_NAME_CHARACTERS: Final = 50
+"""Of a file's name, that begin its temporary file's: longer names may have no room for more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +143,7 @@ class Bundle:
         """
         path = folder / MANIFEST
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = load_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise BundleError(f"no {MANIFEST} in {folder}: that folder is not a bundle") from error
         except (OSError, ValueError) as error:
@@ -216,17 +220,32 @@ def file_sha256(path: Path) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    with temporary_beside(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+    with (
+        temporary_beside(path) as temporary,
+        # Bytes of a file's name that are not UTF-8 become what JSON spells them by.
+        temporary.open("x", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         file.write(text)
 
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; what is there in the end takes the place of `path`."""
+    """A name beside `path` to write to; what is there in the end takes the place of `path`.
+
+    Raises:
+        OSError: it can't be written; the error names `path`.
+    """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Not tempfile's: its files are for their owner's eyes only, whatever the umask says.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{secrets.token_hex(4)}")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None or error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -5,7 +5,10 @@ Types are checked strictly: True is not a whole number, "4" is not 4, and 200.0 
 
 from __future__ import annotations
 
+import errno
 import inspect
+import math
+import os
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import wraps
@@ -27,7 +30,20 @@ _WORDS: Final[dict[type, str]] = {
     str: "a text",
     Path: "a path",
 }
-_REPR: Final = Repr()
+MAX_INT32: Final = 2**31 - 1
+"""Largest number that the native library takes: what is larger would be another number there."""
+
+
+class _Short(Repr):
+    """Values in messages: cut where they are long, a number of many digits by their count."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() < 128:
+            return repr(x)
+        return f"a number of about {math.ceil(x.bit_length() * math.log10(2))} digits"
+
+
+_REPR: Final = _Short()
 _REPR.maxother = 60
 
 
@@ -40,15 +56,23 @@ def require(name: str, value: object, kind: type) -> None:
         kind: bool, int, float, str, `Path`, or a class of edgereason.
 
     Raises:
-        RequestError: it is of another type.
+        RequestError: it is of another type, or a path that no file can have.
     """
     accepted = {float: (int, float), Path: (str, Path)}.get(kind, (kind,))
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise refusal(name, f"must be {_WORDS.get(kind, f'of type {kind.__name__}')}", value)
+    if kind is Path:
+        try:
+            os.lstat(str(value))
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise refusal(name, "must be a path that a file can have", value) from error
+        except ValueError as error:  # a NUL, or half a character
+            raise refusal(name, "must be a path that a file can have", value) from error
 
 
 def require_int(name: str, value: object, *, least: int, most: int | None = None) -> None:
-    """Refuses what is not a whole number from `least` to `most`.
+    """Refuses what is not a whole number from `least` to `most`, by default the largest of 32 bits.
 
     Raises:
         RequestError: it is not.
@@ -59,6 +83,22 @@ def require_int(name: str, value: object, *, least: int, most: int | None = None
         raise refusal(name, f"must be between {least} and {most}", value)
     if value < least:
         raise refusal(name, f"must be at least {least}", value)
+    if value > MAX_INT32:
+        raise refusal(name, f"must be at most {MAX_INT32}", value)
+
+
+def whole_number(name: str, text: str, expected: str = "must be a whole number") -> int:
+    """A number that a person wrote in digits.
+
+    Raises:
+        RequestError: it is something else, or beyond what can be counted with.
+    """
+    digits = text.strip().lstrip("0") or text.strip()[:1]
+    if not (digits.isascii() and digits.isdigit()):
+        raise refusal(name, expected, text)
+    if len(digits) > 10 or int(digits) > MAX_INT32:
+        raise refusal(name, f"must be at most {MAX_INT32}", text)
+    return int(digits)
 
 
 def require_text(name: str, value: object) -> None:
@@ -96,7 +136,7 @@ def require_one_of(name: str, value: object, allowed: Iterable[str]) -> None:
         return
     near = closest(value, allowed) if isinstance(value, str) else None
     advice = "" if near is None else f", did you mean {near!r}?"
-    raise RequestError(f"{name} must be one of {', '.join(allowed)}; got {_REPR.repr(value)}{advice}")
+    raise RequestError(f"{name} must be one of {', '.join(allowed)}; got {shown(value)}{advice}")
 
 
 def member(kind: type[E], name: str, value: object) -> E:
@@ -112,7 +152,12 @@ def member(kind: type[E], name: str, value: object) -> E:
 
 def refusal(name: str, expected: str, value: object) -> RequestError:
     """The error that says what was expected and what was got."""
-    return RequestError(f"{name} {expected}, got {_REPR.repr(value)}")
+    return RequestError(f"{name} {expected}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: cut where it is long."""
+    return _REPR.repr(value)
 
 
 def require_known(names: Iterable[str], known: Iterable[str]) -> None:

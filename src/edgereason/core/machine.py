@@ -17,7 +17,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from edgereason.core.checks import refusal, require_int
+
+MAX_THREADS: Final = 512
+"""Most CPU threads that the native library takes."""
+
 _ROOT: Final = Path("/")
+
+
+def require_threads(threads: int | None) -> None:
+    """Refuses a number of CPU threads that the native library can't take; None is one that was left open.
+
+    Raises:
+        RequestError: it is below 1 or above `MAX_THREADS`.
+    """
+    if threads is None:
+        return
+    require_int("threads", threads, least=1)
+    if threads > MAX_THREADS:
+        raise refusal("threads", f"must be at most {MAX_THREADS}", threads)
 
 
 def usable_cores(root: Path = _ROOT) -> int:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal, get_args
 
 from edgereason.core.checks import (
+    MAX_INT32,
     member,
     refusal,
     refusing_unknown_fields,
@@ -21,6 +22,8 @@ from edgereason.core.checks import (
     require_int,
     require_one_of,
     require_text,
+    shown,
+    whole_number,
 )
 from edgereason.errors import RequestError
 
@@ -177,15 +180,19 @@ class Budget:
             raise RequestError("a budget needs a limit: give tokens, as 400, or seconds, as 5s")
         if self.limit_tokens is not None:
             require("a budget's limit_tokens", self.limit_tokens, int)
+            if self.limit_tokens > 0:
+                require_int("a budget's limit_tokens", self.limit_tokens, least=1)
         if self.limit_s is not None:
             require("a budget's limit_s", self.limit_s, float)
         if self.limit_tokens is not None and self.limit_tokens < self.MIN_LIMIT_TOKENS:
             raise RequestError(
-                f"a budget of {self.limit_tokens} tokens is too small: the closing and the answer need "
+                f"a budget of {shown(self.limit_tokens)} tokens is too small: closing and answer need "
                 f"{reserve_tokens(self.limit_tokens)} of them; the minimum is {self.MIN_LIMIT_TOKENS}"
             )
         if self.limit_s is not None and not 0.0 < self.limit_s <= MAX_SECONDS:
-            raise RequestError(f"a budget must be above 0 s and at most an hour, got {self.limit_s:g} s")
+            raise RequestError(
+                f"a budget must be above 0 s and at most an hour, got {_number(self.limit_s)} s"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -195,13 +202,15 @@ class Budget:
             RequestError: it is neither, or out of range.
         """
         if not isinstance(text, str) or (found := _BUDGET.fullmatch(text)) is None:
-            raise RequestError(f"a budget must be tokens, as 400, or seconds, as 5s; got {text!r}")
+            raise RequestError(f"a budget must be tokens, as 400, or seconds, as 5s; got {shown(text)}")
         number, seconds = found.groups()
         if seconds:
             return cls(limit_s=float(number))
         if not number.isdigit():
-            raise RequestError(f"a budget in tokens must be a whole number, got {text!r}; seconds end in s")
-        return cls(limit_tokens=int(number))
+            raise RequestError(
+                f"a budget in tokens must be a whole number, got {shown(text)}; seconds end in s"
+            )
+        return cls(limit_tokens=whole_number("a budget in tokens", number))
 
     @classmethod
     def of(cls, value: int | str | Budget) -> Budget:
@@ -217,6 +226,11 @@ class Budget:
         if not isinstance(value, int) or isinstance(value, bool):
             raise refusal("budget", "must be tokens, as 400, seconds, as '5s', or a Budget", value)
         return cls(limit_tokens=value)
+
+
+def _number(value: float) -> str:
+    """A number in a message; Python's whole numbers may be too large to be formatted."""
+    return f"{value:g}" if isinstance(value, float) or abs(value) <= MAX_INT32 else shown(value)
 
 
 def reserve_tokens(limit_tokens: int) -> int:
@@ -239,16 +253,17 @@ class Sampling:
 
     def __post_init__(self) -> None:
         require("top_k", self.top_k, int)
+        if self.top_k < 0:
+            raise RequestError(f"top_k must be 0 (off) or more, got {shown(self.top_k)}")
+        require_int("top_k", self.top_k, least=0)
         for name in ("temperature", "top_p", "min_p"):
             require(name, getattr(self, name), float)
         if not 0.0 <= self.temperature <= 5.0:
-            raise RequestError(f"temperature must be between 0 and 5, got {self.temperature:g}")
-        if self.top_k < 0:
-            raise RequestError(f"top_k must be 0 (off) or more, got {self.top_k}")
+            raise RequestError(f"temperature must be between 0 and 5, got {_number(self.temperature)}")
         if not 0.0 < self.top_p <= 1.0:
-            raise RequestError(f"top_p must be above 0 and at most 1, got {self.top_p:g}")
+            raise RequestError(f"top_p must be above 0 and at most 1, got {_number(self.top_p)}")
         if not 0.0 <= self.min_p < 1.0:
-            raise RequestError(f"min_p must be at least 0 and below 1, got {self.min_p:g}")
+            raise RequestError(f"min_p must be at least 0 and below 1, got {_number(self.min_p)}")
 
     @property
     def is_whole(self) -> bool:

@@ -11,12 +11,14 @@ step of a rollout; numpy takes them together, in a fraction of the time.
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from edgereason.core.printable import on_one_line
 from edgereason.core.types import Sampling
 from edgereason.engine import native
 from edgereason.engine.base import Adapter, KvType, ModelInfo
@@ -141,7 +143,7 @@ class Handles:
         """Loads a LoRA GGUF for this model."""
         check_gguf(path, "adapter")
         forget_complaints()
-        pointer = C.llama_adapter_lora_init(self.model, str(path).encode())
+        pointer = C.llama_adapter_lora_init(self.model, os.fsencode(path))
         if not pointer:  # this binding returns a null pointer, not None
             raise BundleError(f"{path.name} is not a LoRA adapter for this model: {complaints()}")
         adapter = Adapter(path)
@@ -202,7 +204,7 @@ def load_model(path: Path) -> Any:
     """A model that the engine can fork sequences of."""
     check_gguf(path, "model")
     forget_complaints()
-    model = C.llama_model_load_from_file(str(path).encode(), C.llama_model_default_params())
+    model = C.llama_model_load_from_file(os.fsencode(path), C.llama_model_default_params())
     if model is None:
         raise ModelFileError(
             f"{path} can't be loaded, it may be truncated or for another program: {complaints()}"
@@ -250,7 +252,7 @@ def round_up(cells: int) -> int:
 
 def describe(path: Path, model: Any, vocab: Any, kv: KvType) -> ModelInfo:
     """What is read off a loaded model; `kv` prices its cells."""
-    arch = native.metadata(model, "general.architecture") or "unknown"
+    arch = on_one_line(native.metadata(model, "general.architecture") or "unknown")
     heads, kv_heads = C.llama_model_n_head(model), C.llama_model_n_head_kv(model)
     hidden_size, num_layers = C.llama_model_n_embd(model), C.llama_model_n_layer(model)
     head_size = hidden_size // heads
@@ -259,7 +261,7 @@ def describe(path: Path, model: Any, vocab: Any, kv: KvType) -> ModelInfo:
     template = C.llama_model_chat_template(model, None)
     return ModelInfo(
         path=path,
-        name=native.metadata(model, "general.name") or path.stem,
+        name=on_one_line(native.metadata(model, "general.name") or path.stem),
         arch=arch,
         size_bytes=path.stat().st_size,
         hidden_size=hidden_size,

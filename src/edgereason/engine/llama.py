@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from edgereason.core.checks import require_int
 from edgereason.core.closing import Closing
-from edgereason.core.machine import usable_cores
+from edgereason.core.machine import MAX_THREADS, memory_bytes, require_threads, usable_cores
 from edgereason.core.types import Sampling
 from edgereason.engine import native
 from edgereason.engine.base import (
@@ -62,7 +63,7 @@ from edgereason.engine.handles import (
 from edgereason.engine.native import C, fail
 from edgereason.engine.scoring import ScoreTable, score_batches
 from edgereason.engine.tap import StateTap
-from edgereason.errors import ContextOverflow, EngineError
+from edgereason.errors import ContextOverflow, EngineError, RequestError
 
 _Row = tuple[Sequence, Tokens[int], int]
 """A sequence, the tokens to encode onto it, and of how many of the last ones the logits are wanted."""
@@ -84,6 +85,7 @@ class LlamaEngine(Closing):
 
     Raises:
         EngineError: a fixed context whose cells are not shared.
+        RequestError: threads or context out of range, or a context beyond the model's or the memory.
         ModelFileError: the file is missing, truncated, or holds something else.
     """
 
@@ -99,14 +101,23 @@ class LlamaEngine(Closing):
     ) -> None:
         if context_tokens and not shares_cells:
             raise EngineError("the cells of a context of fixed size are shared: leave its size open")
+        require_threads(threads)
+        if context_tokens is not None:
+            require_int("context_tokens", context_tokens, least=1)
         self._shares_cells = shares_cells
-        self._threads = threads or usable_cores()
+        self._threads = threads or min(usable_cores(), MAX_THREADS)
         self._kv: KvType = kv
         self._min_sequences = min_sequences
         self._fixed_cells = round_up(context_tokens) if context_tokens else None
         self._handles = Handles(path)
         self._finalizer = weakref.finalize(self, self._handles.close)
         self._info = describe(path, self._handles.model, self._vocab, kv)
+        try:
+            if self._fixed_cells and context_tokens:
+                self._require_context(context_tokens)
+        except RequestError:
+            self._finalizer()
+            raise
         self._tap = StateTap(self._info.hidden_size, self._info.num_layers)
         self._pieces: dict[int, bytes] = {}
         self._ledger = Ledger(cells=0, slots=0)
@@ -344,7 +355,26 @@ class LlamaEngine(Closing):
     def _memory(self) -> Any:
         return C.llama_get_memory(self._open.context)
 
+    def _require_context(self, tokens: int) -> None:
+        """Refuses a context that the model was not made for, or that the memory can't hold."""
+        if tokens > self._info.train_context_tokens:
+            raise RequestError(
+                f"a context of {tokens} tokens is beyond the model's: "
+                f"{self._info.path and self._info.path.name} was trained on {self._info.train_context_tokens}"
+            )
+        self._require_memory(round_up(tokens))
+
+    def _require_memory(self, cells: int) -> None:
+        needed, there = cells * self._info.kv_bytes_per_cell, memory_bytes()
+        if there is not None and needed + self._info.size_bytes > there:
+            raise RequestError(
+                f"a context of {cells} tokens takes {needed / 1e9:.1f} GB beside the model's "
+                f"{self._info.size_bytes / 1e9:.1f} GB, and this process may use {there / 1e9:.1f} GB: "
+                "take a smaller context, fewer streams, or an 8-bit KV cache"
+            )
+
     def _open_context(self, ledger: Ledger) -> None:
+        self._require_memory(ledger.cells)
         params = context_params(ledger, threads=self._threads, kv=self._kv)
         params.cb_eval = self._tap.callback
         self._ledger = Ledger(cells=0, slots=0)  # what holds if the next line fails

@@ -13,7 +13,6 @@ meets the traces that were cut at its own budget.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgereason.config import read_toml
+from edgereason.config import load_json, read_toml
 from edgereason.errors import ConfigError
 from edgereason.evals.likelihood.loglik import ChoiceRow
 from edgereason.evals.metrics import bootstrap_intervals, scores_by_question
@@ -135,7 +134,7 @@ def _budget_tokens(folder: Path) -> int:
 def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """What must be the same, and the scores by question, of traces that a sweep cut."""
     try:
-        record = json.loads(sweep.read_text("utf-8"))
+        record = load_json(sweep.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{sweep} can't be read: give the record of a sweep over hard budgets") from error
     curves = (record.get("budgets") if isinstance(record, dict) else None) or {}
@@ -166,7 +165,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """What must be the same, and the scores by question."""
     path = folder / SUMMARY
     try:
-        summary = json.loads(path.read_text("utf-8"))
+        summary = load_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{folder} holds no readable {SUMMARY}: give the folder of a finished evaluation"

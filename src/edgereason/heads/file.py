@@ -32,6 +32,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from edgereason.config import load_json
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import BundleError
 from edgereason.heads.base import Array
@@ -261,7 +262,7 @@ def _load(path: Path) -> _Stored:
     if FORMAT not in metadata:
         raise BundleError(f"{path.name} is not a file of heads: its metadata has no {FORMAT!r}")
     try:
-        described = json.loads(metadata[FORMAT])
+        described = load_json(metadata[FORMAT])
         version = described["version"]
     except (ValueError, TypeError, KeyError) as error:
         raise _not_ours(path, error) from error

@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
 from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.errors import PullError
 from edgereason.hub.store import cache_folder
 
 FORMAT: Final = "edgereason-fingerprint"
@@ -54,10 +55,9 @@ def fingerprint(path: Path, vocab_sha256: Callable[[], str], *, reads_all: bool 
     """
     path = path.resolve()
     origin = _origin(path)
-    places = (
-        path.with_name(f".{path.name}.json"),
-        cache_folder() / "fingerprints" / f"{origin['path_sha256']}.json",
-    )
+    places = [path.with_name(f".{path.name}.json")]
+    with suppress(PullError):  # no home directory
+        places.append(cache_folder() / "fingerprints" / f"{origin['path_sha256']}.json")
     if not reads_all:
         for place in places:
             if known := _read(place, origin):
@@ -93,7 +93,7 @@ def _read(place: Path, origin: Mapping[str, object]) -> Fingerprint | None:
     return Fingerprint(*sound) if len(sound) == len(hashes) else None
 
 
-def _keep(places: tuple[Path, ...], text: str) -> None:
+def _keep(places: Sequence[Path], text: str) -> None:
     for place in places:
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)

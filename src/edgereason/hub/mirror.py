@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from edgereason.config import load_json
 from edgereason.errors import PullError
 from edgereason.hub.catalog import MirrorSource
 from edgereason.hub.part import CHUNK_BYTES, PartFile, PullProgress
@@ -63,7 +64,7 @@ def fetch(source: MirrorSource, part: PartFile, *, report: Callable[[PullProgres
 def _resume_point(source: MirrorSource, part: PartFile) -> tuple[int, int]:
     """How many packages `part` holds, and how many bytes they are; (0, 0) if nothing reliable is known."""
     try:
-        journal = json.loads(part.journal_path.read_text(encoding="utf-8"))
+        journal = load_json(part.journal_path.read_text(encoding="utf-8"))
         packages, num_bytes = journal["packages"], journal["num_bytes"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return 0, 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from edgereason.core.bundle import BASE_FILE, Bundle, file_sha256
+from edgereason.core.checks import shown
 from edgereason.errors import BundleError, PullError
 from edgereason.hub import huggingface, mirror
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource, find, find_by_sha256, suggestion
@@ -107,9 +108,13 @@ def resolve(
     Raises:
         PullError: it is neither, or the model can't be pulled.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return path
+    try:
+        path = Path(name_or_path).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as error:  # too long a name, or a home that is not known
+        why = error.strerror if isinstance(error, OSError) else error
+        raise PullError(f"{shown(name_or_path)} can't be a model's file: {why}") from error
     if any(model.name == name_or_path for model in CATALOG):
         return pull(name_or_path, allow_mirror=allow_mirror, progress=progress, notice=notice)
     what = "a folder, not a model file" if path.is_dir() else "neither a file nor a known model"

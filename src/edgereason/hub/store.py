@@ -32,9 +32,18 @@ CACHE_VARIABLE: Final = "EDGEREASON_CACHE"
 
 
 def cache_folder() -> Path:
-    """`$EDGEREASON_CACHE`, or else the platform's cache folder for edgereason; it need not exist."""
+    """`$EDGEREASON_CACHE`, or else the platform's cache folder for edgereason; it need not exist.
+
+    Raises:
+        PullError: it would be in a home directory, and there is none.
+    """
     chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("edgereason")
+    try:
+        return (Path(chosen) if chosen else platformdirs.user_cache_path("edgereason")).expanduser()
+    except RuntimeError as error:
+        raise PullError(
+            f"there is no home directory to keep models in: set {CACHE_VARIABLE} to a folder"
+        ) from error
 
 
 def models_folder() -> Path:

@@ -19,6 +19,7 @@ from edgereason.core.bundle import MANIFEST, Base, Bundle
 from edgereason.core.chat import CLOSING, OPENING
 from edgereason.core.checks import refusing_unknown, require, require_function, require_int, require_one_of
 from edgereason.core.closing import Closing
+from edgereason.core.machine import require_threads
 from edgereason.core.types import Message, Request, Response, as_messages
 from edgereason.engine.base import Adapter, Engine, KvType, ModelInfo
 from edgereason.errors import EdgeReasonError, RequestError
@@ -248,9 +249,9 @@ def load(
     for name, path in (("bundle_or_model", bundle_or_model), ("base", base)):
         if path is not None:
             require(name, path, Path)
-    for name, number in (("threads", threads), ("context_tokens", context_tokens)):
-        if number is not None:
-            require_int(name, number, least=1)
+    require_threads(threads)
+    if context_tokens is not None:
+        require_int("context_tokens", context_tokens, least=1)
     require_one_of("kv", kv, get_args(KvType))
     for name, flag in (
         ("shares_cells", shares_cells),

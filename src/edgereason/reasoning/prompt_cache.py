@@ -25,6 +25,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from edgereason.config import load_json
 from edgereason.core.bundle import temporary_beside
 from edgereason.core.types import Message
 from edgereason.errors import BundleError, ConfigError, RequestError
@@ -116,7 +117,7 @@ class PromptCache:
         content = _checked(path)
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                header = json.loads(arrays["header"].tobytes())
+                header = load_json(arrays["header"].tobytes())
                 made_with = KvOrigin(**header["origin"])
                 cache = cls(
                     messages=tuple(Message(**message) for message in header["messages"]),

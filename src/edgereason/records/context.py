@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgereason.core.machine import usable_cores
+from edgereason.core.machine import require_threads, usable_cores
 from edgereason.hub.pull import resolve
 from edgereason.records.folder import about, peak_rss_bytes
 
@@ -55,6 +55,9 @@ class RunContext:
         threads: CPU threads; None for as many as the process may use.
         fetch: the file of a model, by its name or path.
         command: the command line that started the run, for its record; see `command_given`.
+
+    Raises:
+        RequestError: `threads` is out of range.
     """
 
     should_stop: Callable[[], bool] = _never
@@ -63,6 +66,9 @@ class RunContext:
     threads: int | None = None
     fetch: Callable[[str], Path] = resolve
     command: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_threads(self.threads)
 
     @property
     def num_threads(self) -> int:

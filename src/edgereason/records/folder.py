@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, Final
 
 import tomli_w
 
+from edgereason.config import load_json, load_toml
 from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.core.machine import usable_cores
 from edgereason.data.rows import Rows
@@ -80,7 +80,7 @@ class RunFolder:
         """
         file = self.path / name
         loads, text = (
-            (tomllib.loads, tomli_w.dumps(content))
+            (load_toml, _writable(tomli_w.dumps(content)))
             if file.suffix == ".toml"
             else (_load_json, to_json(content))
         )
@@ -143,7 +143,12 @@ class RunFolder:
 
 def to_json(record: Table) -> str:
     """A record as its file has it."""
-    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    return _writable(json.dumps(record, indent=2, ensure_ascii=False)) + "\n"
+
+
+def _writable(text: str) -> str:
+    """A text as UTF-8 can hold it: bytes of a file's name that are something else become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def about(threads: int | None) -> dict[str, Any]:
@@ -197,7 +202,7 @@ def peak_rss_bytes() -> int | None:
 
 
 def _load_json(text: str) -> dict[str, Any]:
-    found = json.loads(text)
+    found = load_json(text)
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found

@@ -8,13 +8,15 @@ unfinished is cut off when the file is opened again. Records that are kept for g
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
 from collections.abc import Hashable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Generic, Self, TextIO, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
-from edgereason.config import parse
+from edgereason.config import load_json, parse
 from edgereason.core.closing import Closing
 from edgereason.errors import ConfigError
 from edgereason.records.lock import FolderLock
@@ -77,7 +79,7 @@ def _parse(text: str, path: Path, kind: type[R]) -> Iterator[R]:
     *lines, _unfinished = text.split("\n")
     for number, line in enumerate(lines, 1):
         try:
-            yield kind.from_json(json.loads(line))
+            yield kind.from_json(load_json(line))
         except (ConfigError, ValueError, TypeError, AttributeError) as error:
             where = f"{path.parent.name}/{path.name}, line {number}"
             raise ConfigError(
@@ -94,7 +96,7 @@ class Journal(Closing, Generic[R]):
         kind: of the rows.
 
     Attributes:
-        found: rows that were there.
+        found: rows that were there; on a disk that can only be read, they can be read.
 
     Raises:
         ConfigError: a row that is there can't be read, or another process writes to the folder.
@@ -103,37 +105,61 @@ class Journal(Closing, Generic[R]):
     def __init__(self, folder: Path, kind: type[R]) -> None:
         path = folder / SAMPLES
         self.found: tuple[R, ...] = ()
-        self._is_kept = False
-        self._lock = FolderLock(folder)
+        self._refusal = ""
+        self._lock: FolderLock | None = None
         self._path = path
-        self._file: TextIO | None = None
+        self._file: io.FileIO | None = None
+        try:
+            self._lock = FolderLock(folder)
+        except OSError as error:  # a disk that can only be read: so can the rows
+            self._refusal = f"{folder} can't be written: {error.strerror}"
         try:
             if path.is_file():
-                with path.open("rb+") as file:
-                    file.truncate(file.read().rfind(b"\n") + 1)
+                if self._lock is not None:
+                    with path.open("rb+") as file:
+                        file.truncate(file.read().rfind(b"\n") + 1)
                 self.found = tuple(read_rows(folder, kind))
             elif (folder / f"{SAMPLES}.gz").is_file():
                 self.found = tuple(read_rows(folder, kind))
-                self._is_kept = True
+                self._refusal = f"{path}.gz is compressed: unpack it to go on with the run"
         except BaseException:
             self.close()
             raise
 
     def append(self, *rows: R) -> None:
-        """Writes rows, all of them in one go.
+        """Writes rows, all of them or none.
 
         Raises:
-            ConfigError: the rows are compressed: a record kept for good, to which nothing is added.
+            ConfigError: they can't be written: the disk is full or can only be read, or what is there is
+                compressed, a record kept for good.
         """
-        if self._is_kept:
-            raise ConfigError(f"{self._path}.gz is compressed: unpack it to go on with the run")
-        if self._file is None:
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write("".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows))
-        self._file.flush()
+        if self._refusal:
+            raise ConfigError(self._refusal)
+        lines = "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows)
+        try:
+            if self._file is None:
+                self._file = self._path.open("ab", buffering=0)
+            _write_whole(self._file, lines.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise ConfigError(
+                f"{self._path} can't be written: {error.strerror}; its rows are whole: make room, and "
+                "give the same command again"
+            ) from error
 
     def close(self) -> None:
         """Closes the file; what was appended stays."""
         if self._file is not None:
             self._file.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _write_whole(file: io.FileIO, data: bytes) -> None:
+    """Appends all of the data, or leaves the file as it was."""
+    start, left = file.seek(0, os.SEEK_END), memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError:
+        file.truncate(start)
+        raise

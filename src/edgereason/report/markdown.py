@@ -9,13 +9,17 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from edgereason.core.printable import on_one_line
+
 DASH: Final = "—"
 _SPECIAL: Final = re.compile(r"([\\`*\[\]|])")
 
 
 def cell(text: str) -> str:
-    """A text as it is, on one line: what Markdown would read as its own is escaped."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    """A text as it is, on one line: what Markdown would read as its own is escaped, and
+    control characters are left out.
+    """
+    return _SPECIAL.sub(r"\\\1", on_one_line(text)).replace("<", "&lt;")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = True) -> str:

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.config import read_toml
+from edgereason.config import load_json, read_toml
 from edgereason.core.fields import Fields
+from edgereason.core.printable import on_one_line
 from edgereason.errors import ConfigError
 from edgereason.evals.record import BEFORE_NAMED, FORMAT, MAY_DIFFER, RUN, SUMMARY
 from edgereason.evals.samples import Sample, read_samples
@@ -235,7 +236,7 @@ def _read_run(folder: Path, source: RecordSource, label: str, values: Fields) ->
         )
     return Run(
         source=source,
-        label=label,
+        label=on_one_line(label),
         task=values.need("task", values.text),
         setting=_setting(folder, values),
         samples=samples,
@@ -284,7 +285,7 @@ def kv_setting(settings: Fields) -> Iterator[str]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return load_json(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
     except ValueError as error:  # text that is not JSON, or bytes that are not text

@@ -113,3 +113,37 @@ def assert_one_line(err: str, says: str) -> None:
     assert says in err
     assert "Traceback" not in err
     assert not set(err) & set("╭╮╰╯│─┌┐└┘")
+
+
+ESCAPE = "\x1b]0;owned\x07\x9b2J\u202e"
+
+
+def test_an_errors_line_drives_no_terminal(cli, monkeypatch):
+    def failing(*_args: object, **_options: object) -> None:
+        raise EngineError(f"the template of {ESCAPE}evil says\n{ESCAPE}no")
+
+    monkeypatch.setattr("edgereason.reasoning.model.load", failing)
+    ran = cli("ask", "q")
+    assert ran.err == "edgereason: the template of ]0;owned2Jevil says ]0;owned2Jno\n"
+    ran = cli("ask", "q", "--mode", ESCAPE)
+    assert not set("\x1b\x07\x9b\u202e") & set(ran.err)
+
+
+@pytest.mark.parametrize("in_terminal", [False, True])
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_what_a_model_says_drives_no_terminal(cli, command, in_terminal):
+    cli.replies = (f"so {ESCAPE}thinking\n</think>\n\n{ESCAPE}It is 4{ESCAPE}.",)
+    arguments = ["q"] if command == "ask" else []
+    ran = cli(command, *arguments, "--mode", "think", stdin="q\n", in_terminal=in_terminal)
+    assert ran.code == 0
+    assert "It is 4" in ran.out
+    for sign in ("\x1b]", "\x07", "\x9b", "\u202e"):
+        assert sign not in ran.out + ran.err
+
+
+def test_json_for_programs_keeps_what_a_model_says_and_drives_no_terminal(cli):
+    said = f"It is {ESCAPE}4\x7f."
+    cli.replies = (said,)
+    ran = cli("ask", "q", "--mode", "chat", "--json")
+    assert json.loads(ran.out)["text"] == said
+    assert not set("\x1b\x07\x9b\u202e\x7f") & set(ran.out)

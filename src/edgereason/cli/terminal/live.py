@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import typer
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.panel import Panel
@@ -31,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgereason.cli.terminal import text as prose
+from edgereason.cli.terminal.echo import echo
 from edgereason.cli.terminal.text import Prose, Transcript, printable
 from edgereason.core.chat import split_thinking
 from edgereason.core.types import Candidate, Response, Route, Stop, Timing
@@ -335,7 +335,7 @@ def _of_budget(timing: Timing) -> str:
 
 
 def _note(notice: Notice, console: Console) -> None:
-    console.print(Text(f"note: {notice.text}", "dim italic"))
+    console.print(Text(f"note: {printable(notice.text)}", "dim italic"))
 
 
 def follow(events: Iterator[Event]) -> tuple[Response, int]:
@@ -347,7 +347,7 @@ def follow(events: Iterator[Event]) -> tuple[Response, int]:
     for event in events:
         match event:
             case Notice(text):
-                typer.echo(f"note: {text}", err=True)
+                echo(f"note: {text}", err=True)
             case Routed():
                 limit_tokens = event.limit_tokens
             case Answered():
@@ -359,4 +359,4 @@ def follow(events: Iterator[Event]) -> tuple[Response, int]:
 def print_answer(response: Response) -> None:
     """The answer's text, if there is any."""
     if response.text or response.answer:
-        typer.echo(response.text or response.answer)
+        echo(response.text or response.answer)

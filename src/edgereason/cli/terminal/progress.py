@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-import typer
+from edgereason.cli.terminal.echo import echo
+from edgereason.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,9 +48,9 @@ def progress_display() -> Iterator[Progress]:
     with Live(bar, console=console, refresh_per_second=4) as live:
 
         def show(done: float, total: float, text: str, details: Sequence[str]) -> None:
-            bar.update(number, completed=done, total=total, description=text)
+            bar.update(number, completed=done, total=total, description=printable(text))
             if details:
-                live.update(Group(bar, details_panel(details)))
+                live.update(Group(bar, details_panel([printable(one) for one in details])))
 
         yield _with_time_left(show)
 
@@ -99,8 +100,8 @@ def _lines() -> _Show:
             return
         last_s = time.monotonic()
         figures = [text for text in details if not text.startswith("!")]
-        typer.echo(", ".join([f"{done:g} of {total:g} done", *figures, text]), err=True)
+        echo(", ".join([f"{done:g} of {total:g} done", *figures, text]), err=True)
         for alarm in (text for text in details if text.startswith("!")):
-            typer.echo(f"  {alarm}", err=True)
+            echo(f"  {alarm}", err=True)
 
     return show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from rich.cells import cell_len
@@ -10,16 +9,15 @@ from rich.console import Console
 from rich.text import Text
 
 from edgereason.core.chat import CLOSING_TAG
+from edgereason.core.printable import printable as without_controls
 
-# What could drive the terminal instead of being read: all control characters but tab and line break.
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _THINKING: Final = "dim"
 _ANSWER: Final = ""
 
 
 def printable(text: str) -> str:
     """`text` without control characters, escape sequences thereby defused, and without tabs."""
-    return _CONTROLS.sub("", text).expandtabs(4)
+    return without_controls(text).expandtabs(4)
 
 
 def one_line(text: str, max_cells: int) -> str:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgereason.config import load_json
 from edgereason.core.bundle import write_atomically
 from edgereason.core.chat import Seams
 from edgereason.core.types import Message
@@ -103,7 +104,7 @@ def read_material(path: Path) -> Material:
         ConfigError: it is not one.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = load_json(path.read_text("utf-8"))
         return Material(
             problems=[Problem(**one | {"prompt": tuple(one["prompt"])}) for one in content["problems"]],
             opening=tuple(content["opening"]),

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
+from edgereason.config import load_json
 from edgereason.core.bundle import file_sha256, temporary_beside, write_atomically
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, Product, base_of, read_adapter, write_adapter
@@ -178,7 +179,7 @@ def export_adapter(
         ConfigError: its rank can't be stored so.
     """
     tensors = _weights(folder, base_sha256)
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
+    config = load_json((folder / CONFIG).read_text("utf-8"))
     products = {}
     for name, hf_name in hf_names(base.dims).items():
         stem = f"base_model.model.{hf_name.removesuffix('.weight')}"
@@ -206,7 +207,7 @@ def settings_of(folder: Path) -> LoraSettings:
         BundleError: there is none.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = load_json((folder / CONFIG).read_text("utf-8"))
         targets = tuple(name for name in LINEARS if name in config["target_modules"])
         return LoraSettings(
             rank=int(config["r"]),

@@ -23,12 +23,12 @@ from typing import Any, Final, Protocol
 
 import torch
 from accelerate.utils import broadcast_object_list
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from edgereason.core.bundle import write_atomically
-from edgereason.errors import ConfigError
+from edgereason.errors import ConfigError, TrainingError
 
 LIGHT: Final = "light"
 STATE: Final = "trainer_state.json"
@@ -98,12 +98,21 @@ class AdapterCheckpoints(Trainer):  # type: ignore[misc]
         self._load_adapter(Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(self.args.output_dir)
-            checkpoint = folder / f"checkpoint-{self.state.global_step}"
-            (checkpoint / _REWARM).write_text(json.dumps(self._rewarmed_at))
-            _make_light(checkpoint, folder / LIGHT)
+        folder = Path(self.args.output_dir)
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                (checkpoint / _REWARM).write_text(json.dumps(self._rewarmed_at))
+                _make_light(checkpoint, folder / LIGHT)
+        except (OSError, RuntimeError, SafetensorError) as error:  # the last two of torch and safetensors
+            if self.args.should_save:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            why = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+            raise TrainingError(
+                f"{checkpoint} can't be written ({why}); the one before it is whole: make room, and give the "
+                "same command again"
+            ) from error
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from edgereason.config import load_json
 from edgereason.core.bundle import Base, write_atomically
 from edgereason.core.chat import ChatTemplate, Seams
 from edgereason.engine.base import Engine
@@ -299,7 +300,7 @@ def read_examples(path: Path) -> ExamplesFile:
         raise ConfigError(f"{path} can't be read as examples: {error}") from error
     for number, line in enumerate(lines, 1):
         try:
-            fields = json.loads(line)
+            fields = load_json(line)
             if number == 1 and "format" in fields:
                 origin = ExamplesOrigin.from_json(fields)
                 continue
