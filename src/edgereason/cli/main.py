@@ -82,7 +82,7 @@ def main() -> None:
         sys.exit(_fail("standard output is closed: send it to a file, or to /dev/null", 1))
     if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
         # PYTHONUNBUFFERED: what a full disk takes only a part of would be lost without an error.
-        buffer: Any = io.BufferedWriter(sys.stdout.buffer)  # type: ignore[arg-type]
+        buffer: Any = io.BufferedWriter(sys.stdout.buffer)
         sys.stdout = io.TextIOWrapper(buffer, encoding=sys.stdout.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

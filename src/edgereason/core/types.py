@@ -71,6 +71,8 @@ class Stop(StrEnum):
 
     NATURAL = "natural"
     """The model ended its turn."""
+    EMPTY = "empty"
+    """The model ended its turn at once: it said nothing."""
     BUDGET = "budget"
     """The budget closed the stream by force."""
     LENGTH = "length"
@@ -78,7 +80,7 @@ class Stop(StrEnum):
     STOP_STRING = "stop_string"
     """A stop string ended the answer, which ends before it."""
     CANCELLED = "cancelled"
-    """The caller, or a vote already decided, ended it."""
+    """The caller ended it, a vote that was decided, or time that was over while another stream answers."""
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -15,18 +15,20 @@ Two rules hold for every engine, and are kept here so that all engines share the
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Tokens
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Final, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from edgereason.core.chat import ChatTemplate
 from edgereason.core.types import Sampling
-from edgereason.errors import AdapterCrossing, EngineError
+from edgereason.errors import AdapterCrossing, EngineError, RequestError
 
 KvType = Literal["f16", "q8_0"]
 """Types that the KV cache may have."""
@@ -177,8 +179,78 @@ def begins_tag(piece: bytes) -> bool:
     return piece.lstrip().startswith(b"<")
 
 
+class Owner:
+    """Which thread uses an engine: native calls of two at a time would end the process.
+
+    A request is its thread's from its first event to its end. Its events may be read in other threads, one
+    after the other, as servers do that read a generator in a pool.
+    """
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._in_use = threading.RLock()
+        self._thread: int | None = None
+        self._requests = 0
+
+    def enter(self) -> None:
+        """Begins a request of this thread.
+
+        Raises:
+            RequestError: one of another thread is not over yet.
+        """
+        with self._gate:
+            thread = threading.get_ident()
+            if self._requests and self._thread != thread:
+                raise RequestError(IN_USE)
+            self._thread = thread
+            self._requests += 1
+
+    def leave(self) -> None:
+        """Ends a request."""
+        with self._gate:
+            self._requests -= 1
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """For as long as the engine is called.
+
+        Raises:
+            RequestError: another thread is calling it.
+        """
+        if not self._in_use.acquire(blocking=False):
+            raise RequestError(IN_USE)
+        try:
+            yield
+        finally:
+            self._in_use.release()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """For something that is whole at once.
+
+        Raises:
+            RequestError: another thread has a request that is not over yet.
+        """
+        self.enter()
+        try:
+            with self.using():
+                yield
+        finally:
+            self.leave()
+
+
+IN_USE: Final = (
+    "the model answers another thread's request: wait for it, or use AsyncModel, which answers many at a time"
+)
+
+
 class Engine(Protocol):
-    """What reasoning needs of an engine. Not thread-safe: one thread at a time."""
+    """What reasoning needs of an engine. Not thread-safe: one thread at a time, whose `owner` it is."""
+
+    @property
+    def owner(self) -> Owner:
+        """Asked before the engine is used where several threads may want it."""
+        ...
 
     @property
     def info(self) -> ModelInfo: ...

@@ -26,7 +26,8 @@ from edgereason.engine.base import Adapter, Reservation, Segment, Sequence, requ
 from edgereason.errors import EngineError, NoRoomNow
 
 NO_ROOM: Final = (
-    "no room beside the requests that still run: wait for one to end, or load with a larger context"
+    "no room beside the requests that still run: read the events of one to their end or close them first; "
+    "AsyncModel answers several at a time"
 )
 
 

@@ -35,6 +35,7 @@ from edgereason.engine.base import (
     KvType,
     ModelInfo,
     OnStates,
+    Owner,
     Reservation,
     Sampled,
     Sampler,
@@ -104,6 +105,7 @@ class LlamaEngine(Closing):
         require_threads(threads)
         if context_tokens is not None:
             require_int("context_tokens", context_tokens, least=1)
+        self.owner = Owner()
         self._shares_cells = shares_cells
         self._threads = threads or min(usable_cores(), MAX_THREADS)
         self._kv: KvType = kv

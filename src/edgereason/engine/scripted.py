@@ -30,6 +30,7 @@ from edgereason.engine.base import (
     Ids,
     ModelInfo,
     OnStates,
+    Owner,
     Reservation,
     Sampled,
     Sampler,
@@ -107,6 +108,7 @@ class ScriptedEngine(Closing):
         bigram: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.replies = [r.encode() if isinstance(r, str) else r for r in replies]
+        self.owner = Owner()
         self._is_fixed = context_tokens is not None
         self._ledger = Ledger(cells=context_tokens or 0, slots=_SLOTS)
         self._adapters: dict[Path, Adapter] = {}

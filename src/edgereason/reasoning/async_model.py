@@ -275,7 +275,8 @@ class _Worker:
     """The thread that everything of the model happens on."""
 
     def __init__(self, model: Model, max_running: int) -> None:
-        self._model = model
+        with model.engine.owner.entered():  # or a thread's request would not be over yet
+            self._model = model
         self._max_running = max_running
         self._batch = Batch(model.engine)
         self._inbox: SimpleQueue[_Asked | _Call | None] = SimpleQueue()
@@ -325,6 +326,7 @@ class _Worker:
         self._thread.join()
 
     def _work(self) -> None:
+        self._model.engine.owner.enter()
         try:
             while self._take_in():
                 self._drop_unwanted()
@@ -337,6 +339,7 @@ class _Worker:
                 self._is_closed = True
             self._end_all("the model was closed before the answer was there")
             self._model.close()
+            self._model.engine.owner.leave()
 
     def _take_in(self) -> bool:
         """Empties the inbox, and waits for it if there is nothing else to do; False once it says to close."""

@@ -169,6 +169,11 @@ class Batch:
         self._clock: Callable[[], float] = time.perf_counter
 
     @property
+    def engine(self) -> Engine:
+        """What steps."""
+        return self._engine
+
+    @property
     def num_running(self) -> int:
         return sum(stream.is_running for stream in self._running)
 

@@ -123,10 +123,15 @@ class Limit:
 
 
 class ChatControl:
-    """The chat route: answer until the model ends its turn or the limit is reached; see `Limit`."""
+    """The chat route: answer until the model ends its turn or the limit is reached; see `Limit`.
+
+    A deadline does not end an answer before anything is said, and a turn that ends before that is *empty*.
+    """
 
     def __init__(self, limit_tokens: int, cut: Stop = Stop.LENGTH, deadline: Deadline | None = None) -> None:
         self._limit = Limit(limit_tokens, cut, deadline)
+        self._limit_tokens = limit_tokens
+        self._has_said = False
         self.phase = Phase.ANSWER
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
@@ -134,9 +139,13 @@ class ChatControl:
 
     def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         if is_end:
+            self.stop = Stop.NATURAL if self._has_said else Stop.EMPTY
             return Verdict(keep=False, done=True)
         self.answer_tokens += 1
+        self._has_said = self._has_said or bool(text.strip())
         if self._limit.left(self.answer_tokens) > 0:
+            return Verdict(keep=True)
+        if not self._has_said and self.answer_tokens < self._limit_tokens:  # only the time is over
             return Verdict(keep=True)
         self.stop = self._limit.cause(self.answer_tokens)
         return Verdict(keep=True, done=True)

@@ -206,8 +206,13 @@ class Model(Closing):
         return fingerprint(path, vocab_sha256).sha256 if path else vocab_sha256()
 
     def close(self) -> None:
-        """Frees the model and everything native."""
-        self._engine.close()
+        """Frees the model and everything native.
+
+        Raises:
+            RequestError: another thread's request is not over yet.
+        """
+        with self._engine.owner.entered():
+            self._engine.close()
 
 
 @refusing_unknown

@@ -145,6 +145,11 @@ class Deadline:
         self._in_step = in_step
         self._clock = clock
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has passed."""
+        return self._clock() >= self._ends_s
+
     def left_steps(self, forced_tokens: int = 0) -> int:
         """Steps for which there is time, beside `forced_tokens` of every stream; 0 once there is none.
 

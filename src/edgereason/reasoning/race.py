@@ -51,6 +51,7 @@ class Race:
         self._deadline = deadline
         self._clock = clock
         self._verify_s = 0.0
+        self._is_late = False
         self._streams: list[Stream] = []
         self._ballots: dict[int, Ballot] = {}
         self._candidates: dict[int, Candidate] = {}
@@ -70,12 +71,27 @@ class Race:
             if not running:
                 return
             if should_stop() or self._is_certain(len(running)):
-                for stream in running:
-                    stream.cancel()
+                given_up = running
+            elif self._deadline is not None and self._deadline.is_over:
+                given_up, self._is_late = self._late(running), True
             else:
+                given_up = []
+            for stream in given_up:
+                stream.cancel()
+            if len(given_up) < len(running):
                 if self._deadline is not None:
-                    self._deadline.num_streams = len(running)
+                    self._deadline.num_streams = len(running) - len(given_up)
                 yield STEP
+
+    def _late(self, running: list[Stream]) -> list[Stream]:
+        """Streams that are not worth waiting for once the time is over, as where others take the CPU.
+
+        All of them where one has answered already; else all but the one that has said most of its answer.
+        """
+        if any(ballot.answer is not None for ballot in self._ballots.values()):
+            return running
+        kept = max(running, key=lambda stream: (stream.control.answer_tokens, stream.num_tokens))
+        return [stream for stream in running if stream is not kept]
 
     def _collect(self) -> Iterator[Event]:
         """Candidates of the streams that ended since the last look."""
@@ -137,9 +153,8 @@ class Race:
         indices = sorted(self._ballots)
         won = winner(self._ordered_ballots(), self._vote, self._request.seed)
         chosen = candidates[indices[won]] if won is not None else self._first(candidates)
-        cancelled = len(self._ballots) < len(candidates) and not self._is_certain(
-            len(candidates) - len(self._ballots)
-        )
+        num_given_up = len(candidates) - len(self._ballots)
+        cancelled = num_given_up > 0 and not (self._is_late or self._is_certain(num_given_up))
         all_tokens = sum(candidate.trace.num_tokens for candidate in candidates)
         trace = chosen.trace if chosen else None
         return Response(

@@ -96,19 +96,47 @@ class Events(Iterator[Event], Closing):
     def __init__(self, run: Run, batch: Batch) -> None:
         self._run = run
         self._batch = batch
+        self._owner = batch.engine.owner
+        self._has_begun = self._is_over = False
 
     def __next__(self) -> Event:
-        try:
-            while isinstance(event := next(self._run), Step):
-                self._batch.step()
-        except BaseException:
-            self.close()
-            raise
+        if not (self._has_begun or self._is_over):
+            self._owner.enter()
+            self._has_begun = True
+        with self._owner.using():
+            try:
+                while isinstance(event := next(self._run), Step):
+                    self._batch.step()
+            except BaseException:
+                self.close()
+                raise
+            if isinstance(event, Answered):
+                self._leave()
         return event
 
     def close(self) -> None:
-        """Ends the request and gives back what it holds. Closing twice is harmless."""
-        self._run.close()
+        """Ends the request and gives back what it holds. Closing twice is harmless.
+
+        Raises:
+            RequestError: another thread is reading its events, or those of another request.
+        """
+        if not self._has_begun or self._is_over:  # nothing of the engine is held
+            self._is_over = True
+            self._run.close()
+            return
+        with self._owner.using():
+            try:
+                self._run.close()
+            finally:
+                self._leave()
+
+    def __del__(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._has_begun and not self._is_over:
+            self._owner.leave()
+        self._is_over = True
 
 
 def drive(run: Run, batch: Batch) -> Events:

@@ -188,19 +188,23 @@ class Session(Closing):
             ConfigError: it can't be written there.
         """
         require("path", path, Path)
-        origin = self._origin()
+        with self._pipeline.engine.owner.entered():
+            self._save(Path(path), self._origin())
+
+    def _save(self, path: Path, origin: KvOrigin) -> None:
         PromptCache(
             messages=self._messages,
             ids=self._prefix.ids,
             kv=self._prefix.state(),
             # Notes of a switcher that no file tells apart from another are of no use to whoever loads.
             notes=self._prefix.notes if origin.heads else {},
-        ).write(Path(path), origin)
+        ).write(path, origin)
 
     def close(self) -> None:
         """Gives back the cells; what has been said can still be read. Closing twice is harmless."""
-        self._is_closed = True
-        self._prefix.close()
+        with self._pipeline.engine.owner.entered():
+            self._is_closed = True
+            self._prefix.close()
 
     def _events(self, turn: Turn, should_stop: Callable[[], bool]) -> Events:
         require_function("should_stop", should_stop)

@@ -411,3 +411,41 @@ def test_a_session_outlives_its_model_without_harm() -> None:
         await session.close()
 
     asyncio.run(main())
+
+
+def test_six_hundred_requests_with_cancellations_leave_nothing_behind() -> None:
+    engine = WatchedEngine([FOUR])
+
+    async def act(model: AsyncModel) -> None:
+        options: list[AskOptions] = [
+            {"mode": "chat"},
+            {"mode": "think", "budget": 64},
+            THINK,
+            {"mode": "think", "budget": 64, "streams": 3, "vote": "best"},
+        ]
+        tasks = [
+            asyncio.create_task(model.ask(f"2+2? {'x' * (n % 7)}", **options[n % 4])) for n in range(600)
+        ]
+        for n, task in enumerate(tasks):
+            if n % 3 == 1:
+                task.cancel()  # before it has begun, or while it waits
+            if n % 50 == 0:
+                await asyncio.sleep(0.002)
+            if n % 10 == 5:
+                tasks[n // 2].cancel()  # in the middle, or when it is over
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        answers = [one for one in outcomes if isinstance(one, Response)]
+        assert len(answers) >= 300
+        assert all(one.answer == "4" for one in answers)
+        others = [one for one in outcomes if not isinstance(one, Response)]
+        assert all(isinstance(one, asyncio.CancelledError) for one in others), others
+        assert (await model.ask("2+2?", **THINK)).answer == "4"
+
+    async def main() -> None:
+        async with AsyncModel(Model(engine)) as model:
+            await asyncio.wait_for(act(model), 120)
+            assert engine.used_cells == 0
+            assert all(sampler.closed for sampler in engine.samplers)
+
+    asyncio.run(main())
+    assert len(engine.threads) == 1

@@ -214,3 +214,73 @@ def test_seconds_count_from_acceptance() -> None:
     assert isinstance(last, Answered)
     assert engine.now_s - accepted_s <= 6.6
     assert last.response.timing.total_s == pytest.approx(engine.now_s - accepted_s)
+
+
+def late(streams: int, slow_at_s: float, **options: object) -> tuple[Response, SlowEngine]:
+    """A response with 6 s, whose machine is taken away by others for 6 s in the middle of one step."""
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    ask(pipeline, engine, request(6.0, streams=streams))
+    batch, start_s, is_taken = Batch(engine), engine.now_s, False
+    event = None
+    for event in drive(pipeline.run(request(6.0, streams=streams, **options), batch), batch):  # noqa: B007
+        if not is_taken and engine.now_s - start_s > slow_at_s:
+            is_taken = True
+            engine.now_s += 6.0
+    assert isinstance(event, Answered)
+    return event.response, engine
+
+
+@pytest.mark.parametrize("streams", [1, 2, 4, 8])
+@pytest.mark.parametrize("slow_at_s", [0.5, 1.5, 3.0])
+def test_when_the_time_is_over_one_stream_is_kept_and_answers(streams: int, slow_at_s: float) -> None:
+    response, engine = late(streams, slow_at_s)
+    stops = [candidate.trace.stop for candidate in response.candidates]
+    assert stops.count(Stop.CANCELLED) == streams - 1
+    assert stops.count(Stop.BUDGET) == 1
+    assert response.answer == "6"
+    assert response.stop is Stop.BUDGET
+    assert engine.used_cells == 0
+    # What was taken away, and the forced end and the answer of one stream, whatever their number was.
+    alone, _ = late(1, slow_at_s)
+    assert response.timing.total_s < alone.timing.total_s + 0.5
+
+
+def test_when_the_time_is_over_nobody_waits_beside_an_answer() -> None:
+    class OneFast(SlowEngine):
+        """Once its first stream has ended, others take the machine away for a minute."""
+
+        is_taken = False
+        widest = 0
+
+        def step(self, feeds: Iterable[Feed]) -> list[Sampled]:
+            feeds = list(feeds)
+            drawn = super().step(feeds)
+            if not self.is_taken and len(feeds) < self.widest:
+                self.now_s, self.is_taken = self.now_s + 60.0, True
+            self.widest = max(self.widest, len(feeds))
+            return drawn
+
+    engine = OneFast(["2+2 is 4.\n</think>\n\nThe final answer is 4.", ENDLESS])
+    response = ask(Pipeline(engine, clock=engine.clock), engine, request(30.0, streams=2))
+    assert (response.answer, response.winner, response.stop) == ("4", 0, Stop.NATURAL)
+    assert [candidate.trace.stop for candidate in response.candidates] == [Stop.NATURAL, Stop.CANCELLED]
+    assert response.timing.total_s < 70.0
+    assert engine.used_cells == 0
+
+
+@pytest.mark.parametrize("said", [" ", "\n", "\n\n \n", "\t"])
+def test_a_chat_answer_is_not_cut_before_anything_is_said(said: str) -> None:
+    engine = SlowEngine([said + "Four, and so on. " * 500])
+    engine.slowdown = 40.0  # the time is over with the prompt
+    response = ask(Pipeline(engine, clock=engine.clock), engine, request(0.5, mode=Mode.CHAT))
+    assert response.text.strip() == "F"
+    assert response.stop is Stop.BUDGET
+
+
+@pytest.mark.parametrize(("said", "stop"), [("", Stop.EMPTY), (" \n", Stop.EMPTY), ("4", Stop.NATURAL)])
+def test_an_empty_chat_answer_says_that_the_model_said_nothing(said: str, stop: Stop) -> None:
+    engine = SlowEngine([said])
+    response = ask(Pipeline(engine, clock=engine.clock), engine, request(9.0, mode=Mode.CHAT))
+    assert (response.text.strip(), response.stop) == (said.strip(), stop)
+    assert response.finish_reason == "stop"
