@@ -14,17 +14,11 @@ reason the end of thinking is looked for in text, never by matching ids.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
-from typing import Final, NoReturn, Protocol
+from typing import Final, Protocol
 
-import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from edgereason.core.template import TemplateLimit, filled, has_mark, mark, render
 from edgereason.core.types import Message
 from edgereason.errors import ModelFileError
 
@@ -122,8 +116,8 @@ class ChatTemplate:
         Raises:
             ModelFileError: the template does not render a conversation of two questions as it stands.
         """
-        _, answer, rest = self._render(["user", "assistant", "user"]).partition(_mark(1))
-        if not answer or rest.count(_mark(2)) != 1:
+        _, answer, rest = self._render(["user", "assistant", "user"]).partition(mark(1))
+        if not answer or rest.count(mark(2)) != 1:
             raise ModelFileError(
                 "the model's chat template does not put a second question behind an answer: "
                 "use another model, or one with another template"
@@ -131,16 +125,44 @@ class ChatTemplate:
         return _ids(rest, ["", "", content], tokenize)
 
     def _render(self, roles: Sequence[str]) -> str:
-        """A conversation of these roles, each content a mark, with the generation prompt."""
-        messages = [{"role": role, "content": _mark(i)} for i, role in enumerate(roles)]
+        """A conversation of these roles, each content a mark, with the generation prompt.
+
+        Contents are texts, as most templates take them, or lists of parts for a template that drops or
+        refuses texts, as those of models that see do.
+
+        Raises:
+            ModelFileError: it can't be rendered, or says less than was said.
+        """
         try:
-            return _compile(self.source).render(
-                messages=messages, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos
-            )
-        except jinja2.TemplateError as error:
-            raise ModelFileError(
-                f"the model's chat template does not render this conversation: {error}"
-            ) from error
+            return self._render_as(roles, in_parts=False)
+        except TemplateLimit:
+            raise
+        except ModelFileError as error:
+            try:
+                return self._render_as(roles, in_parts=True)
+            except ModelFileError:
+                raise error from None
+
+    def _render_as(self, roles: Sequence[str], *, in_parts: bool) -> str:
+        contents = [mark(index) for index in range(len(roles))]
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": content}] if in_parts else content}
+            for role, content in zip(roles, contents, strict=True)
+        ]
+        rendered = render(
+            self.source,
+            messages=messages,
+            add_generation_prompt=True,
+            bos_token=self.bos,
+            eos_token=self.eos,
+        )
+        for index, role in enumerate(roles):
+            if not has_mark(rendered, index):
+                raise ModelFileError(
+                    f"the model's chat template does not write message {index + 1} of {len(roles)}, the "
+                    f"{role}'s: use another model, or one with another template"
+                )
+        return rendered
 
 
 def split_thinking(text: str) -> tuple[str, str | None]:
@@ -167,37 +189,10 @@ def strip_thinking(text: str) -> str:
     return split_thinking(text)[1] or ""
 
 
-def _mark(index: int) -> str:
-    """Stands in a rendered template for the content of a message."""
-    return f"\ue000{index}\ue001"
-
-
 def _ids(rendered: str, contents: Sequence[str], tokenize: Tokenize) -> tuple[int, ...]:
     """Ids of a rendered template, and of the contents where their marks stand."""
     ids: list[int] = []
-    for part in re.split("(\ue000\\d+\ue001)", rendered):
-        if part.startswith("\ue000"):
-            ids += tokenize(contents[int(part[1:-1])])
-        elif part:
-            ids += tokenize(part, special=True)
+    for part, is_content in filled(rendered, contents):
+        if part:
+            ids += tokenize(part) if is_content else tokenize(part, special=True)
     return tuple(ids)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-@lru_cache(maxsize=8)
-def _compile(source: str) -> jinja2.Template:
-    # The settings that transformers renders chat templates with; the sandbox because templates are
-    # downloaded with the model.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.globals["raise_exception"] = _raise_exception
-    strftime_now: Callable[[str], str] = lambda fmt: datetime.now().astimezone().strftime(fmt)  # noqa: E731
-    environment.globals["strftime_now"] = strftime_now
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise ModelFileError(f"the model's chat template is not valid Jinja: {error}") from error

@@ -120,6 +120,7 @@ class LlamaEngine(Closing):
         except RequestError:
             self._finalizer()
             raise
+        self._adds_space = native.adds_space(self._vocab)
         self._tap = StateTap(self._info.hidden_size, self._info.num_layers)
         self._pieces: dict[int, bytes] = {}
         self._ledger = Ledger(cells=0, slots=0)
@@ -165,7 +166,7 @@ class LlamaEngine(Closing):
         return native.vocab_sha256(self._vocab)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        return native.tokenize(self._vocab, text, special=special)
+        return native.tokenize(self._vocab, text, special=special, without_space=self._adds_space)
 
     def piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)

@@ -31,6 +31,7 @@ from edgereason.errors import EngineError
 __all__ = [
     "VERSION",
     "C",
+    "adds_space",
     "complaints",
     "fail",
     "forget_complaints",
@@ -95,8 +96,35 @@ def vocab_sha256(vocab: Any) -> str:
     return digest.hexdigest()
 
 
-def tokenize(vocab: Any, text: str, *, special: bool) -> list[int]:
-    """Ids of `text` with nothing added."""
+_GUARD: Final = "\x01"
+"""A character that no vocabulary merges with what follows."""
+
+
+def adds_space(vocab: Any) -> bool:
+    """Whether the vocabulary puts a blank in front of every text, as those of SentencePiece often do."""
+    ids = _tokenize(vocab, _GUARD, special=False)
+    return b"".join(piece(vocab, token) for token in ids) == b" " + _GUARD.encode()
+
+
+def tokenize(vocab: Any, text: str, *, special: bool, without_space: bool = False) -> list[int]:
+    """Ids of `text` with nothing added.
+
+    Args:
+        vocab: llama.cpp's handle.
+        text: to tokenize.
+        special: whether control tokens are recognised.
+        without_space: whether the vocabulary `adds_space`, so that the blank has to be left out. A text that
+            begins with a control token keeps what the vocabulary puts behind that.
+    """
+    if without_space and text:
+        guard = _tokenize(vocab, _GUARD, special=False)
+        ids = _tokenize(vocab, _GUARD + text, special=special)
+        if ids[: len(guard)] == guard:
+            return ids[len(guard) :]
+    return _tokenize(vocab, text, special=special)
+
+
+def _tokenize(vocab: Any, text: str, *, special: bool) -> list[int]:
     data = text.encode("utf-8")
     room = len(data) + 8
     ids = (C.llama_token * room)()
