@@ -51,7 +51,7 @@ def test_the_shipped_base_says_in_the_engine_what_it_says_in_training(tmp_path, 
     divergences, agreed = [], []
     with LlamaEngine(path) as engine:
         encoder = Encoder.of(engine)
-        examples = [encoder.encode(trace, hints) for trace in read_traces(TRACES)]
+        examples = [encoder.encode(trace, hints) for trace in read_traces(TRACES).traces]
         assert len(examples) == 20
         assert 0 < sum(one.bucket is not None for one in examples) < 20
         model = random_adapter(base, sha256, encoder.seams.opening, tmp_path / "adapter")

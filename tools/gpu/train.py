@@ -84,7 +84,7 @@ def pack(recipe: Path, traces: list[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with LlamaEngine(base) as engine:
         encoder, about_base = Encoder.of(engine), describe_base(engine, base)
-        examples = [encoder.encode(row, plan.hints) for file in traces for row in read_traces(file)]
+        examples = [encoder.encode(row, plan.hints) for file in traces for row in read_traces(file).traces]
     origin = ExamplesOrigin.of(about_base, encoder.seams.opening, examples)
     write_examples(folder / "examples.jsonl", origin, examples)
     shutil.copy(recipe, folder / "recipe.toml")

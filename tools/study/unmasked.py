@@ -45,7 +45,7 @@ def examples(traces: Path, recipe: Path, output: Path) -> None:
     path = resolve(settings.base.name)
     with LlamaEngine(path) as engine:
         encoder, base = Encoder.of(engine), describe_base(engine, path)
-        rows = [unmasked(encoder.encode(row, settings.hints)) for row in read_traces(traces)]
+        rows = [unmasked(encoder.encode(row, settings.hints)) for row in read_traces(traces).traces]
     write_examples(output, ExamplesOrigin.of(base, encoder.seams.opening, rows), rows)
 
 

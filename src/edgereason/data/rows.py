@@ -29,6 +29,21 @@ _PLAIN: Final = (".raw", ".txt")
 _BOM: Final = b"\xef\xbb\xbf"
 
 
+class RowError(ConfigError):
+    """A row is not what its reader expects.
+
+    Args:
+        place: of the row.
+        field: that is wrong, such as ``messages[0].role``.
+        why: what is wrong with it, and what was expected.
+    """
+
+    def __init__(self, place: str, field: str, why: str) -> None:
+        super().__init__(f"{place}: {field} {why}")
+        self.reason = f"bad_{re.split(r'[^0-9A-Za-z_]', field)[0]}"
+        """Under which a reader that leaves such rows out counts them: ``bad_messages``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One record of a data set.
@@ -97,9 +112,9 @@ class Row:
         """Say what is wrong with a field: ``gsm8k.jsonl, line 17: answer is missing; …``.
 
         Raises:
-            ConfigError: always.
+            RowError: always.
         """
-        raise ConfigError(f"{self.place}: {field} {why}")
+        raise RowError(self.place, field, why)
 
     def _checked(self, field: str, text: str) -> str:
         if not text.strip():

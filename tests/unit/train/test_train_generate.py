@@ -221,7 +221,7 @@ def test_a_run_writes_samples_traces_and_a_record_of_its_yield(tmp_path: Path) -
         "not_chosen": 8, "traces": 16, "questions_with_traces": 8,
     }  # fmt: skip
     assert (found["share_right"], found["share_of_questions_with_traces"]) == (0.6, 1.0)
-    traces = read_traces(tmp_path / "run" / TRACES)
+    traces = read_traces(tmp_path / "run" / TRACES).traces
     lengths = Lengths.of(ScriptedEngine())
     assert found["tokens"]["mean"] == statistics.mean(map(lengths.budgeted, traces))
     assert Counter(trace.id.split("/")[0] for trace in traces) == {f"q{n}": 2 for n in range(8)}
@@ -310,7 +310,7 @@ def test_questions_of_an_evaluation_and_those_that_come_twice_are_not_asked(tmp_
         "questions_with_traces": 1,
     }  # fmt: skip
     assert found["share_contaminated"] == 0.25
-    assert {trace.id.split("/")[0] for trace in read_traces(tmp_path / TRACES)} == {"q0"}
+    assert {trace.id.split("/")[0] for trace in read_traces(tmp_path / TRACES).traces} == {"q0"}
 
 
 def test_two_questions_of_one_id_are_refused_by_their_places(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_a_real_teacher_makes_samples_that_are_gone_on_with(tmp_path: Path, smol
         written = (tmp_path / SAMPLES).read_text()
         again = generate(tmp_path, config, [asked], NOTHING, model=model)
         lengths = Lengths.of(model.engine)
-        traces = read_traces(tmp_path / TRACES) if record["traces"]["rows"] else ()
+        traces = read_traces(tmp_path / TRACES).traces if record["traces"]["rows"] else ()
         assert all(trace.num_tokens == lengths.budgeted(trace) <= 60 for trace in traces)
     assert again is not None
     assert (lasting(again), (tmp_path / SAMPLES).read_text()) == (lasting(record), written)

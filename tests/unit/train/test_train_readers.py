@@ -190,6 +190,59 @@ def test_what_is_left_out_is_counted_and_what_is_kept_is_whole() -> None:
     assert reading.num_rows == 6
 
 
+def plain(**change: object) -> dict[str, object]:
+    return {
+        "id": "q",
+        "messages": [{"role": "user", "content": "2+2?"}],
+        "thinking": "So.",
+        "answer": "4",
+    } | change
+
+
+def test_one_bad_row_does_not_end_the_reading_and_is_counted_by_reason() -> None:
+    told: list[str] = []
+    reading = read_source(
+        rows(
+            plain(),
+            plain(answer=""),
+            plain(messages=[{"role": "system", "content": " "}, {"role": "user", "content": "?"}]),
+            plain(id=1.5, thinking="Hm."),
+            plain(id=None, thinking="Well."),
+            plain(thinking="Other.", messages="2+2?"),
+            plain(thinking="Again."),
+        ),
+        READERS["plain"],
+        against=NOTHING,
+        lengths=LENGTHS,
+        context=RunContext(notice=told.append),
+    )
+    assert reading is not None
+    assert reading.dropped == {"no_answer": 1, "bad_messages": 2, "bad_id": 1}
+    assert [trace.id for trace in reading.traces] == ["q", "x.jsonl-00005", "q#2"]
+    assert told == [
+        "rows of x.jsonl that are left out: 1 bad_id, 2 bad_messages, 1 no_answer; "
+        "x.jsonl, line 3: messages[0].content is empty; expected a text"
+    ]
+
+
+def test_a_source_of_another_format_is_refused_by_its_first_row() -> None:
+    with pytest.raises(ConfigError, match=r"^x\.jsonl, line 1: conversations is missing"):
+        read_source(rows(plain(), plain()), READERS["openthoughts3"], against=NOTHING, lengths=LENGTHS)
+
+
+def test_what_was_read_can_be_trained_on(tmp_path: Path) -> None:
+    with Model(ScriptedEngine()) as model:
+        read_into(
+            tmp_path / "out",
+            rows(plain(), plain(thinking="Other."), plain(thinking="")),
+            "plain",
+            against=NOTHING,
+            model=model,
+        )
+    found = read_traces(tmp_path / "out" / TRACES)
+    assert ([one.id for one in found.traces], found.left_out.counts) == (["q", "q#2"], {})
+
+
 def test_the_context_is_a_limit_where_nobody_names_one() -> None:
     lengths = Lengths.of(ScriptedEngine(train_context_tokens=100))
     records = [talk(f"<think>{'x' * n}</think>4") for n in (20, 100)]
@@ -209,7 +262,7 @@ def test_a_data_set_becomes_a_folder_and_the_record_says_of_what(tmp_path: Path)
             context=RunContext(command=("edgereason", "train", "traces")),
         )
     assert record is not None
-    (trace,) = read_traces(tmp_path / "out" / TRACES)
+    (trace,) = read_traces(tmp_path / "out" / TRACES).traces
     assert trace.thinking == "Add."
     assert record["yield"]["x.jsonl"] == {
         "rows": 2,

@@ -39,7 +39,7 @@ ROW = {"messages": [{"role": "user", "content": "2+2?"}], "thinking": "It is 4."
 def test_what_is_written_is_read_back_and_is_one_plain_object_a_line(tmp_path: Path) -> None:
     traces = (TRACE, replace(TRACE, id="q/1", thinking="Größe\u2028× 2", num_tokens=None, reference=None))
     write_traces(tmp_path / "t.jsonl", traces)
-    assert read_traces(tmp_path / "t.jsonl") == traces
+    assert read_traces(tmp_path / "t.jsonl").traces == traces
     first = json.loads((tmp_path / "t.jsonl").read_text().split("\n")[0])
     assert first == {
         "id": "q/0",
@@ -52,33 +52,94 @@ def test_what_is_written_is_read_back_and_is_one_plain_object_a_line(tmp_path: P
     }
 
 
+BROKEN = [
+    ({"thinking": 4}, "bad_thinking", "thinking is not a text"),
+    ({"answer": {"text": "4"}}, "bad_answer", "answer is not a text"),
+    ({"messages": []}, "bad_messages", "messages is not a conversation"),
+    ({"messages": None}, "bad_messages", "messages is null"),
+    ({"messages": ["2+2?"]}, "bad_messages", "messages[0] is not a turn"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "bad_messages", "messages[0].role is 'tool'"),
+    ({"messages": [{"role": "user", "content": " "}]}, "bad_messages", "messages[0].content is empty"),
+    (
+        {"messages": [{"role": "system", "content": ""}, *ROW["messages"]]},
+        "bad_messages",
+        "messages[0].content",
+    ),
+    ({"messages": [{"role": "assistant", "content": "x"}]}, "bad_messages", "messages end with"),
+    ({"num_tokens": "39"}, "bad_num_tokens", "num_tokens is '39'"),
+    ({"id": 1.5}, "bad_id", "id is a number; expected a text"),
+    ({"id": [1]}, "bad_id", "id is a list"),
+    ({"id": " "}, "bad_id", "id is empty"),
+    ({"id": True}, "bad_id", "id is true or false"),
+    ({"thinking": "half \ud800"}, "bad_thinking", "thinking holds a lone surrogate"),
+]
+USELESS = [
+    ({"thinking": " \n"}, "no_thinking"),
+    ({"thinking": None}, "no_thinking"),
+    ({"answer": None}, "no_answer"),
+    ({"answer": ""}, "no_answer"),
+    ({"thinking": "a\n</think>\nb"}, "tags_inside"),
+    ({"answer": "<think> 4"}, "tags_inside"),
+    ({"id": "first"}, "duplicate"),
+]
+
+
+def write(path: Path, *rows: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "reason"), [*USELESS, *((change, reason) for change, reason, _ in BROKEN)]
+)
+def test_a_row_that_is_not_a_trace_is_left_out_and_counted(tmp_path: Path, change, reason) -> None:
+    first, last = ROW | {"id": "first"}, ROW | {"id": "last"}
+    found = read_traces(write(tmp_path / "t.jsonl", first, first | change, last))
+    assert [trace.id for trace in found.traces] == ["first", "last"]
+    assert found.left_out.counts == {reason: 1}
+    assert f"t.jsonl that are left out: 1 {reason}" in found.left_out.notice("t.jsonl")
+
+
+@pytest.mark.parametrize(("change", "reason", "says"), BROKEN)
+def test_of_rows_that_are_all_broken_the_first_is_named_with_its_field(
+    tmp_path: Path, change, reason, says
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_traces(write(tmp_path / "t.jsonl", ROW | change, ROW | {"messages": 5}))
+    assert str(caught.value).startswith(f"t.jsonl, line 1: {says}")
+
+
+def test_traces_with_one_id_are_kept_apart_and_the_same_again_is_left_out(tmp_path: Path) -> None:
+    said = [ROW | {"id": "q", "thinking": thinking} for thinking in ("One.", "Two.", "One.", "Three.")]
+    found = read_traces(write(tmp_path / "t.jsonl", *said, ROW | {"id": "q#2"}))
+    assert [(one.id, one.thinking) for one in found.traces] == [
+        ("q", "One."), ("q#2", "Two."), ("q#3", "Three."), ("q#2#2", "It is 4."),
+    ]  # fmt: skip
+    assert found.left_out.counts == {"duplicate": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
     [
-        ({"thinking": " \n"}, "t.jsonl, line 2: thinking is empty"),
-        ({"answer": None}, "t.jsonl, line 2: answer is null"),
-        ({"thinking": "a\n</think>\nb"}, "t.jsonl, line 2: thinking holds"),
-        ({"answer": "<think> 4"}, "t.jsonl, line 2: answer holds"),
-        ({"messages": []}, "t.jsonl, line 2: messages is not a conversation"),
-        ({"messages": ["2+2?"]}, "t.jsonl, line 2: messages[0] is not a turn"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "t.jsonl, line 2: messages[0].role is 'tool'"),
-        ({"messages": [{"role": "user", "content": " "}]}, "t.jsonl, line 2: messages[0].content is empty"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "t.jsonl, line 2: messages end with"),
-        ({"num_tokens": "39"}, "t.jsonl, line 2: num_tokens is '39'"),
-        ({"id": "first"}, "t.jsonl, line 2: id is 'first', as at t.jsonl, line 1"),
+        ("a", "a"),
+        (17, "17"),
+        (0, "0"),
+        (17.0, "17"),
+        (-3.0, "-3"),
+        (None, "t.jsonl-00001"),
+        (float("nan"), "t.jsonl-00001"),
     ],
 )
-def test_a_broken_row_names_file_line_and_field(tmp_path: Path, change, says) -> None:
-    rows = [ROW | {"id": "first"}, ROW | change]
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ConfigError) as caught:
-        read_traces(tmp_path / "t.jsonl")
-    assert str(caught.value).startswith(says)
+def test_an_id_is_a_text_a_whole_number_or_made_from_where_the_row_stands(
+    tmp_path: Path, given, expected
+) -> None:
+    (trace,) = read_traces(write(tmp_path / "t.jsonl", ROW | {"id": given})).traces
+    assert trace.id == expected
 
 
 def test_a_row_without_id_and_source_gets_them_from_where_it_stands(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("\n" + json.dumps(ROW))
-    (trace,) = read_traces(tmp_path / "t.jsonl")
+    (trace,) = read_traces(tmp_path / "t.jsonl").traces
     assert (trace.id, trace.source, trace.question) == ("t.jsonl-00002", "t.jsonl", "2+2?")
 
 

@@ -7,8 +7,9 @@ r"""What others have: traces in their own formats, from files or from the hub.
     worked         {question, answer, solution}, or GSM8K's {question, answer: "… #### 72"}          ─┤
     plain          our own schema                                                                    ─┘
 
-A row of another shape is an error that names file and line. A row of the right shape whose trace is of no
-use, because it has no answer or does not fit, is left out whole and counted; nothing is ever cut.
+A row of another shape, or whose trace is of no use because it has no answer or does not fit, is left out
+whole and counted by reason; nothing is ever cut. If no row is of the format, the first one's error is raised:
+it names file, line and field.
 
 Source: fields of open-thoughts/OpenThoughts3-1.2M, simplescaling/s1K and s1K-1.1, openai/gsm8k.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,15 +35,17 @@ from edgereason.train.data.questions import answered
 from edgereason.train.data.solutions import solution_trace
 from edgereason.train.data.traces import (
     FORMAT,
-    TAGS,
     Drop,
+    LeftOut,
     Lengths,
     TraceRow,
+    UniqueIds,
     finish_traces,
     length_summary,
     row_id,
-    trace_of,
+    text_or_blank,
     trace_or_drop,
+    trace_or_why,
     without_opening,
 )
 
@@ -79,7 +81,7 @@ def s1k(row: Row) -> TraceRow | Drop:
     fields = next((pair for pair in _S1K if pair[0] in row.values), None)
     if fields is None:
         row.fail(_S1K[0][0], f"is missing, and so is {_S1K[1][0]}; expected either")
-    thinking, answer = (_text_or_blank(row, field) for field in fields)
+    thinking, answer = (text_or_blank(row, field) for field in fields)
     asked = Row(row.source, row.number, {"messages": [{"role": "user", "content": row.text("question")}]})
     return trace_or_drop(
         row_id(row),
@@ -101,37 +103,17 @@ def worked(row: Row) -> TraceRow | Drop:
     return replace(trace, id=f"{question.id}/worked") if isinstance(trace, TraceRow) else trace
 
 
-def plain(row: Row) -> TraceRow | Drop:
-    """A row of our own schema."""
-    texts = [_text_or_blank(row, field) for field in ("thinking", "answer")]
-    if not all(text.strip() for text in texts) or any(tag in text for text in texts for tag in TAGS):
-        return trace_or_drop(row_id(row), texts[0], texts[1])
-    return trace_of(row)
-
-
 READERS: Final[Mapping[str, Reader]] = {
     "openthoughts3": openthoughts3,
     "s1k": s1k,
     "worked": worked,
-    "plain": plain,
+    "plain": trace_or_why,
 }
-
-
-def _text_or_blank(row: Row, field: str) -> str:
-    """A text that may be empty or null, or the first of a list of such."""
-    if field not in row.values:
-        row.fail(field, f"is missing; fields here: {', '.join(row.values)}")
-    value = row.values[field]
-    if isinstance(value, list | tuple):
-        value = value[0] if value else None
-    if value is not None and not isinstance(value, str):
-        row.fail(field, "is not a text; expected a text, or a list of one")
-    return value or ""
 
 
 def _short_solution(row: Row) -> str | None:
     """The right answer, where the solution is one or boxes one; a proof has none."""
-    solution = _text_or_blank(row, "solution").strip() if "solution" in row.values else ""
+    solution = text_or_blank(row, "solution").strip() if "solution" in row.values else ""
     if not solution or (len(solution) > _SHORT_SOLUTION_CHARS and r"\boxed" not in solution):
         return None
     answer = extract(solution)
@@ -204,7 +186,7 @@ def read_into(
         The record; None if it was stopped, with nothing written but a claim to the folder.
 
     Raises:
-        ConfigError: the folder holds something else, or a row is not of the format.
+        ConfigError: the folder holds something else, or no row is of the format.
     """
     counter = model_entry(model.info)
     run = {
@@ -255,23 +237,26 @@ def read_source(
         context: asked before every row whether to stop, told after it.
 
     Raises:
-        ConfigError: a row is not of the format; the message names file, line and field.
+        ConfigError: no row is of the format; the message names file, line and field of the first.
     """
     traces: list[TraceRow] = []
-    dropped: Counter[str] = Counter()
+    left_out, ids = LeftOut(), UniqueIds()
     seen: set[bytes] = set()
     for done, row in enumerate(rows.rows, 1):
         if context.should_stop():
             return None
-        trace = reader(row)
+        trace = left_out.unless_broken(reader, row)
         if isinstance(trace, TraceRow):
             trace = _useful(trace, against, lengths, max_tokens, seen)
         if isinstance(trace, TraceRow):
-            traces.append(trace)
+            traces.append(ids.renamed(trace))
         else:
-            dropped[trace.value] += 1
+            left_out.count(trace)
         context.progress("rows", done, len(rows.rows))
-    return Reading(traces=tuple(traces), num_rows=len(rows.rows), dropped=dropped)
+    left_out.require_some_rows(len(rows.rows))
+    if left_out.num_broken:
+        context.notice(left_out.notice(rows.name))
+    return Reading(traces=tuple(traces), num_rows=len(rows.rows), dropped=left_out.counts)
 
 
 def _useful(

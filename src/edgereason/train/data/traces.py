@@ -11,8 +11,10 @@ A trace holds texts. Whoever needs ids tokenizes its `pieces` one by one, as all
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,7 +25,7 @@ from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.core.chat import CLOSING, CLOSING_TAG, OPENING, ChatTemplate, Seams
 from edgereason.core.types import Message
 from edgereason.data.questions import id_of, turns
-from edgereason.data.rows import Row, read_file
+from edgereason.data.rows import Row, RowError, read_file
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
 from edgereason.records.folder import RunFolder
@@ -114,21 +116,127 @@ def trace_or_drop(trace_id: str, thinking: str, answer: str | None, **fields: An
     return TraceRow(id=trace_id, thinking=thinking.strip(), answer=answer.strip(), **fields)
 
 
-def read_traces(path: Path) -> tuple[TraceRow, ...]:
+@dataclass(slots=True)
+class LeftOut:
+    """How many rows of a file are left out, by reason.
+
+    Attributes:
+        counts: a `Drop`, or the field that is wrong, such as ``bad_messages``.
+        num_broken: rows that are not of their format.
+        first: what is wrong with the first of these.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    num_broken: int = 0
+    first: ConfigError | None = None
+
+    def unless_broken(self, read: Callable[[Row], TraceRow | Drop], row: Row) -> TraceRow | Drop | RowError:
+        """What a reader makes of a row; its error if the row is of another shape."""
+        try:
+            return read(row)
+        except RowError as error:
+            return error
+
+    def count(self, why: Drop | RowError) -> None:
+        """Counts a row that is left out."""
+        if isinstance(why, Drop):
+            self.counts[why.value] += 1
+            return
+        self.counts[why.reason] += 1
+        self.num_broken += 1
+        self.first = self.first or why
+
+    def require_some_rows(self, num_rows: int) -> None:
+        """Refuses a file that has no row of its format.
+
+        Raises:
+            ConfigError: what is wrong with the first row.
+        """
+        if self.first is not None and self.num_broken == num_rows:
+            raise self.first
+
+    def notice(self, name: str) -> str:
+        """What a person should know of a file whose rows are not all used."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.counts.items()))
+        first = "" if self.first is None else f"; {self.first}"
+        return f"rows of {name} that are left out: {reasons}{first}"
+
+
+@dataclass(slots=True)
+class UniqueIds:
+    """Keeps traces with one id apart: ``q17``, ``q17#2``, ``q17#3``."""
+
+    _taken: set[str] = field(default_factory=set)
+    _times: Counter[str] = field(default_factory=Counter)
+
+    def renamed(self, trace: TraceRow) -> TraceRow:
+        """The trace, under an id that none before it has."""
+        name = trace.id
+        while name in self._taken:
+            self._times[trace.id] += 1
+            name = f"{trace.id}#{self._times[trace.id] + 1}"
+        self._taken.add(name)
+        return trace if name == trace.id else replace(trace, id=name)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFile:
+    """The traces of a file, and how many of its rows are left out, by reason."""
+
+    traces: tuple[TraceRow, ...]
+    left_out: LeftOut
+
+
+def read_traces(path: Path) -> TraceFile:
     """All traces of a file.
 
+    A row that is not a trace, or is the same as an earlier one, is left out and counted. Traces with one id
+    and different texts are kept apart by `UniqueIds`.
+
     Raises:
-        ConfigError: a row is not a trace, or two have one id; the message names file, line and field.
+        ConfigError: no row is a trace; the message names file, line and field of the first.
     """
-    places: dict[str, str] = {}
-    traces = []
-    for row in read_file(path).rows:
-        trace = trace_of(row)
-        if trace.id in places:
-            row.fail("id", f"is {trace.id!r}, as at {places[trace.id]}; expected unique ids")
-        places[trace.id] = row.place
-        traces.append(trace)
-    return tuple(traces)
+    rows = read_file(path).rows
+    traces: dict[TraceRow, TraceRow] = {}
+    left_out, ids = LeftOut(), UniqueIds()
+    for row in rows:
+        trace = left_out.unless_broken(trace_or_why, row)
+        if not isinstance(trace, TraceRow):
+            left_out.count(trace)
+        elif trace in traces:
+            left_out.count(Drop.DUPLICATE)
+        else:
+            traces[trace] = ids.renamed(trace)
+    left_out.require_some_rows(len(rows))
+    return TraceFile(tuple(traces.values()), left_out)
+
+
+def trace_or_why(row: Row) -> TraceRow | Drop:
+    """The trace of a row of our schema, or why there is none.
+
+    Raises:
+        RowError: the row is of another shape.
+    """
+    texts = [text_or_blank(row, name) for name in ("thinking", "answer")]
+    if not all(text.strip() for text in texts) or any(tag in text for text in texts for tag in TAGS):
+        return trace_or_drop(row_id(row), texts[0], texts[1])
+    return trace_of(row)
+
+
+def text_or_blank(row: Row, name: str) -> str:
+    """A text that may be empty or null, or the first of a list of such.
+
+    Raises:
+        RowError: the field is missing, or something else.
+    """
+    if name not in row.values:
+        row.fail(name, f"is missing; fields here: {', '.join(row.values)}")
+    value = row.values[name]
+    if isinstance(value, list | tuple):
+        value = value[0] if value else None
+    if value is not None and not isinstance(value, str):
+        row.fail(name, "is not a text; expected a text, or a list of one")
+    return value or ""
 
 
 def trace_of(row: Row) -> TraceRow:
@@ -140,9 +248,9 @@ def trace_of(row: Row) -> TraceRow:
     num_tokens = row.values.get("num_tokens")
     if num_tokens is not None and (isinstance(num_tokens, bool) or not isinstance(num_tokens, int)):
         row.fail("num_tokens", f"is {num_tokens!r}; expected a whole number")
-    for field in ("thinking", "answer"):
-        if any(tag in row.text(field) for tag in TAGS):
-            row.fail(field, f"holds {' or '.join(TAGS)}; expected neither")
+    for name in ("thinking", "answer"):
+        if any(tag in row.text(name) for tag in TAGS):
+            row.fail(name, f"holds {' or '.join(TAGS)}; expected neither")
     messages = turns(row, "messages")
     if messages[-1].role != "user":
         row.fail("messages", "end with another's turn; expected the user's last")
@@ -158,12 +266,18 @@ def trace_of(row: Row) -> TraceRow:
 
 
 def row_id(row: Row) -> str:
-    """The row's own id, or one from its number: ``train.jsonl-00017``.
+    """The row's own id, or one from its number where it has none or null: ``train.jsonl-00017``.
+
+    A whole number that a table with gaps holds as 17.0 is "17", and its gaps (NaN) are null.
 
     Raises:
-        ConfigError: the id is neither a text nor a whole number.
+        RowError: the id is neither a text nor a whole number.
     """
-    return id_of(row, "id") if "id" in row.values else f"{row.source}-{row.number:05d}"
+    value = row.values.get("id")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    is_gap = value is None or (isinstance(value, float) and math.isnan(value))
+    return f"{row.source}-{row.number:05d}" if is_gap else id_of(row, "id")
 
 
 def without_opening(text: str) -> str:

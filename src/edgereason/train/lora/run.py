@@ -258,7 +258,8 @@ def run(
     path = context.fetch(recipe.base.name)
     with LlamaEngine(path) as engine:
         encoder, base = Encoder.of(engine), describe_base(engine, path)
-        rows = [encoder.encode(row, recipe.hints) for file in traces for row in read_traces(file)]
+        trace_files = [read_traces(file) for file in traces]
+        rows = [encoder.encode(one, recipe.hints) for found in trace_files for one in found.traces]
         if examples is not None:
             file = read_examples(examples)
             file.require(encoder, base, recipe.hints)
@@ -270,6 +271,10 @@ def run(
         context.notice(
             f"no example announces the [hints] buckets {left}: the bundle will not announce them either"
         )
+    left_out = [dict(sorted(found.left_out.counts.items())) for found in trace_files]
+    for name, found in zip(traces, trace_files, strict=True):
+        if found.left_out.counts and process_number() == 0:
+            context.notice(found.left_out.notice(name.name))
     torch.set_num_threads(context.num_threads)
     gguf = GgufModel(path)
     with nullcontext() if start is None else trainable(start, gguf, base) as adapter:
@@ -279,6 +284,8 @@ def run(
         return record
     read = [*traces, *([] if examples is None else [examples])]
     record |= {"traces": [{"name": one.name, "sha256": file_sha256(one)} for one in read]}
+    for entry, counts in zip(record["traces"], left_out, strict=False):
+        entry |= {"left_out": counts} if counts else {}
     record |= started_from(start)
     return finish(folder, record, path, base, opening, context)
 
