@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
+import resource
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +186,50 @@ def test_a_finished_run_asked_again_keeps_the_speed_that_was_measured(data: Path
     first = run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
     again = run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
     assert again == first
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
+def test_a_disk_that_is_full_keeps_whole_rows_and_the_run_goes_on(
+    data: Path, tmp_path: Path, share: float
+) -> None:
+    first = run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    folder = tmp_path / "b"
+    run_task(CONFIG, folder, RunContext(should_stop=lambda: True), data=data, load_model=scripted)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    num_bytes = int(share * (tmp_path / "a" / "samples.jsonl").stat().st_size)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        with pytest.raises(
+            ConfigError, match=r"samples\.jsonl can't be written: File too large.*same command"
+        ):
+            run_task(CONFIG, folder, data=data, load_model=scripted)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = folder / "samples.jsonl"
+    assert all(json.loads(line) for line in kept.read_text().splitlines())
+    assert not (folder / "summary.json").exists()
+    second = run_task(CONFIG, folder, data=data, load_model=scripted)
+    assert first is not None
+    assert second is not None
+    assert second["accuracy"] == first["accuracy"]
+    assert len(read_samples(folder)) == len(read_samples(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_finished_run_on_a_disk_that_can_only_be_read_is_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    first = run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+
+    def refused(*_arguments: object, **_options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("edgereason.records.journal.FolderLock", refused)
+    monkeypatch.setattr("edgereason.records.folder.write_atomically", refused)
+    again = run_task(CONFIG, tmp_path / "a", data=data, load_model=scripted)
+    assert again == first
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
 
 
 def test_a_record_kept_compressed_is_read_as_it_was(data: Path, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from tiny_lora import OPENING, base_model, lora_model, random_rows
 from edgereason.errors import BundleError, ConfigError, TrainingError
 from edgereason.records.context import RunContext
 from edgereason.train.lora import loop
+from edgereason.train.lora.adapters import WEIGHTS as ADAPTER
 from edgereason.train.lora.adapters import LoraSettings, adapter_sha256, load_adapter, new_adapter
+from edgereason.train.lora.checkpoints import last_checkpoint
 from edgereason.train.lora.examples import Example, HintConfig
 from edgereason.train.lora.loop import LengthGrouped, TrainConfig
 from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
@@ -282,3 +286,32 @@ def test_an_adapter_can_be_learned_further(finished, tmp_path):
         train(tmp_path / "run")
     with pytest.raises(BundleError, match="another shape"):
         train(tmp_path / "other", replace(RECIPE, lora=LoraSettings(rank=8)), start=start)
+
+
+@contextmanager
+def full_behind(num_bytes):
+    """As long as this lasts, no file can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("what", [ADAPTER, "optimizer.pt", "trainer_state.json"])
+def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_the_run_goes_on(tmp_path, finished, what):
+    folder = tmp_path / "run"
+    train(folder, should_stop=after(4))
+    (checkpoint,) = folder.glob("checkpoint-*")
+    size = (checkpoint / what).stat().st_size
+    with full_behind(size - 1), pytest.raises((TrainingError, OSError)) as failed:
+        train(folder, should_stop=after(4))
+    if what != "trainer_state.json":  # smaller than the metrics, which are written first
+        assert isinstance(failed.value, TrainingError)
+        assert "can't be written" in str(failed.value)
+        assert "same command again" in str(failed.value)
+        assert "\n" not in str(failed.value)
+    assert last_checkpoint(folder) == checkpoint
+    train(folder)
+    assert losses(folder) == losses(finished[0])
