@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 from edgereason.bench.files import Notice, plain_q4_0, read_per_token_bytes
 from edgereason.config import require_at_least_one
 from edgereason.core.bundle import file_sha256
-from edgereason.core.machine import usable_cores
+from edgereason.core.machine import require_threads, usable_cores
 from edgereason.engine.handles import check_gguf
 from edgereason.errors import ConfigError
 from edgereason.hub.catalog import DEFAULT_MODEL
@@ -49,6 +49,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         require_at_least_one(rounds=self.rounds, threads=self.threads)
+        require_threads(self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from edgereason.bench.progress import SILENT, Listener, Meter
 from edgereason.bench.record import Recording, Subject, find_subject
 from edgereason.config import nearest, require_at_least_one
 from edgereason.core.chat import Seams
+from edgereason.core.machine import require_threads
 from edgereason.core.types import Message
 from edgereason.engine.base import Engine
 from edgereason.engine.llama import LlamaEngine
@@ -125,6 +126,7 @@ class TrainBenchConfig:
 
     def __post_init__(self) -> None:
         require_at_least_one(rounds=self.rounds, threads=self.threads)
+        require_threads(self.threads)
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be {' or '.join(DTYPES)}, got {self.dtype}")
         for name in self.only:
