@@ -13,6 +13,7 @@ from edgereason import load
 from edgereason.core.chat import ANSWER_PREFIX, CLOSING, LEAD_IN, OPENING, ChatTemplate
 from edgereason.core.types import Message
 from edgereason.engine.llama import LlamaEngine
+from edgereason.errors import ContextOverflow
 from tests.unit.tiny_gguf import LLAMA, random_weights, shaped_writer, write_out
 
 TEMPLATE = (
@@ -92,3 +93,17 @@ def test_a_model_with_such_a_vocabulary_chats_and_thinks(path: Path) -> None:
     with load(path) as model:
         for mode in ("chat", "think"):
             assert model.ask("What is 4?", mode=mode, budget=64, max_tokens=64).usage.all_streams_tokens > 0
+
+
+@pytest.mark.parametrize("context_tokens", [1, 100, 128, 255, 256, 257, 300, 500, 511, 512])
+def test_a_context_is_as_large_as_was_asked_for_not_as_llama_rounds_it(
+    path: Path, context_tokens: int
+) -> None:
+    with LlamaEngine(path, context_tokens=context_tokens) as engine:
+        assert engine.context_tokens == context_tokens
+        with pytest.raises(ContextOverflow, match=f"and {context_tokens} are available"):
+            engine.reserve(cells=context_tokens + 1, sequences=1)
+        with engine.reserve(cells=context_tokens, sequences=1):
+            sequence = engine.new_sequence()
+            assert engine.encode(sequence, [3] * context_tokens)
+            assert sequence.length == context_tokens

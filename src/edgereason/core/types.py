@@ -175,25 +175,31 @@ class Budget:
     limit_s: float | None = None
 
     MIN_LIMIT_TOKENS = 32
-    """Smallest limit that leaves 8 tokens to think beside the reserve."""
+    """Smallest limit of thinking: it leaves 8 tokens beside the reserve. A chat may have less."""
 
     def __post_init__(self) -> None:
         if self.limit_tokens is None and self.limit_s is None:
             raise RequestError("a budget needs a limit: give tokens, as 400, or seconds, as 5s")
         if self.limit_tokens is not None:
-            require("a budget's limit_tokens", self.limit_tokens, int)
-            if self.limit_tokens > 0:
-                require_int("a budget's limit_tokens", self.limit_tokens, least=1)
+            require_int("a budget's limit_tokens", self.limit_tokens, least=1)
         if self.limit_s is not None:
             require("a budget's limit_s", self.limit_s, float)
-        if self.limit_tokens is not None and self.limit_tokens < self.MIN_LIMIT_TOKENS:
-            raise RequestError(
-                f"a budget of {shown(self.limit_tokens)} tokens is too small: closing and answer need "
-                f"{reserve_tokens(self.limit_tokens)} of them; the minimum is {self.MIN_LIMIT_TOKENS}"
-            )
         if self.limit_s is not None and not 0.0 < self.limit_s <= MAX_SECONDS:
             raise RequestError(
                 f"a budget must be above 0 s and at most an hour, got {_number(self.limit_s)} s"
+            )
+
+    def require_room_to_think(self) -> None:
+        """Refuses a limit that leaves nothing to think in.
+
+        Raises:
+            RequestError: it is below `MIN_LIMIT_TOKENS`.
+        """
+        if self.limit_tokens is not None and self.limit_tokens < self.MIN_LIMIT_TOKENS:
+            raise RequestError(
+                f"a budget of {shown(self.limit_tokens)} tokens is too small: the closing and the answer need "
+                f"{reserve_tokens(self.limit_tokens)} of them; the minimum is {self.MIN_LIMIT_TOKENS}, "
+                "except in chat"
             )
 
     @classmethod
@@ -312,6 +318,8 @@ class Request:
         self._become("effort", member(Effort, "effort", self.effort))
         if self.budget is not None:
             self._become("budget", Budget.of(self.budget))
+            if self.mode is not Mode.CHAT:
+                self.budget.require_room_to_think()
         if self.vote is not None:
             self._become("vote", member(Vote, "vote", self.vote))
         require("sampling", self.sampling, Sampling)

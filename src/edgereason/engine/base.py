@@ -56,6 +56,11 @@ class ModelInfo:
     add_bos: bool
 
     @property
+    def file_name(self) -> str:
+        """What to call the model to people: its file's name, which they chose, not what it says of itself."""
+        return self.path.name if self.path else self.name
+
+    @property
     def template(self) -> ChatTemplate:
         """The chat template, compiled: ask once and keep it."""
         return ChatTemplate(self.chat_template, self.bos_text, self.eos_text, add_bos=self.add_bos)

@@ -235,7 +235,7 @@ MIN_SEQUENCES: Final = 4
 def context_params(ledger: Ledger, *, threads: int, kv: KvType = "f16") -> Any:
     """Native parameters of a context with the ledger's cells and slots, less the callback."""
     params = C.llama_context_default_params()
-    params.n_ctx = ledger.cells + ledger.each
+    params.n_ctx = round_up(ledger.cells + ledger.each)
     params.n_batch = params.n_ubatch = BATCH_TOKENS
     params.n_seq_max = ledger.slots + bool(ledger.each)
     params.n_threads = params.n_threads_batch = threads

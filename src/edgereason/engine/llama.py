@@ -110,7 +110,7 @@ class LlamaEngine(Closing):
         self._threads = threads or min(usable_cores(), MAX_THREADS)
         self._kv: KvType = kv
         self._min_sequences = min_sequences
-        self._fixed_cells = round_up(context_tokens) if context_tokens else None
+        self._fixed_cells = context_tokens
         self._handles = Handles(path)
         self._finalizer = weakref.finalize(self, self._handles.close)
         self._info = describe(path, self._handles.model, self._vocab, kv)

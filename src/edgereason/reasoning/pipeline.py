@@ -55,7 +55,9 @@ class Pipeline:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not engine.info.chat_template:
-            raise ModelFileError(f"{engine.info.name} carries no chat template: use an instruct model's GGUF")
+            raise ModelFileError(
+                f"{engine.info.file_name} carries no chat template: use an instruct model's GGUF"
+            )
         self._engine = engine
         self._adapter = adapter
         self._switcher = switcher
@@ -70,7 +72,7 @@ class Pipeline:
         ):
             if b"".join(map(engine.piece, ids)).decode() != text:
                 raise ModelFileError(
-                    f"{engine.info.name}'s vocabulary can't write {text!r} by itself: use another model"
+                    f"{engine.info.file_name}'s vocabulary can't write {text!r} by itself: use another model"
                 )
         self._template = engine.info.template
         self._planner = Planner(
@@ -243,6 +245,8 @@ class Pipeline:
     ) -> tuple[Vote, tuple[str, ...]]:
         """The vote that can be held, and what the caller of this request should be told."""
         notices = []
+        if (why := self._planner.why_auto_chats(request)) is not None:
+            notices.append(why)
         vote = request.vote or (Vote.WEIGHTED if verifier else Vote.MAJORITY)
         if self._switcher is None and request.mode is Mode.AUTO and plan.route is Route.THINK:
             notices.append("no switcher head is loaded, so auto thinks on every question")

@@ -98,6 +98,7 @@ class Planner:
         if prompt_tokens >= context_tokens:
             raise ContextOverflow(prompt_tokens + 1, context_tokens, "the prompt")
         thinks = request.mode is not Mode.CHAT and request.think_budget(self.buckets) is not None
+        thinks = thinks and self.why_auto_chats(request) is None
         chats = not thinks or (request.mode is Mode.AUTO and self.can_choose)
         plans = []
         if chats:
@@ -106,6 +107,18 @@ class Planner:
         if thinks:
             plans.append(self._think(request, prompt_tokens, context_tokens - prompt_tokens))
         return plans
+
+    def why_auto_chats(self, request: Request) -> str | None:
+        """Why `auto` chats without asking a switcher, for the caller; None where it need not."""
+        least = least_tokens(self.seams)
+        if request.mode is not Mode.AUTO or request.max_tokens is None or request.max_tokens >= least:
+            return None
+        if request.think_budget(self.buckets) is None:
+            return None
+        return (
+            f"max_tokens {request.max_tokens} leaves no room to think, which takes {least} at the least, "
+            "so auto chats"
+        )
 
     def _chat(self, request: Request, num_streams: int, prompt_tokens: int, room_tokens: int) -> Plan:
         wanted_tokens = request.max_tokens or DEFAULT_CHAT_TOKENS

@@ -173,7 +173,7 @@ def source_entry(rows: Rows) -> dict[str, Any]:
 def model_entry(info: ModelInfo) -> dict[str, Any]:
     """What a record says of its base."""
     return {
-        "name": info.path.name if info.path else info.name,
+        "name": info.file_name,
         "sha256": file_sha256(info.path) if info.path else None,
         "size_bytes": info.size_bytes,
     }

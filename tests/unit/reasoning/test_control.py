@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereason.core.chat import ANSWER_PREFIX, CLOSING, Seams
-from edgereason.core.types import Budget, Stop, reserve_tokens
+from edgereason.core.types import Budget, Message, Mode, Request, Stop, reserve_tokens
 from edgereason.errors import RequestError
 from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl, Phase, ThinkControl, bucket_for, reserve
 
@@ -158,10 +158,20 @@ def test_a_vocabulary_with_long_seams_reserves_what_it_needs_and_names_its_minim
         ThinkControl(wide, 46)
 
 
-def test_a_budget_below_the_minimum_is_refused_naming_it() -> None:
-    with pytest.raises(RequestError, match="minimum is 32"):
-        Budget(limit_tokens=31)
-    assert Budget(limit_tokens=32).limit_tokens == 32
+@pytest.mark.parametrize("mode", ["think", "auto"])
+@pytest.mark.parametrize("limit", [1, 16, 31])
+def test_a_budget_below_the_minimum_is_refused_naming_it_unless_it_chats(mode: str, limit: int) -> None:
+    asked = (Message("user", "?"),)
+    with pytest.raises(RequestError, match="minimum is 32, except in chat"):
+        Request(messages=asked, mode=Mode(mode), budget=Budget(limit_tokens=limit))
+    Request(messages=asked, mode=Mode.CHAT, budget=Budget(limit_tokens=limit))
+    Request(messages=asked, mode=Mode(mode), budget=Budget(limit_tokens=32))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_budget_of_nothing_is_refused(limit: int) -> None:
+    with pytest.raises(RequestError, match="must be at least 1"):
+        Budget(limit_tokens=limit)
 
 
 def test_chat_ends_at_its_limit_with_stop_length() -> None:

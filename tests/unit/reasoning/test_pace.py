@@ -46,7 +46,7 @@ def test_a_budget_is_tokens_or_seconds(text: str, budget: Budget) -> None:
     assert Budget.parse(text) == budget
 
 
-@pytest.mark.parametrize("text", ["", "s", "5m", "-5s", "4.5", "five", "1e3", "0s", "4000s", "31", "٤٠٠"])
+@pytest.mark.parametrize("text", ["", "s", "5m", "-5s", "4.5", "five", "1e3", "0s", "4000s", "0", "٤٠٠"])
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="budget"):
         Budget.parse(text)

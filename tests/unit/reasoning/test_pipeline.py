@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgereason.core.chat import Seams
 from edgereason.core.types import (
     Budget,
     Effort,
@@ -24,7 +25,7 @@ from edgereason.core.types import (
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ContextOverflow, EngineError, RequestError
 from edgereason.reasoning.batch import Batch
-from edgereason.reasoning.control import Phase
+from edgereason.reasoning.control import Phase, least_tokens
 from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied, Text
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.runs import drive, drive_many
@@ -454,6 +455,31 @@ def test_effort_none_is_chat_with_as_many_streams_as_asked_for() -> None:
     )
     assert response.route is Route.CHAT
     assert len(response.candidates) == 3
+
+
+@pytest.mark.parametrize("limit", [1, 8, 16, 31])
+def test_a_chat_takes_a_budget_that_is_too_small_to_think_in(limit: int) -> None:
+    asked = request(mode=Mode.CHAT, budget=Budget(limit_tokens=limit))
+    response = ask(ScriptedEngine(["word " * 50]), asked)
+    assert (response.route, response.usage.answer_tokens, response.stop) == (Route.CHAT, limit, Stop.BUDGET)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 24, 31])
+@pytest.mark.parametrize("budget", [None, Budget(limit_tokens=100), Budget(limit_s=60.0)])
+def test_auto_chats_where_max_tokens_leave_no_room_to_think_and_says_so(max_tokens: int, budget) -> None:
+    asked = request(mode=Mode.AUTO, budget=budget, max_tokens=max_tokens)
+    response = ask(ScriptedEngine(["word " * 50]), asked)
+    assert (response.route, response.usage.answer_tokens) == (Route.CHAT, max_tokens)
+    (notice,) = response.notices
+    least = least_tokens(Seams.of(ScriptedEngine().tokenize))
+    assert notice == (
+        f"max_tokens {max_tokens} leaves no room to think, which takes {least} at the least, so auto chats"
+    )
+
+
+def test_auto_still_thinks_where_max_tokens_leave_room() -> None:
+    response = ask(ScriptedEngine([FOUR]), request(mode=Mode.AUTO, budget=None, max_tokens=80))
+    assert response.route is Route.THINK
 
 
 def test_max_tokens_too_small_to_think_in_is_refused_by_its_name() -> None:

@@ -113,7 +113,7 @@ def require_cuttable(
     if not limits_tokens or max(limits_tokens) > most:
         raise ConfigError(f"budgets must be at most the run's own, {most} tokens; got {list(limits_tokens)}")
     for limit in limits_tokens:
-        Budget(limit_tokens=limit)
+        Budget(limit_tokens=limit).require_room_to_think()
     if lacking := {sample.id for sample in samples} - items.keys():
         raise ConfigError(
             f"{len(lacking)} questions of the run are not in the data, such as {min(lacking)!r}"
