@@ -19,6 +19,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.config import load_json, parse
-from edgereason.errors import BundleError
+from edgereason.errors import BundleError, ModelFileError
 
 MANIFEST: Final = "bundle.json"
 BASE_FILE: Final = "base.gguf"
@@ -35,6 +36,8 @@ FORMAT: Final = "edgereason-bundle"
 VERSION: Final = 1
 _NAME_CHARACTERS: Final = 50
 """Of a file's name, that begin its temporary file's: longer names may have no room for more."""
+_PART: Final = re.compile(r"-[0-9]{5}-of-([0-9]{5})\.gguf$", re.IGNORECASE)
+"""How the parts of a split model end: ``x-00001-of-00003.gguf``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +219,27 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_one_file(path: Path, num_parts: int = 1) -> None:
+    """Refuses a model that is split over several files: each tool would take the first part for all of it.
+
+    Args:
+        path: of a GGUF.
+        num_parts: files that the model has by its own metadata (`split.count`), if they were read.
+
+    Raises:
+        ModelFileError: the name or the metadata say that it is one of several parts.
+    """
+    named = _PART.search(path.name)
+    num_parts = max(num_parts, int(named[1]) if named else 1)
+    if num_parts > 1:
+        name = path.name[: named.start()] if named else path.stem
+        raise ModelFileError(
+            f"{path.name} is one of the {num_parts} parts of a split model, and edgereason takes one file: "
+            f"get all parts, join them by llama.cpp's llama-gguf-split --merge "
+            f"{name}-00001-of-{num_parts:05d}.gguf {name}.gguf, and use {name}.gguf"
+        )
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.core.printable import on_one_line
+from edgereason.core.bundle import require_one_file
 from edgereason.core.types import Sampling
 from edgereason.engine import native
 from edgereason.engine.base import Adapter, KvType, ModelInfo
@@ -185,7 +186,7 @@ def check_gguf(path: Path, what: str) -> None:
     """Refuses a file that can't be a GGUF, before llama.cpp sees it.
 
     Raises:
-        ModelFileError: it is missing, no file, unreadable or begins with something else.
+        ModelFileError: it is missing, no file, unreadable, begins with something else, or is one of several.
     """
     try:
         with path.open("rb") as file:
@@ -198,6 +199,7 @@ def check_gguf(path: Path, what: str) -> None:
         raise ModelFileError(f"the {what} file {path} can't be read: {error.strerror}") from error
     if magic != b"GGUF":
         raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r}, expected b'GGUF'")
+    require_one_file(path)
 
 
 def load_model(path: Path) -> Any:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgereason.core.bundle import BASE_FILE, Bundle, file_sha256
+from edgereason.core.bundle import BASE_FILE, Bundle, file_sha256, require_one_file
 from edgereason.core.checks import shown
 from edgereason.errors import BundleError, PullError
 from edgereason.hub import huggingface, mirror
@@ -107,10 +107,12 @@ def resolve(
 
     Raises:
         PullError: it is neither, or the model can't be pulled.
+        ModelFileError: the file is a part of a split model.
     """
     try:
         path = Path(name_or_path).expanduser()
         if path.is_file():
+            require_one_file(path)
             return path
     except (OSError, RuntimeError) as error:  # too long a name, or a home that is not known
         why = error.strerror if isinstance(error, OSError) else error

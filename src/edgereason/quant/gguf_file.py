@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from edgereason.core.bundle import temporary_beside
+from edgereason.core.bundle import require_one_file, temporary_beside
 from edgereason.errors import ModelFileError
 from edgereason.quant.blocks import Grid
 
@@ -92,7 +92,7 @@ class GgufModel:
     """A model file, read.
 
     Raises:
-        ModelFileError: it is not a GGUF, or of a family that is not supported.
+        ModelFileError: it is not a GGUF, is one of several parts, or of a family that is not supported.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,6 +101,8 @@ class GgufModel:
         except (OSError, ValueError, IndexError, struct.error) as error:
             raise ModelFileError(f"{path} can't be read as GGUF: {error}") from error
         self.path = path
+        parts = self._reader.fields.get("split.count")
+        require_one_file(path, 1 if parts is None else int(parts.contents()))
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
 
     @property
