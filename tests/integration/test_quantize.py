@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from edgereason.cli.main import main
 from edgereason.core.bundle import file_sha256
@@ -130,6 +131,32 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, refusal, text, says)
     (line,) = refusal(text)
     assert says in line
     assert not (tmp_path / "out").exists()
+
+
+def test_without_text_a_training_is_refused_before_the_model_is_looked_for(tmp_path, monkeypatch, capsys):
+    path = recipe(tmp_path, TRAINED.format(steps=2))
+    monkeypatch.setattr("edgereason.hub.pull.resolve", lambda *_a, **_k: pytest.fail("looked for a model"))
+    command = ["edgereason", "quantize", "smollm2-135m", "--recipe", str(path), "-o", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "the calibration text has 0 tokens, and 2 steps of 1 × 32 tokens need 192: give more (--text)" in line
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_teacher_is_refused_in_a_folder_that_has_nothing_but_its_recipe(tmp_path, refusal):
+    from edgereason.train.quant.run import Recipe
+
+    found = PLAIN.format(more=f'teacher_sha256 = "{"ab" * 32}"')
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "recipe.toml"
+    path.write_text(tomli_w.dumps(Recipe.read(recipe(tmp_path, found)).to_tables()))
+    (line,) = refusal(PLAIN.format(more=""))
+    assert f"base.teacher_sha256: '{'ab' * 32}' there, 'b179c9523d" in line
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.toml"]
 
 
 def test_a_folder_of_another_recipe_is_refused(tmp_path, refusal):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +50,21 @@ def differences(found: Table, now: Table, under: str = "") -> list[str]:
         elif there != here:
             different.append(f"{under}{key}: {there!r} there, {here!r} now")
     return different
+
+
+def differences_but(free: Collection[str], newer: Collection[str] = ()) -> Compare:
+    """A comparison that lets some differences pass.
+
+    Args:
+        free: settings that may change between calls, such as "training.micro_rows".
+        newer: tables and settings that folders of earlier versions lack; where they stand, they count.
+    """
+
+    def compare(found: Table, now: Table) -> list[str]:
+        passed = (*(f"{name}: " for name in free), *(f"{name}: None there, " for name in newer))
+        return [line for line in differences(found, now) if not line.startswith(passed)]
+
+    return compare
 
 
 class RunFolder:

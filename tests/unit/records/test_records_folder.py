@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgereason.errors import ConfigError
-from edgereason.records.folder import RECIPE, RECORD, RunFolder, differences
+from edgereason.records.folder import RECIPE, RECORD, RunFolder, differences, differences_but
 
 CONTENT = {"training": {"seed": 1, "layers": [1, 2]}, "base": {"name": "tiny"}}
 
@@ -90,3 +90,24 @@ def test_a_finished_record_is_still_its_runs_and_another_formats_is_not(tmp_path
 def test_a_record_reads_back_as_it_was_returned(tmp_path: Path) -> None:
     written = RunFolder(tmp_path, "training").write({"by": {64: 1}, "text": "é"})
     assert written == {"by": {"64": 1}, "text": "é"} == json.loads((tmp_path / RECORD).read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("found", "now", "says"),
+    [
+        ({"t": {"rows": 1, "seed": 0}}, {"t": {"rows": 2, "seed": 0}}, []),  # free
+        ({"t": {"seed": 0}}, {"t": {"rows": 2, "seed": 0}}, []),
+        ({"t": {"rows": 1, "seed": 0}}, {"t": {"rows": 2, "seed": 1}}, ["t.seed: 0 there, 1 now"]),
+        ({"t": {"rows_max": 1}}, {"t": {"rows_max": 2}}, ["t.rows_max: 1 there, 2 now"]),  # another setting
+        ({"rows": 1}, {"rows": 2}, ["rows: 1 there, 2 now"]),
+        ({}, {"base": {"sha256": "a"}}, []),  # of an earlier version
+        ({"base": {"sha256": "a"}}, {"base": {"sha256": "a"}}, []),
+        ({"base": {"sha256": "a"}}, {"base": {"sha256": "b"}}, ["base.sha256: 'a' there, 'b' now"]),
+        ({"base": {"sha256": "a"}}, {}, ["base: {'sha256': 'a'} there, None now"]),
+        ({"of": {"name": "x"}}, {"of": {"name": "x", "hash": "a"}}, []),
+        ({"of": {"hash": "a"}}, {"of": {"hash": "b"}}, ["of.hash: 'a' there, 'b' now"]),
+        ({}, {"more": 1}, ["more: None there, 1 now"]),
+    ],
+)
+def test_some_settings_may_change_and_some_are_missing_from_older_folders(found, now, says) -> None:
+    assert differences_but({"t.rows"}, {"base", "of.hash"})(found, now) == says

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 from safetensors.torch import load_file
 from tiny_lora import OPENING, base_model, lora_model
@@ -589,6 +591,48 @@ def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: 
 def test_a_folder_with_another_run_is_refused(finished: Path, start: Path) -> None:
     with pytest.raises(ConfigError, match="holds another training"):
         train(finished, start, replace(RECIPE, reward=RewardConfig(margin=0.5)))
+    for changed, said in (({"parallel": 3}, "parallel"), ({"redraws": 1}, "redraws"), ({"seed": 9}, "seed")):
+        with pytest.raises(ConfigError, match=f"training.{said}: .* there, .* now"):
+            train(finished, start, replace(RECIPE, training=replace(CONFIG, **changed)))
+
+
+def test_another_base_is_refused_in_a_folder_that_has_no_checkpoint_yet(start: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert train(folder, start, should_stop=after(1)) is None
+    for path in [*folder.glob("checkpoint-*"), folder / "light"]:
+        shutil.rmtree(path)
+    save_adapter(lora_model(), tmp_path / "other", base_name="o", base_sha256="cd" * 32, opening=OPENING)
+    other = TorchBase(base_model(), "cd" * 32, OPENING)
+    with pytest.raises(ConfigError, match=r"base_file\.sha256: 'abab\w+' there, 'cdcd\w+' now"):
+        grpo(RECIPE, other, tmp_path / "other", MATERIAL, in_torch, folder, RunContext())
+
+
+def test_a_run_goes_on_to_the_same_bits_with_settings_that_teach_nothing(
+    finished: Path, start: Path, tmp_path: Path
+) -> None:
+    """And in a folder of an earlier version, whose recipe lacks the base's hash."""
+    folder = tmp_path / "run"
+    assert train(folder, start, should_stop=after(2)) is None
+    tables = tomllib.loads((folder / "recipe.toml").read_text())
+    del tables["base_file"]
+    (folder / "recipe.toml").write_text(tomli_w.dumps(tables))
+    changed = replace(CONFIG, checkpoint_minutes=0.0, cached_prompt_bytes=500, checkpoint_activations=True)
+    train(folder, start, replace(RECIPE, training=changed))
+    for name, tensor in learned(finished).items():
+        assert torch.equal(learned(folder)[name], tensor), name
+
+
+def test_rows_of_a_forward_pass_may_change_when_a_run_goes_on(
+    finished: Path, start: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert train(folder, start, should_stop=after(3)) is None
+    train(folder, start, replace(RECIPE, training=replace(CONFIG, micro_rows=CONFIG.micro_rows // 2)))
+    found, expected = (lines(one)[3] for one in (folder, finished))
+    for name in ("loss", "grad_norm"):  # TRL's KL and entropy are means of the passes' means
+        assert found[name] == pytest.approx(expected[name], rel=1e-4)
+    for name, tensor in learned(finished).items():
+        torch.testing.assert_close(learned(folder)[name], tensor, atol=1e-5, rtol=1e-4)
 
 
 def test_only_an_earlier_lock_does_not_fill_a_folder(start: Path, tmp_path: Path) -> None:

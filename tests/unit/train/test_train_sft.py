@@ -9,11 +9,13 @@ import resource
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+import tomllib
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from safetensors.torch import load_file
 from tiny_lora import OPENING, base_model, lora_model, random_rows
@@ -23,7 +25,7 @@ from edgereason.records.context import RunContext
 from edgereason.train.lora import loop
 from edgereason.train.lora.adapters import WEIGHTS as ADAPTER
 from edgereason.train.lora.adapters import LoraSettings, adapter_sha256, load_adapter, new_adapter
-from edgereason.train.lora.checkpoints import last_checkpoint
+from edgereason.train.lora.checkpoints import last_checkpoint, require_launch
 from edgereason.train.lora.examples import Example, HintConfig
 from edgereason.train.lora.loop import LengthGrouped, TrainConfig
 from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
@@ -32,6 +34,10 @@ from edgereason.train.lora.run import BaseConfig, SftRecipe, TorchBase, sft
 SHA256 = "ab" * 32
 CONFIG = TrainConfig(epochs=3, batch_rows=4, micro_rows=2, learning_rate=2e-2, seed=1)
 RECIPE = SftRecipe(base=BaseConfig(name="tiny"), lora=LoraSettings(rank=4, dropout=0.1), training=CONFIG)
+
+
+def other_base():
+    return TorchBase(base_model(), "cd" * 32, OPENING)
 
 
 def examples(count=16):
@@ -231,8 +237,166 @@ def test_only_an_earlier_lock_does_not_fill_a_folder(tmp_path):
 
 def test_a_checkpoint_of_another_base_is_refused(tmp_path):
     train(tmp_path / "run", should_stop=after(1))
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"base_file\.sha256: 'abab\w+' there, 'cdcd\w+' now"):
+        sft(RECIPE, other_base(), examples(), folder)
+    (folder / "recipe.toml").write_text(of_an_earlier_version(folder))
     with pytest.raises(BundleError, match="made for the base abab"):
-        sft(RECIPE, TorchBase(base_model(), "cd" * 32, OPENING), examples(), tmp_path / "run")
+        sft(RECIPE, other_base(), examples(), folder)
+
+
+def of_an_earlier_version(folder):
+    """A folder's recipe without the hash of the base, as it was written before."""
+    tables = tomllib.loads((folder / "recipe.toml").read_text())
+    assert tables.pop("base_file") == {"sha256": SHA256}
+    return tomli_w.dumps(tables)
+
+
+def test_another_base_is_refused_in_a_folder_that_has_no_checkpoint_yet(tmp_path):
+    folder = tmp_path / "run"
+    assert train(folder, should_stop=after(1)) is None
+    for path in [*folder.glob("checkpoint-*"), folder / "light"]:
+        shutil.rmtree(path)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError, match=r"base_file\.sha256"):
+        sft(RECIPE, other_base(), examples(), folder)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_folder_of_an_earlier_version_goes_on(finished, tmp_path):
+    folder = tmp_path / "run"
+    assert train(folder, should_stop=after(5)) is None
+    (folder / "recipe.toml").write_text(of_an_earlier_version(folder))
+    train(folder)
+    assert losses(folder) == losses(finished[0])
+
+
+def test_the_record_and_the_adapter_have_name_and_hash_of_one_file(tmp_path):
+    """Whatever the recipe calls its base: `--base` may have given another."""
+    base = TorchBase(base_model(), SHA256, OPENING, "other.gguf")
+    recipe = replace(RECIPE, training=replace(CONFIG, epochs=1))
+    record = sft(recipe, base, examples(), tmp_path / "run")
+    assert record["base"] == {"name": "other.gguf", "sha256": SHA256}
+    config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "other.gguf"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"checkpoint_minutes": 0.0},
+        {"checkpoint_minutes": 77.0},
+        {"cached_prompt_bytes": 1_000_000},
+        {"checkpoint_activations": True},
+        {"checkpoint_activations": True, "cached_prompt_bytes": 500, "checkpoint_minutes": 0.0},
+    ],
+)
+def test_a_run_goes_on_to_the_same_bits_with_settings_that_teach_nothing(finished, tmp_path, changed):
+    folder = tmp_path / "run"  # the adapter has dropout
+    assert train(folder, should_stop=after(5)) is None
+    train(folder, replace(RECIPE, training=replace(CONFIG, **changed)))
+    expected = load_file(finished[0] / "adapter" / "adapter_model.safetensors")
+    found = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("micro_rows", [1, 4])
+def test_rows_of_a_forward_pass_may_change_where_they_change_the_last_bits_alone(tmp_path, micro_rows):
+    plain = replace(RECIPE, lora=LoraSettings(rank=4))
+    train(tmp_path / "plain", plain)
+    folder = tmp_path / "run"
+    assert train(folder, plain, should_stop=after(5)) is None
+    train(folder, replace(plain, training=replace(CONFIG, micro_rows=micro_rows)))
+    assert losses(folder) == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "num_rows", "num_processes", "is_free"),
+    [
+        (0.0, 16, 1, True),
+        (0.0, 18, 1, True),
+        (0.0, 16, 2, True),
+        (0.0, 18, 2, False),  # the last update of an epoch is filled up by rows that depend on the passes
+        (0.1, 16, 1, False),  # every pass draws its own mask
+        (0.1, 18, 2, False),
+    ],
+)
+def test_rows_of_a_forward_pass_are_free_only_where_they_decide_nothing(
+    dropout, num_rows, num_processes, is_free
+):
+    free = CONFIG.free_settings(dropout=dropout, num_rows=num_rows, num_processes=num_processes)
+    assert ("training.micro_rows" in free) == is_free
+    assert {"training.checkpoint_minutes", "training.cached_prompt_bytes"} < free
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"micro_rows": 4}, "training.micro_rows: 2 there, 4 now"),  # with dropout
+        ({"learning_rate": 1e-3}, "training.learning_rate: 0.02 there, 0.001 now"),
+        ({"epochs": 4}, "training.epochs: 3 there, 4 now"),
+        ({"batch_rows": 8}, "training.batch_rows: 4 there, 8 now"),
+        ({"warmup": 0.2}, "training.warmup: 0.1 there, 0.2 now"),
+        ({"rewarm_steps": 3}, "training.rewarm_steps: 10 there, 3 now"),
+        ({"weight_decay": 0.1}, "training.weight_decay: 0.0 there, 0.1 now"),
+        ({"max_tokens": 1024}, "training.max_tokens: 2048 there, 1024 now"),
+        ({"seed": 2}, "training.seed: 1 there, 2 now"),
+    ],
+)
+def test_a_setting_that_decides_what_is_learned_is_named_and_refused(finished, changed, says):
+    with pytest.raises(ConfigError) as refused:
+        train(finished[0], replace(RECIPE, training=replace(CONFIG, **changed)))
+    assert f"({says})" in str(refused.value)
+
+
+def test_a_checkpoint_with_no_updates_left_is_refused_before_anything_is_written(finished, tmp_path):
+    with pytest.raises(ConfigError, match=r"light has 12 updates behind it, and the recipe makes 12: raise"):
+        train(tmp_path / "run", resume=finished[0] / "light")
+    with pytest.raises(ConfigError, match="and the recipe makes 4"):
+        train(
+            tmp_path / "run",
+            replace(RECIPE, training=replace(CONFIG, epochs=1)),
+            resume=finished[0] / "checkpoint-12",
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "FSDP shards"),
+        ("ACCELERATE_USE_FSDP", "1", "FSDP shards"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", r"DeepSpeed \(ZeRO\) shards"),
+        ("ACCELERATE_USE_DEEPSPEED", "True", r"DeepSpeed \(ZeRO\) shards"),
+        ("ACCELERATE_USE_MEGATRON_LM", "yes", "Megatron-LM shards"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "parallelism configuration shards"),
+        ("WORLD_SIZE", "2", "LOCAL_RANK, MASTER_ADDR, MASTER_PORT, RANK is not set"),
+    ],
+)
+def test_a_launch_that_can_not_save_a_whole_adapter_is_refused(tmp_path, monkeypatch, name, value, says):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=says):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_refused"),
+    [
+        # what `accelerate launch --cpu --num_processes 2` sets: an address to meet at, and no number
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, True),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),  # --num_processes 1
+        ({"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}, False),  # of a cluster, without any launcher
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "a", "OMPI_COMM_WORLD_SIZE": "2"}, False),
+        ({"WORLD_SIZE": "1"}, False),
+        ({"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, False),
+        ({"WORLD_SIZE": "4", "RANK": "0"}, True),
+        ({"ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_DEEPSPEED": "0"}, False),
+    ],
+)
+def test_a_process_that_was_to_have_others_and_has_none_is_noticed(environment, is_refused):
+    with pytest.raises(ConfigError, match="torchrun --nproc-per-node") if is_refused else nullcontext():
+        require_launch(environment)
 
 
 def test_rows_of_similar_length_go_together_and_every_epoch_has_all_of_them():
@@ -265,6 +429,19 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     ]
     for name, tensor in weights[0].items():
         assert torch.allclose(weights[1][name], tensor, atol=1e-4), name
+
+
+def test_two_processes_that_were_killed_in_a_later_epoch_go_on_with_its_rows(tmp_path):
+    # 16 rows, 4 an update: epochs end behind updates 4, 8 and 12. Killed within each, and between two.
+    steps = ("2", "5", "7", "8", "10")
+    script = Path(__file__).with_name("two_processes_resumed.py")
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script, tmp_path, *steps], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = losses(tmp_path / "whole")
+    assert len(expected) == 12
+    for step in steps:
+        assert losses(tmp_path / step) == pytest.approx(expected, rel=1e-6), step
 
 
 def test_an_adapter_can_be_learned_further(finished, tmp_path):

@@ -19,6 +19,10 @@ _LEAST: Final = {
 class GrpoConfig:
     """How to train.
 
+    A run that goes on may change four settings. `checkpoint_minutes`, `cached_prompt_bytes` and
+    `checkpoint_activations` change no bit of the adapter. `micro_rows` changes the order of sums, and so the
+    last bits, and over how many passes the figures of KL and entropy are averaged.
+
     Attributes:
         steps: updates.
         prompts: problems of an update, over all processes.

@@ -33,7 +33,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from edgereason.config import TomlTables
 from edgereason.errors import ConfigError
 from edgereason.records.context import Progress, RunContext
-from edgereason.records.folder import RECIPE, RunFolder
+from edgereason.records.folder import RECIPE, RunFolder, differences_but
 from edgereason.train.grpo.config import GrpoConfig
 from edgereason.train.grpo.groups import Groups, GroupSampler, Problem
 from edgereason.train.grpo.metrics import RolloutFigures, UpdateFigures, alarms
@@ -48,10 +48,10 @@ from edgereason.train.lora.adapters import (
     save_adapter,
     settings_of,
 )
-from edgereason.train.lora.checkpoints import forget_lines_behind, step_of
-from edgereason.train.lora.loop import METRICS
+from edgereason.train.lora.checkpoints import forget_lines_behind, require_launch, step_of
+from edgereason.train.lora.loop import FREE_SETTINGS, METRICS
 from edgereason.train.lora.masked_lora import MaskedLora
-from edgereason.train.lora.run import ADAPTER, BaseConfig, TorchBase
+from edgereason.train.lora.run import ADAPTER, BASE_FILE, BaseConfig, TorchBase
 
 FORMAT: Final = "edgereason-grpo"
 RESPONSES: Final = "responses.jsonl"
@@ -155,6 +155,7 @@ def grpo(
         TrainingError: a reward that can't be found, or a loss that is not finite.
         EngineError: the engine failed in a rollout. The last checkpoint is whole, as after the former.
     """
+    require_launch()
     if recipe.base.sha256 not in (None, base.sha256):
         raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base.sha256}")
     config = recipe.training
@@ -189,11 +190,13 @@ def grpo(
         seed=config.seed,
     )
 
+    base_name = base.name or recipe.base.name
+
     def save(target: Path, weights: dict[str, Any] | None = None) -> None:
         save_adapter(
             model,
             target,
-            base_name=recipe.base.name,
+            base_name=base_name,
             base_sha256=base.sha256,
             opening=material.opening,
             weights=weights or None,
@@ -218,7 +221,9 @@ def grpo(
     )
     run = RunFolder(folder, "training")
     with trainer.args.main_process_first():
-        _claim(run, recipe, material.problems, start)
+        free = FREE_SETTINGS | {"training.micro_rows"}  # there is no dropout, and every update is whole
+        depends_on = _depends_on(recipe, base, material.problems, start)
+        run.claim(RECIPE, depends_on, differences_but(free, {BASE_FILE}))
     is_first = trainer.args.should_save  # another process speaks for all of them
     with run.lock() if is_first else nullcontext():
         trainer.go_on(folder, resume)
@@ -231,7 +236,7 @@ def grpo(
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
-        "base": {"name": recipe.base.name, "sha256": base.sha256},
+        "base": {"name": base_name, "sha256": base.sha256},
         "start": adapter_sha256(start),
         "num_problems": len(material.problems),
         "steps": trainer.state.max_steps,
@@ -310,7 +315,9 @@ def _append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _claim(run: RunFolder, recipe: GrpoRecipe, problems: Sequence[Problem], start: Path) -> None:
+def _depends_on(
+    recipe: GrpoRecipe, base: TorchBase, problems: Sequence[Problem], start: Path
+) -> dict[str, Any]:
     said = json.dumps([(p.id, p.prompt, p.reference) for p in problems])
     about = {"problems": hashlib.sha256(said.encode()).hexdigest(), "start": adapter_sha256(start)}
-    run.claim(RECIPE, recipe.to_tables() | {"material": about})
+    return recipe.to_tables() | {"material": about, BASE_FILE: {"sha256": base.sha256}}

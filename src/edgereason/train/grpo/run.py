@@ -8,14 +8,13 @@ from typing import Any
 import torch
 
 from edgereason.engine.llama import LlamaEngine
-from edgereason.hub.store import converted_folder
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.reasoning.model import describe_base
 from edgereason.records.context import RunContext
 from edgereason.train.grpo.material import QuestionSources, engine_rollouts, material_of, torch_rollouts
 from edgereason.train.grpo.recipe import GrpoRecipe, grpo
+from edgereason.train.lora.checkpoints import require_launch
 from edgereason.train.lora.run import TorchBase, finish, process_number, started_from, trainable
-from edgereason.train.quant.load import load_torch
 
 
 def run(
@@ -37,6 +36,7 @@ def run(
     Raises:
         EngineError: a rollout failed; the last checkpoint is whole. Else as `train.lora.run.run`.
     """
+    require_launch()
     config = recipe.training
     chosen, about_questions = questions.usable(config.seed)
     path = context.fetch(recipe.base.name)
@@ -51,9 +51,7 @@ def run(
             else torch_rollouts(material.vocabulary, config)
         )
         with trainable(start, gguf, base) as adapter:
-            torch_base = TorchBase(
-                load_torch(gguf, base.sha256, converted_folder()), base.sha256, material.opening
-            )
+            torch_base = TorchBase.of(gguf, base, material.opening)
             record = grpo(recipe, torch_base, adapter, material, rollouts, folder, context, resume=resume)
     if not record:
         return record

@@ -34,7 +34,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from edgereason.errors import ConfigError, TrainingError
+from edgereason.errors import TrainingError
 from edgereason.train.grpo.config import GrpoConfig
 from edgereason.train.grpo.groups import Groups
 from edgereason.train.grpo.rollout import Vocabulary
@@ -135,12 +135,6 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
                 processing_class=_Ids(vocabulary),
                 callbacks=[Clock(config.checkpoint_minutes * 60, should_stop), *callbacks],
                 rollout_func=_roll,
-            )
-        if self.is_fsdp_enabled or (
-            self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
-        ):
-            raise ConfigError(
-                "GRPO needs the adapter whole in every process: launch it without FSDP or ZeRO-3"
             )
         # Whatever wraps the model for several processes calls this, and so sees every gradient. No bound
         # method: accelerate would bind it anew, to the model.

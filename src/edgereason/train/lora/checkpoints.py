@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -33,6 +34,20 @@ from edgereason.errors import ConfigError, TrainingError
 LIGHT: Final = "light"
 STATE: Final = "trainer_state.json"
 _REWARM: Final = "rewarmed_at.json"
+
+_SHARDING: Final = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed (ZeRO)",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
+"""How accelerate tells its processes that they share out parameters or the optimizer."""
+
+_WORLD_SIZES: Final = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""How launchers tell processes how many they are: torch's and accelerate's, and those of MPI."""
+
+_MEETING: Final = frozenset({"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"})
+"""What processes need beside their number to find each other."""
 
 Save = Callable[[Path, dict[str, Any] | None], None]
 """Writes the adapter into a folder; of a state dict, where it is gathered from several processes."""
@@ -147,6 +162,37 @@ class Clock(TrainerCallback):  # type: ignore[misc]
             self._saved_at = time.monotonic()
         if stop:
             control.should_training_stop = True
+
+
+def require_launch(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuses a launch in which no process would have the whole adapter, or in which processes are missing.
+
+    Args:
+        environment: variables of this process, as launchers set them.
+
+    Raises:
+        ConfigError: parameters or the optimizer are to be sharded, or several processes were asked for and
+            this one can't meet others.
+    """
+    for name, what in _SHARDING.items():
+        if environment.get(name, "").strip().lower() in ("1", "true", "yes", "on", "y", "t"):
+            raise ConfigError(
+                f"{what} shards the adapter or its optimizer, which this version can't save: launch without "
+                "it; `accelerate launch --multi_gpu` and `torchrun` share out the rows of each update"
+            )
+    by_torchrun = "start them with `torchrun --nproc-per-node COUNT -m edgereason …`"
+    # For a single process accelerate sets no address at which to meet.
+    is_accelerated = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= environment.keys()
+    if is_accelerated and not {*_WORLD_SIZES} & environment.keys():
+        raise ConfigError(
+            "`accelerate launch` was to start several processes and started one, as it does with --cpu: "
+            + by_torchrun
+        )
+    if environment.get("WORLD_SIZE", "1") != "1" and (missing := _MEETING - environment.keys()):
+        raise ConfigError(
+            f"WORLD_SIZE says {environment['WORLD_SIZE']} processes, and {', '.join(sorted(missing))} is not "
+            f"set, so that they can't meet: {by_torchrun}, or unset WORLD_SIZE to train in one"
+        )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -30,6 +30,10 @@ from edgereason.train.lora.checkpoints import AdapterCheckpoints, Clock, Save, f
 from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 
 METRICS: Final = "metrics.jsonl"
+FREE_SETTINGS: Final = frozenset(
+    f"training.{name}" for name in ("checkpoint_minutes", "cached_prompt_bytes", "checkpoint_activations")
+)
+"""Settings of SFT and GRPO that do not change a bit of what is learned."""
 _GROUPED_BATCHES: Final = 32
 """Batches that are sorted by length together: fewer pad more, more are less random."""
 
@@ -37,6 +41,10 @@ _GROUPED_BATCHES: Final = 32
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """How to train.
+
+    A run that goes on may change four settings (`free_settings`). `checkpoint_minutes`,
+    `cached_prompt_bytes` and `checkpoint_activations` change no bit of the adapter. `micro_rows` changes
+    the order of sums, and so the last bits; where it would change more, it is not free.
 
     Attributes:
         epochs: passes over the rows.
@@ -72,6 +80,20 @@ class TrainConfig:
             raise ConfigError("[training] needs epochs, batch_rows, micro_rows and max_tokens of 1 or more")
         if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.checkpoint_minutes < 0:
             raise ConfigError("[training] needs a learning_rate above 0 and a warmup from 0 to below 1")
+
+    def free_settings(self, *, dropout: float, num_rows: int, num_processes: int) -> frozenset[str]:
+        """Settings that a run may change when it goes on, since they do not change what is learned.
+
+        Dropout draws a mask for each forward pass, so that other passes have other masks. Several processes
+        fill up an epoch's last update, if it is not whole, by rows that depend on the passes.
+
+        Args:
+            dropout: of the adapter.
+            num_rows: that are learned from.
+            num_processes: that train together.
+        """
+        has_same_passes = dropout == 0 and (num_processes == 1 or num_rows % self.batch_rows == 0)
+        return FREE_SETTINGS | ({"training.micro_rows"} if has_same_passes else frozenset())
 
     def accumulated(self, num_processes: int) -> int:
         """Forward passes of one process for an update.
@@ -206,7 +228,8 @@ class MaskedTrainer(AdapterCheckpoints):
         report: Callable[[StepReport], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        self._config = config
+        lengths = [len(response) for _, response, _ in rows]  # prompts are encoded one by one
+        self._sampler = LengthGrouped(lengths, config.batch_rows, config.seed)
         self.keep_checkpoints(config, save, load)
         arguments = TrainingArguments(
             num_train_epochs=config.epochs,
@@ -222,13 +245,16 @@ class MaskedTrainer(AdapterCheckpoints):
             train_dataset=list(rows),
             data_collator=collate,
             compute_loss_func=_loss,
-            callbacks=[Clock(config.checkpoint_minutes * 60, should_stop), _Log(folder, self, report)],
+            callbacks=[
+                Clock(config.checkpoint_minutes * 60, should_stop),
+                _Epoch(self._sampler),
+                _Log(folder, self, report),
+            ],
         )
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        lengths = [len(response) for _, response, _ in self.train_dataset]  # prompts are encoded one by one
-        return LengthGrouped(lengths, self._config.batch_rows, self._config.seed)
+        return self._sampler
 
 
 def _loss(logprobs: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
@@ -240,6 +266,20 @@ def _loss(logprobs: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = 
             f"the loss became {loss.item()}: lower the learning rate and go on from the last checkpoint"
         )
     return loss
+
+
+class _Epoch(TrainerCallback):  # type: ignore[misc]
+    """Tells the sampler in which epoch a run goes on.
+
+    Accelerate's own call looks two batch samplers deep. In several processes, a run that goes on within an
+    epoch has three (skipped, shared out, batched) before the sampler.
+    """
+
+    def __init__(self, sampler: LengthGrouped) -> None:
+        self._sampler = sampler
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._sampler.set_epoch(int(state.epoch or 0))
 
 
 class _Log(TrainerCallback):  # type: ignore[misc]

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from transformers import PreTrainedModel
@@ -37,11 +37,12 @@ from edgereason.core.bundle import MANIFEST, Base, Bundle, Part, file_sha256
 from edgereason.core.chat import CLOSING, Seams
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError, ConfigError
+from edgereason.hub.catalog import find_by_sha256
 from edgereason.hub.store import converted_folder
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.reasoning.model import describe_base
 from edgereason.records.context import RunContext
-from edgereason.records.folder import RECIPE, RunFolder
+from edgereason.records.folder import RECIPE, RunFolder, differences_but
 from edgereason.train.data.traces import read_traces
 from edgereason.train.lora.adapters import (
     CONFIG,
@@ -55,7 +56,7 @@ from edgereason.train.lora.adapters import (
     save_adapter,
     settings_of,
 )
-from edgereason.train.lora.checkpoints import last_checkpoint, step_of
+from edgereason.train.lora.checkpoints import last_checkpoint, require_launch, step_of
 from edgereason.train.lora.examples import Encoder, Example, HintConfig, announced, fitting, read_examples
 from edgereason.train.lora.loop import METRICS, MaskedTrainer, TrainConfig
 from edgereason.train.lora.masked_lora import MaskedLora
@@ -63,6 +64,8 @@ from edgereason.train.quant.load import load_torch
 
 FORMAT: Final = "edgereason-sft"
 ADAPTER: Final = "adapter"
+BASE_FILE: Final = "base_file"
+"""Table of a folder's recipe with the base's hash; folders of earlier versions lack it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +89,20 @@ class TorchBase:
         model: frozen, in float32.
         sha256: of the GGUF that it was read from.
         opening: ids that turn the adapter on.
+        name: of the same file; None for the recipe's. `--base` may give another file than the recipe names.
     """
 
     model: PreTrainedModel
     sha256: str
     opening: Sequence[int]
+    name: str | None = None
+
+    @classmethod
+    def of(cls, gguf: GgufModel, base: Base, opening: Sequence[int]) -> Self:
+        """The model of a file, named as the catalogue does if it knows the file."""
+        known = find_by_sha256(base.sha256)
+        model = load_torch(gguf, base.sha256, converted_folder())
+        return cls(model, base.sha256, opening, base.name if known is None else known.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +145,7 @@ def sft(
             settings that don't go together.
         TrainingError: a loss that is not finite; the last checkpoint is whole.
     """
+    require_launch()
     if recipe.base.sha256 not in (None, base.sha256):
         raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base.sha256}")
     config = recipe.training
@@ -142,6 +155,8 @@ def sft(
             f"{len(kept)} of {len(examples)} examples are at most {config.max_tokens} tokens long, and an "
             f"update takes {config.batch_rows}: give more, or lower [training] batch_rows"
         )
+    if resume is not None and last_checkpoint(folder) is None:
+        _require_steps_left(resume, config.epochs * -(-len(kept) // config.batch_rows))
     if config.dtype == "bfloat16":
         base.model.to(torch.bfloat16)
     model = new_adapter(base.model, recipe.lora, config.seed)
@@ -150,12 +165,14 @@ def sft(
     if config.checkpoint_activations:
         base.model.activation_checkpointing_enable({"use_reentrant": False})
 
+    base_name = base.name or recipe.base.name
+
     def save(target: Path, weights: dict[str, Any] | None = None) -> None:
         gathered = weights and {name.removeprefix("model."): tensor for name, tensor in weights.items()}
         save_adapter(
             model,
             target,
-            base_name=recipe.base.name,
+            base_name=base_name,
             base_sha256=base.sha256,
             opening=base.opening,
             weights=gathered or None,
@@ -172,10 +189,11 @@ def sft(
         should_stop=context.should_stop,
     )
     run = RunFolder(folder, "training")
+    free = config.free_settings(
+        dropout=recipe.lora.dropout, num_rows=len(kept), num_processes=trainer.args.world_size
+    )
     with trainer.args.main_process_first():
-        if resume is not None:
-            step_of(resume)
-        _claim(run, recipe, kept, start)
+        run.claim(RECIPE, _depends_on(recipe, base, kept, start), differences_but(free, {BASE_FILE}))
     is_first = trainer.args.should_save  # another process speaks for all of them
     with run.lock() if is_first else nullcontext():
         at = last_checkpoint(folder) or resume
@@ -190,7 +208,7 @@ def sft(
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
-        "base": {"name": recipe.base.name, "sha256": base.sha256},
+        "base": {"name": base_name, "sha256": base.sha256},
         "start": start and adapter_sha256(start),
         "num_examples": len(kept),
         "num_too_long": num_long,
@@ -212,10 +230,21 @@ def _end_loss(updates: Sequence[dict[str, Any]]) -> float:
     return fmean(losses[-max(1, len(losses) // 10) :])
 
 
-def _claim(run: RunFolder, recipe: SftRecipe, examples: Sequence[Example], start: Path | None) -> None:
+def _require_steps_left(resume: Path, steps: int) -> None:
+    if (step := step_of(resume)) >= steps:
+        raise ConfigError(
+            f"{resume} has {step} updates behind it, and the recipe makes {steps}: raise [training] epochs, "
+            "or begin with that run's adapter (--from)"
+        )
+
+
+def _depends_on(
+    recipe: SftRecipe, base: TorchBase, examples: Sequence[Example], start: Path | None
+) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps([(e.id, e.prompt, e.response) for e in examples]).encode())
     tables = recipe.to_tables() | {"examples": {"sha256": digest.hexdigest()}}
-    run.claim(RECIPE, tables | ({"start": {"sha256": adapter_sha256(start)}} if start else {}))
+    tables[BASE_FILE] = {"sha256": base.sha256}
+    return tables | ({"start": {"sha256": adapter_sha256(start)}} if start else {})
 
 
 BUNDLE: Final = "bundle"
@@ -255,6 +284,7 @@ def run(
         BundleError: an adapter or a base that doesn't fit.
         TrainingError: a loss that is not finite; the last checkpoint is whole.
     """
+    require_launch()
     path = context.fetch(recipe.base.name)
     with LlamaEngine(path) as engine:
         encoder, base = Encoder.of(engine), describe_base(engine, path)
@@ -278,7 +308,7 @@ def run(
     torch.set_num_threads(context.num_threads)
     gguf = GgufModel(path)
     with nullcontext() if start is None else trainable(start, gguf, base) as adapter:
-        torch_base = TorchBase(load_torch(gguf, base.sha256, converted_folder()), base.sha256, opening)
+        torch_base = TorchBase.of(gguf, base, opening)
         record = sft(recipe, torch_base, rows, folder, context, start=adapter, resume=resume)
     if not record:
         return record

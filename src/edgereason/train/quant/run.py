@@ -48,7 +48,7 @@ from edgereason.quant.gguf_file import GgufModel
 from edgereason.quant.learned import Learned, StorageConfig
 from edgereason.quant.merge import check_fit
 from edgereason.records.context import RunContext
-from edgereason.records.folder import RECIPE, RunFolder, file_entry
+from edgereason.records.folder import RECIPE, RunFolder, differences_but, file_entry
 from edgereason.train.quant.checkpoint import Checkpoint
 from edgereason.train.quant.end_to_end import (
     DistillStep,
@@ -204,9 +204,11 @@ def run(
         ConfigError: too little text, a folder with another run, or settings that don't fit the model.
         ModelFileError: the teacher can't be read or cut into blocks.
     """
+    if recipe.end_to_end.steps and not text:
+        require_text((), recipe.end_to_end, _HELD_OUT)
     teacher = context.fetch(model)
     texts: list[CalibrationText] = []
-    if recipe.end_to_end.steps and text:
+    if recipe.end_to_end.steps:
         with LlamaEngine(teacher) as engine:
             texts = read_calibration(engine, text)
     record = quantize(recipe, teacher, [one.ids for one in texts], folder, context)
@@ -253,7 +255,8 @@ def quantize(
     config = recipe.end_to_end
     if config.steps:
         require_text(texts, config, _HELD_OUT)
-    RunFolder(folder, "quantization").claim(RECIPE, recipe.to_tables())
+    resolved = replace(recipe, base=replace(recipe.base, teacher_sha256=teacher_sha256)).to_tables()
+    RunFolder(folder, "quantization").claim(RECIPE, resolved, differences_but((), {"base.teacher_sha256"}))
 
     record: dict[str, Any] = {"format": FORMAT, "name": recipe.base.name, "recipe_sha256": recipe.sha256}
     learned = Learned(name=recipe.base.name, teacher_sha256=teacher_sha256, storage=recipe.storage)
