@@ -31,7 +31,7 @@ from edgereason.bundles.provenance import (
     SameHeads,
     buckets_of,
     history_of,
-    made_by,
+    latest_of,
     origin_of,
 )
 from edgereason.bundles.results import HEAD, RESULT_FORMATS, RecordFile, read_record, results_of
@@ -56,7 +56,7 @@ class Parts:
         buckets: budgets that the adapter's hints were trained with; None for those of the record of its
             fine-tuning, or of `start`.
         records: files or folders, of measurements and of trainings.
-        name: what it is called; None for what `start` or the folder is called.
+        name: what it is called; None for what the folder is called, or `start` if its adapter stays.
         include_base: whether the base is copied, too.
     """
 
@@ -128,9 +128,9 @@ def _buckets(parts: Parts, records: list[RecordFile]) -> tuple[int, ...]:
         return tuple(sorted(set(parts.buckets)))
     adapter = _source(parts.adapter, parts.start, "adapter")
     made = None if adapter is None else file_sha256(adapter)
-    for record in records:
-        if record.format in TRAININGS and (buckets := buckets_of(record)) and made_by(record) == made:
-            return buckets
+    trainings = [record for record in records if buckets_of(record)]
+    if made is not None and (latest := latest_of(trainings, made)):
+        return buckets_of(latest)
     return parts.start.buckets if parts.start and parts.adapter is None else ()
 
 
@@ -143,7 +143,8 @@ def _with_parts(folder: Path, parts: Parts, base: BaseFile, buckets: tuple[int, 
     if start is not None:
         start.check_base(base.base)
         start.check_seams(base.opening_ids, CLOSING)
-        bundle = replace(bundle, name=start.name, provenance=start.provenance, results=start.results)
+        name = start.name if parts.adapter is None else None
+        bundle = replace(bundle, name=name, provenance=start.provenance, results=start.results)
     adapter, heads = (
         _source(one, start, kind) for one, kind in ((parts.adapter, "adapter"), (parts.heads, "heads"))
     )

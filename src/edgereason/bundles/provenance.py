@@ -162,7 +162,7 @@ def history_of(records: Sequence[RecordFile], bundle: Bundle, start: Bundle | No
     """
     left, wanted, entries = [*records], bundle.adapter_sha256, list[Mapping[str, Any]]()
     try:
-        while found := next((one for one in left if wanted is not None and made_by(one) == wanted), None):
+        while wanted is not None and (found := latest_of(left, wanted)):
             left.remove(found)
             entries.append(_entry(found))
             wanted = found.values.get("started_from")
@@ -182,6 +182,19 @@ def history_of(records: Sequence[RecordFile], bundle: Bundle, start: Bundle | No
         if entries[-1]["record_sha256"] in hashes:
             entries += known[hashes.index(entries[-1]["record_sha256"]) + 1 :]
     return History(entries=tuple(entries), is_continued=is_continued)
+
+
+def latest_of(trainings: Sequence[RecordFile], adapter: str) -> RecordFile | None:
+    """The last training that made an adapter, by its hash; None if none did.
+
+    More than one did if the later ones changed nothing: they began with the adapter that they made.
+    """
+    made = [one for one in trainings if made_by(one) == adapter]
+    return max(
+        made,
+        key=lambda one: (one.values.get("started_from") == adapter, str(one.values.get("date", ""))),
+        default=None,
+    )
 
 
 def made_by(record: RecordFile) -> str | None:

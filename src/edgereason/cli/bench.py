@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from edgereason.cli.long_run import command_given
+from edgereason.cli.long_run import command_given, import_torch
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.terminal.progress import minutes
 from edgereason.core.printable import json_text, printable
@@ -166,11 +166,9 @@ def train(
     The one against full sequences, the other against transformers in float32.
     """
     from edgereason.cli.models import fetch
-    from edgereason.data.rows import import_optional
     from edgereason.hub.catalog import DEFAULT_MODEL
 
-    for package in ("torch", "transformers", "safetensors", "peft"):
-        import_optional(package, "training steps are measured", extra="train")
+    import_torch("training steps are measured", "transformers", "safetensors", "peft")
     from edgereason.bench.train import RolloutShape, StepShape, TrainBenchConfig, run
 
     config = TrainBenchConfig(

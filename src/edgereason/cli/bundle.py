@@ -20,6 +20,7 @@ import typer
 
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
+from edgereason.cli.long_run import Stopped
 
 if TYPE_CHECKING:
     from edgereason.bundles.calibrate import Found, ThresholdPoint
@@ -58,7 +59,10 @@ def build(
         typer.Option(help="A measurement's or a training's record, or a run's folder; repeatable."),
     ] = None,
     include_base: Annotated[bool, typer.Option("--include-base", help="Put the base in as well.")] = False,
-    name: Annotated[str | None, typer.Option(help="What it is called. [the folder's name]")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="What it is called. [the folder's name; that of --from, if its adapter stays]"),
+    ] = None,
 ) -> None:
     """Put parts together that fit one another, with where they are from and what was measured."""
     from edgereason.bundles.build import Parts
@@ -182,8 +186,7 @@ def calibrate(
     with stop_on_interrupt() as should_stop, progress_display() as show, model:
         found = way.find(model, partial(show, "prompts"), should_stop)
     if found is None:
-        echo(f"stopped; {folder} is as it was", err=True)
-        raise typer.Exit(130)
+        raise Stopped(f"stopped: {folder} is as it was")
     _end(set_threshold(bundle, found), found, as_json=as_json)
 
 

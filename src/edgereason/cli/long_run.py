@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 _DECIDE_NOTHING: Final = {"--into": True, "--threads": True, "--json": False}
 """Options that do not change what is made, and whether a value follows them."""
+
+_FOREIGN: Final = r"(torch|transformers|accelerate|peft|trl|huggingface_hub|datasets)(\.|$)"
+"""Modules whose warnings are for developers; `python -W default` shows them."""
+
+
+class Stopped(Exception):
+    """A command ended in order before it was done; the text says what there is and how to go on."""
 
 
 @contextmanager
@@ -80,6 +88,30 @@ def _name(word: str) -> str:
     return path.name if is_path else word
 
 
+def import_torch(why: str, *packages: str, extra: str = "train") -> Any:
+    """Imports torch and packages that build on it, without what they say of themselves to developers.
+
+    Args:
+        why: what needs them, with its verb, for the message.
+        packages: beside torch.
+        extra: the part of the installation that brings them.
+
+    Returns:
+        Torch.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    import edgereason.train  # noqa: F401  (sets how long OpenMP's threads spin, before torch reads it)
+    from edgereason.data.rows import import_optional
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=_FOREIGN)
+    torch, *_ = [import_optional(package, why, extra=extra) for package in ("torch", *packages)]
+    return torch
+
+
 def show_record(
     record: dict[str, Any] | None,
     output: Path,
@@ -92,13 +124,15 @@ def show_record(
 
 
 def finished(record: dict[str, Any] | None, output: Path | None = None) -> dict[str, Any]:
-    """The record of a run that was not stopped; else the command ends with exit code 130.
+    """The record of a run that was not stopped.
 
     Args:
         record: None of a run that was stopped.
         output: folder in which the same command goes on, if there is one.
+
+    Raises:
+        Stopped: the run was.
     """
     if record is None:
-        echo(f"stopped: the same command with -o {output} goes on" if output else "stopped", err=True)
-        raise typer.Exit(130)
+        raise Stopped(f"stopped: the same command with -o {output} goes on" if output else "stopped")
     return record

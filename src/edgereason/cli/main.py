@@ -3,11 +3,12 @@
 ::
 
     EdgeReasonError → one line, exit 1        interrupted      → one line, exit 130
-    usage error     → one line, exit 2        reader went away → silence, exit 1
-    disk is full    → one line, exit 1        a bug            → its traceback
+    usage error     → one line, exit 2        stopped in order → one line of its own, exit 130
+    disk is full    → one line, exit 1        reader went away → silence, exit 1
+    a bug           → its traceback
 
-Every command module imports nothing but
-typer and plain values at its top and its layers inside the command, so that importing this is fast.
+Every command module imports nothing but typer and plain values at its top and its layers inside the command,
+so that importing this is fast.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edgereason.cli.bench import bench_app
 from edgereason.cli.bundle import bundle_app
 from edgereason.cli.chat import chat
 from edgereason.cli.eval import eval_app, report
+from edgereason.cli.long_run import Stopped
 from edgereason.cli.models import models, pull
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train import quantize, train_app
@@ -122,6 +124,9 @@ def _reason(error: OSError) -> str:
 def _run() -> int:
     try:
         code = int(app(prog_name="edgereason", standalone_mode=False) or 0)
+    except Stopped as stopped:
+        typer.echo(str(stopped), err=True)
+        return _INTERRUPTED
     except EdgeReasonError as error:
         return _fail(str(error), 1)
     except _CLICK_ERROR as error:

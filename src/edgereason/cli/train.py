@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgereason.cli.long_run import run_context, show_record
+from edgereason.cli.long_run import import_torch, run_context, show_record
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train_heads import heads_app
 
@@ -45,10 +45,7 @@ def quantize(
 
     Stopped or killed, the same command goes on.
     """
-    from edgereason.data.rows import import_optional
-
-    for package in ("torch", "transformers", "safetensors"):
-        import_optional(package, "models are quantized", extra="quant")
+    import_torch("models are quantized", "transformers", "safetensors", extra="quant")
     with run_context(threads) as context:
         from edgereason.train.quant.run import Recipe, run
 
@@ -379,10 +376,7 @@ def sweep(
 
 def require_training(*more: str) -> None:
     """Refuses to begin where what training needs is not installed."""
-    from edgereason.data.rows import import_optional
-
-    for package in ("torch", "transformers", "safetensors", "peft", "accelerate", *more):
-        import_optional(package, "adapters are trained", extra="train")
+    import_torch("adapters are trained", "transformers", "safetensors", "peft", "accelerate", *more)
 
 
 def _sources(questions: list[str], against: list[Path] | None, limit: int | None) -> QuestionSources:

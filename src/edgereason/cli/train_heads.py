@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgereason.cli.long_run import run_context, show_record
+from edgereason.cli.long_run import import_torch, run_context, show_record
 
 if TYPE_CHECKING:
     from edgereason.heads.features import FeaturePart
@@ -187,11 +187,10 @@ def _parts(text: str) -> tuple[FeaturePart, ...]:
 def _require_training(threads: int | None, model: str | None, bundle: Path | None) -> None:
     """Refuses to begin without torch, or with two models."""
     from edgereason.core.machine import require_threads, usable_cores
-    from edgereason.data.rows import import_optional
 
     if model is not None and bundle is not None:
         raise typer.BadParameter("a bundle brings its model: give one of the two", param_hint="'--model'")
-    torch = import_optional("torch", "heads are trained", extra="train")
+    torch = import_torch("heads are trained")
     require_threads(threads)
     torch.set_num_threads(threads or usable_cores())
 

@@ -215,7 +215,7 @@ def read_hub(dataset: str, *, config: str | None = None, split: str) -> Rows:
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"{name} can't be had from the Hugging Face hub ({_one_line(error)}): check the network and, for "
-            "a gated data set, your token, or name a local file with --data"
+            "a gated data set, your token, or give a local file instead"
         ) from error
     rows = _not_none(name, _numbered(dataset, loaded))
     return Rows(name=name, sha256=None, revision=_revision(loaded), rows=rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,42 @@ def test_a_bundle_announces_what_examples_did_and_not_all_of_the_recipe(tiny, tm
     sft = training(tmp_path / "sft", file_sha256(tiny.adapter), buckets=[96], steps=10)
     built = build(tmp_path / "b", Parts(base=tiny.base, adapter=tiny.adapter, records=(sft,)))
     assert built.buckets == (96,)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_training_that_changed_nothing_is_the_last_one_and_its_buckets_count(tiny, tmp_path, order):
+    """Its adapter has the hash of the one that it began with, so that two trainings made it."""
+    made = file_sha256(tiny.adapter)
+    given = (
+        training(tmp_path / "sft", FIRST, buckets=[32, 96], steps=10),
+        training(tmp_path / "warm", made, FIRST, buckets=[32], steps=20),
+        training(tmp_path / "grpo", made, made, budgets=[16, 48], steps=30),
+    )
+    parts = Parts(base=tiny.base, adapter=tiny.adapter, records=tuple(given[n] for n in order))
+    built = build(tmp_path / "b", parts)
+    assert built.buckets == (16, 48)
+    assert steps(built) == [30, 20, 10]
+
+
+def test_of_trainings_that_changed_nothing_the_latest_counts(tiny, tmp_path):
+    made = file_sha256(tiny.adapter)
+    given = (
+        training(tmp_path / "sft", made, buckets=[32], steps=10, date="2026-11-09T00:00:00+00:00"),
+        training(tmp_path / "b2", made, made, budgets=[64], steps=30, date="2026-11-08T10:00:00+00:00"),
+        training(tmp_path / "b1", made, made, budgets=[48], steps=20, date="2026-11-08T09:00:00+00:00"),
+    )
+    built = build(tmp_path / "b", Parts(base=tiny.base, adapter=tiny.adapter, records=given))
+    assert (built.buckets, steps(built)) == ((64,), [30, 20, 10])
+
+
+def test_a_bundle_with_a_new_adapter_is_not_called_what_it_starts_from(tiny, tmp_path):
+    first = build(tmp_path / "a", Parts(base=tiny.base, adapter=tiny.adapter, name="First"))
+    adapter = write_tiny_adapter(tmp_path / "adapter.gguf", tiny.base, seed=5)
+    titles = {
+        "same": Parts(base=tiny.base, start=first),
+        "headed": Parts(base=tiny.base, start=first, heads=tiny.heads),
+        "learned": Parts(base=tiny.base, start=first, adapter=adapter),
+        "named": Parts(base=tiny.base, start=first, adapter=adapter, name="Mine"),
+    }
+    found = {folder: build(tmp_path / folder, parts).title for folder, parts in titles.items()}
+    assert found == {"same": "First", "headed": "First", "learned": "learned", "named": "Mine"}

@@ -17,5 +17,6 @@ def assert_refused(ran: Any, code: int, says: str) -> None:
 def assert_stopped(ran: Any, folder: Path) -> None:
     """Nothing on stdout, how to go on with `folder` on stderr, and the exit code of an interruption."""
     assert (ran.code, ran.out) == (INTERRUPTED, ""), ran.err
-    assert f"the same command with -o {folder} goes on" in ran.err, ran.err
+    assert ran.err.endswith(f"the same command with -o {folder} goes on\n"), ran.err
+    assert "interrupted" not in ran.err, ran.err
     assert "Traceback" not in ran.err, ran.err

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +185,40 @@ def test_bad_input_of_trainings_gets_one_line(cli, monkeypatch, tmp_path, argume
     ran = cli("train", *(f"{one}.jsonl" if one == "hens" else one for one in arguments))
     assert_refused(ran, code, says)
     assert not (tmp_path / "out").exists()
+
+
+_COMMANDS = (
+    "quantize m --recipe r.toml -o out",
+    "train sft r.toml --traces t -o out",
+    "train export sft",
+    "train grpo r.toml --from sft --questions q -o out",
+    "train shortest r.toml --from sft --questions q -o out",
+    "train sweep s.toml --traces t -o out",
+    "train heads switcher --prompts p -o out",
+    "train heads verifier --questions q -o out",
+    "bench train",
+)
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_how_long_threads_spin_is_set_before_torch_is_imported(tmp_path: Path, command: str) -> None:
+    (tmp_path / "torch.py").write_text(
+        "import os, sys\n"
+        "print('spins', os.environ.get('GOMP_SPINCOUNT'), file=sys.stderr)\n"
+        "raise ImportError\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "edgereason", *command.split()],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == FAILED, done.stderr
+    spins, line = done.stderr.splitlines()
+    assert (spins, line[:12]) == ("spins 3000", "edgereason: ")
 
 
 SFT = '[base]\nname = "smollm2-135m"\n[hints]\nbuckets = {}\n'

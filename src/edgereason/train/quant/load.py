@@ -13,6 +13,8 @@ in transformers' order from now on.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +32,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.utils import logging
 
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import ModelFileError
@@ -60,19 +63,32 @@ def load_torch(model: GgufModel, sha256: str, cache: Path) -> PreTrainedModel:
         _config(model.dims).save_pretrained(folder)
         with temporary_beside(folder / _WEIGHTS) as partial:
             save_file(convert(model), partial, metadata={"format": "pt"})
-    loaded, about = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    with _no_progress_bar():
+        loaded, about = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+        )
     if odd := sorted({*about["missing_keys"], *about["unexpected_keys"]}):
         raise ModelFileError(
             f"{model.path.name} and transformers' {type(loaded).__name__} differ in {odd[0]}: "
             "such a model can't be trained against"
         )
     return loaded.eval().requires_grad_(False)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without transformers' own bar: runs show their progress themselves."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def cache_argument(module: nn.Module) -> str:
