@@ -41,6 +41,7 @@ def trained(tmp_path_factory, smollm2: Path) -> Path:
     assert done.returncode == 0, done.stderr
     # All traces have 21 to 24 tokens, and 24 is 0.75 · 32: none is told 64.
     assert "no example announces the [hints] buckets [64]" in done.stderr
+    assert not [word for word in ("Warning", "warning", "Loading weights", "HF_TOKEN") if word in done.stderr]
     return folder
 
 

@@ -238,7 +238,8 @@ def sft(
 ) -> None:
     """Fine-tune a reasoning adapter on traces, with the adapter off on prompts.
 
-    Stopped or killed, the same command goes on. Runs in several processes under `accelerate launch`.
+    Stopped or killed, the same command goes on. Runs in several processes under `torchrun`, or under
+    `accelerate launch --multi_gpu`.
     """
     if (traces is None) == (examples is None):
         raise typer.BadParameter("say which: --traces, or --examples in ids")

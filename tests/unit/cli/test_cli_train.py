@@ -201,9 +201,12 @@ _COMMANDS = (
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
-def test_how_long_threads_spin_is_set_before_torch_is_imported(tmp_path: Path, command: str) -> None:
+def test_threads_spin_briefly_before_torch_is_imported_and_its_warnings_stay_away(
+    tmp_path: Path, command: str
+) -> None:
     (tmp_path / "torch.py").write_text(
-        "import os, sys\n"
+        "import os, sys, warnings\n"
+        "warnings.warn('for developers', FutureWarning)\n"
         "print('spins', os.environ.get('GOMP_SPINCOUNT'), file=sys.stderr)\n"
         "raise ImportError\n"
     )
