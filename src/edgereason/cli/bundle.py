@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.long_run import Stopped
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
-from edgereason.cli.long_run import Stopped
 
 if TYPE_CHECKING:
     from edgereason.bundles.calibrate import Found, ThresholdPoint

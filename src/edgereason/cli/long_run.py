@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
 

@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from edgereason.core.printable import on_one_line
 from edgereason.core.bundle import require_one_file
+from edgereason.core.printable import on_one_line
 from edgereason.core.types import Sampling
 from edgereason.engine import native
 from edgereason.engine.base import Adapter, KvType, ModelInfo
