@@ -63,6 +63,10 @@ def ask(
     threads: ThreadsOption = None,
     context: ContextOption = None,
     no_mirror: NoMirrorOption = False,
+    enable_thinking: Annotated[
+        bool | None,
+        typer.Option(help="What the template of a natively reasoning model is told; by default nothing."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask a model a question; it thinks first, within a budget, if need be in several streams that vote."""
@@ -81,6 +85,7 @@ def ask(
         seed=seed,
         max_tokens=max_tokens,
         system=checked(system, "the system message") if system is not None else None,
+        enable_thinking=enable_thinking,
     )
     request = make_request(read_question(question, file), **options)  # refused before anything is loaded
     source = find(bundle, model, base, allow_mirror=not no_mirror)

@@ -14,6 +14,7 @@ reason the end of thinking is looked for in text, never by matching ids.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -92,20 +93,28 @@ class ChatTemplate:
     eos: str = ""
     add_bos: bool = False
 
-    def encode(self, messages: Sequence[Message], tokenize: Tokenize) -> tuple[int, ...]:
+    def encode(
+        self, messages: Sequence[Message], tokenize: Tokenize, *, enable_thinking: bool | None = None
+    ) -> tuple[int, ...]:
         """Ids of the prompt: all messages and the generation prompt.
 
         What a message says can never become a control token: contents are tokenized as plain text
-        between the template's own parts. Assistant turns lose their thinking.
+        between the template's own parts. Assistant turns lose their thinking. Templates of natively
+        reasoning models ask whether to think: `enable_thinking` answers; None leaves it to the template.
 
         Raises:
             ModelFileError: the template does not render these messages.
         """
         contents = [strip_thinking(m.content) if m.role == "assistant" else m.content for m in messages]
-        rendered = self._render([m.role for m in messages])
+        rendered = self._render([m.role for m in messages], enable_thinking)
         if self.add_bos and not rendered.startswith(self.bos):
             rendered = self.bos + rendered
         return _ids(rendered, contents, tokenize)
+
+    def opens_thinking(self, messages: Sequence[Message], *, enable_thinking: bool | None = None) -> bool:
+        """Whether the prompt of these messages ends inside thinking, which the template opened itself."""
+        rendered = self._render([m.role for m in messages], enable_thinking)
+        return rendered.rstrip().endswith(OPENING.strip())
 
     def next_turn(self, content: str, tokenize: Tokenize) -> tuple[int, ...]:
         """Ids of what follows on an assistant's text whose turn has not been ended.
@@ -124,7 +133,7 @@ class ChatTemplate:
             )
         return _ids(rest, ["", "", content], tokenize)
 
-    def _render(self, roles: Sequence[str]) -> str:
+    def _render(self, roles: Sequence[str], enable_thinking: bool | None = None) -> str:
         """A conversation of these roles, each content a mark, with the generation prompt.
 
         Contents are texts, as most templates take them, or lists of parts for a template that drops or
@@ -134,27 +143,29 @@ class ChatTemplate:
             ModelFileError: it can't be rendered, or says less than was said.
         """
         try:
-            return self._render_as(roles, in_parts=False)
+            return self._render_as(roles, enable_thinking, in_parts=False)
         except TemplateLimit:
             raise
         except ModelFileError as error:
             try:
-                return self._render_as(roles, in_parts=True)
+                return self._render_as(roles, enable_thinking, in_parts=True)
             except ModelFileError:
                 raise error from None
 
-    def _render_as(self, roles: Sequence[str], *, in_parts: bool) -> str:
+    def _render_as(self, roles: Sequence[str], enable_thinking: bool | None, *, in_parts: bool) -> str:
         contents = [mark(index) for index in range(len(roles))]
         messages = [
             {"role": role, "content": [{"type": "text", "text": content}] if in_parts else content}
             for role, content in zip(roles, contents, strict=True)
         ]
+        chosen = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         rendered = render(
             self.source,
             messages=messages,
             add_generation_prompt=True,
             bos_token=self.bos,
             eos_token=self.eos,
+            **chosen,
         )
         for index, role in enumerate(roles):
             if not has_mark(rendered, index):
@@ -180,6 +191,43 @@ def split_thinking(text: str) -> tuple[str, str | None]:
     """
     thinking, tag, answer = text.partition(CLOSING_TAG)
     return (thinking.rstrip("\n"), answer.lstrip("\n")) if tag else (text, None)
+
+
+NATIVE_OPENING: Final = re.compile(r"\s*<(think|thinking|thoughts?|reasoning)>")
+"""What a natively reasoning model may begin a chat answer with."""
+
+
+def split_chat(text: str, *, is_open: bool = False) -> tuple[str | None, str | None]:
+    r"""Splits what a stream said on the chat route into the model's own thinking and its answer.
+
+    Args:
+        text: everything behind the prompt.
+        is_open: whether the template itself opened thinking.
+
+    Returns:
+        `(thinking, answer)`; thinking is `None` where the model did not begin by thinking, and answer while
+        thinking has not been closed. A tag inside a code fence is text.
+
+    >>> split_chat("<think>\nBoxed: 3?\n</think>\n\nIt is 4.")
+    ('Boxed: 3?', 'It is 4.')
+    """
+    opening = NATIVE_OPENING.match(text)
+    if opening is None and not is_open:
+        return None, text
+    closing = f"</{opening[1]}>" if opening else CLOSING_TAG
+    body = text[opening.end() :] if opening else text
+    end = find_closing(body, closing)
+    if end is None:
+        return body.strip("\n"), None
+    return body[:end].strip("\n"), body[end + len(closing) :].lstrip("\n")
+
+
+def find_closing(thinking: str, closing: str) -> int | None:
+    """Where thinking is closed: at the first tag that stands in no code; None if there is none."""
+    for match in re.finditer(rf"(?<!`){re.escape(closing)}", thinking):
+        if len(re.findall(r"^[ \t]*(?:```|~~~)", thinking[: match.start()], re.MULTILINE)) % 2 == 0:
+            return match.start()
+    return None
 
 
 def strip_thinking(text: str) -> str:

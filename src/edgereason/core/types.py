@@ -287,7 +287,8 @@ class Request:
     An explicit `budget` wins over `effort`; effort `none` is the chat route whatever the mode. Stream i
     draws with seed `seed + i`. `max_tokens` caps a chat answer, and a thinking stream too where it is
     lower than the budget. `vote` None is weighted where a verifier head is loaded, else majority. An answer
-    ends before the first of its `stop` strings.
+    ends before the first of its `stop` strings. `enable_thinking` goes to the templates of natively
+    reasoning models, which ask for it; None leaves it to them.
 
     Plain values are taken for enumerations and budgets: "think" for `Mode.THINK`, 200 or "5s" for a `Budget`.
 
@@ -307,6 +308,7 @@ class Request:
     stop: tuple[str, ...] = ()
     stop_early: bool = True
     want_logprobs: bool = False
+    enable_thinking: bool | None = None
 
     def __post_init__(self) -> None:
         self._become("messages", as_messages("messages", self.messages))
@@ -330,6 +332,8 @@ class Request:
         self._become("stop", _as_stop_strings(self.stop))
         require("stop_early", self.stop_early, bool)
         require("want_logprobs", self.want_logprobs, bool)
+        if self.enable_thinking is not None:
+            require("enable_thinking", self.enable_thinking, bool)
 
     def _become(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -385,7 +389,8 @@ class Trace:
     """What one stream produced.
 
     `thinking` excludes opening, hint, lead-in and closing; `text` is what follows the closing, the forced
-    answer prefix included (the whole output on the chat route), up to a stop string. Token counts follow
+    answer prefix included, up to a stop string. On the chat route it is the whole output, without what a
+    natively reasoning model thought first: that is `thinking`, and counts as answer. Token counts follow
     the budget's: the closing counts as thinking, answer prefix and stop string as answer, the end of turn
     as neither.
     """

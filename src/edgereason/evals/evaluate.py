@@ -356,7 +356,8 @@ def _recorded(item: Item, candidate: Candidate) -> str | None:
     """The answer as it votes: an option quoted in its words is its letter, since rows hold no options."""
     if candidate.answer is None:
         return None
-    answer = read_trace(candidate.trace.text, candidate.trace.thinking, item.question)
+    thinking = candidate.trace.thinking if candidate.trace.thinking_tokens else None  # never a chat's draft
+    answer = read_trace(candidate.trace.text, thinking, item.question)
     return answer.key if answer is not None and answer.kind is Kind.CHOICE else candidate.answer
 
 

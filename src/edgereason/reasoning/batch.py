@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
 from edgereason.heads.verifier import TraceMean
-from edgereason.reasoning.control import Control, Phase, TextSplitter
+from edgereason.reasoning.control import ChatControl, Control, Phase, TextSplitter
 from edgereason.reasoning.pace import Pace
 
 
@@ -59,7 +59,11 @@ class Stream:
     _splitter: TextSplitter = field(init=False)
 
     def __post_init__(self) -> None:
-        self._splitter = TextSplitter(thinks=self.control.phase is Phase.THINKING, stop=self.stop)
+        self._splitter = TextSplitter(
+            thinks=self.control.phase is Phase.THINKING,
+            stop=self.stop,
+            is_chat=isinstance(self.control, ChatControl),
+        )
 
     @property
     def num_tokens(self) -> int:

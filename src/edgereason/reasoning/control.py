@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from edgereason.core.chat import ANSWER_PREFIX, CLOSING, CLOSING_TAG, Seams
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING, CLOSING_TAG, NATIVE_OPENING, Seams, find_closing
 from edgereason.core.types import HINT_MARGIN, Stop, reserve_tokens
 from edgereason.errors import RequestError
 from edgereason.reasoning.pace import Deadline
@@ -125,14 +125,24 @@ class Limit:
 class ChatControl:
     """The chat route: answer until the model ends its turn or the limit is reached; see `Limit`.
 
-    A deadline does not end an answer before anything is said, and a turn that ends before that is *empty*.
+    A deadline does not end an answer before anything is said, and a turn that ends before that is *empty*;
+    what a model thinks by itself is said.
+
+    `is_open` says that the model's own template opened thinking.
     """
 
-    def __init__(self, limit_tokens: int, cut: Stop = Stop.LENGTH, deadline: Deadline | None = None) -> None:
+    def __init__(
+        self,
+        limit_tokens: int,
+        cut: Stop = Stop.LENGTH,
+        deadline: Deadline | None = None,
+        *,
+        is_open: bool = False,
+    ) -> None:
         self._limit = Limit(limit_tokens, cut, deadline)
         self._limit_tokens = limit_tokens
         self._has_said = False
-        self.phase = Phase.ANSWER
+        self.phase = Phase.THINKING if is_open else Phase.ANSWER
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
@@ -272,10 +282,19 @@ class TextSplitter:
     Args:
         thinks: whether the text begins with thinking.
         stop: strings that end the answer, none of them empty.
+        is_chat: whether it is a chat answer, which a natively reasoning model may begin by thinking; split
+            as by `core.chat.split_chat`.
     """
 
-    def __init__(self, *, thinks: bool = False, stop: Sequence[str] = ()) -> None:
+    def __init__(self, *, thinks: bool = False, stop: Sequence[str] = (), is_chat: bool = False) -> None:
         self._stop = stop
+        self._is_chat = is_chat
+        self._may_open = is_chat
+        self._head = ""
+        """What may be the beginning of the model's own opening tag."""
+        self._closing = CLOSING_TAG
+        self._opening_chars = 0
+        self._thought = ""
         self._is_thinking = thinks
         self._skips_breaks = thinks
         self._tail = ""
@@ -287,8 +306,20 @@ class TextSplitter:
         """Thinking and answer of the next piece, as far as they can be said for certain."""
         if self.is_stopped:
             return "", ""
+        if self._may_open:
+            text = self._after_opening(text)
         thinking = ""
-        if self._is_thinking:
+        if self._is_thinking and self._is_chat:
+            self._thought += text[self._opening_chars :]
+            self._opening_chars = 0
+            is_near = self._closing in self._thought[-len(text) - len(self._closing) :]
+            end = find_closing(self._thought, self._closing) if is_near else None
+            if end is None:
+                return text, ""
+            self._is_thinking = False
+            answer = self._thought[end + len(self._closing) :]
+            thinking, text = text.removesuffix(answer), answer
+        elif self._is_thinking:
             before, tag, answer = (self._tail + text).partition(CLOSING_TAG)
             if not tag:  # it may begin in any of the tokens before: look back by its length
                 self._tail = before[-len(CLOSING_TAG) + 1 :]
@@ -303,9 +334,24 @@ class TextSplitter:
 
     def flush(self) -> str:
         """The answer that was held back, now that nothing comes any more."""
-        held = "" if self._is_thinking else self._tail
+        head, self._head, self._may_open = self._head, "", False
+        held = "" if self._is_thinking else self._until_stop(head) + self._tail
         self._tail = ""
         return held
+
+    def _after_opening(self, text: str) -> str:
+        """The text, once it is known whether it opens thinking by the model's own tag; nothing before."""
+        head, self._head = self._head + text, ""
+        if not head.strip() and any(string[0].isspace() for string in self._stop):
+            return head  # a stop string may be complete
+        if opening := NATIVE_OPENING.match(head):
+            self._is_thinking = self._skips_breaks = True
+            self._closing, self._opening_chars = f"</{opening[1]}>", opening.end()
+        elif re.fullmatch(r"\s*(?:<[a-z]{0,9})?", head):
+            self._head = head
+            return ""
+        self._may_open = False
+        return head
 
     def _until_stop(self, text: str) -> str:
         text, self._tail = self._tail + text, ""

@@ -226,7 +226,12 @@ class Pipeline:
 
     def prompt(self, request: Request) -> tuple[int, ...]:
         """Ids of a request's prompt."""
-        return self._template.encode(request.messages, self._engine.tokenize)
+        return self._template.encode(
+            request.messages, self._engine.tokenize, enable_thinking=request.enable_thinking
+        )
+
+    def _opens_thinking(self, request: Request) -> bool:
+        return self._template.opens_thinking(request.messages, enable_thinking=request.enable_thinking)
 
     def prefix(self, *, reads: bool = True) -> Prefix:
         """Where a prompt's KV is kept; closed by the caller. The switcher reads along unless it needn't."""
@@ -314,7 +319,7 @@ class Pipeline:
         deadline: Deadline | None = None,
     ) -> Stream:
         control: Control = (
-            ChatControl(plan.limit_tokens, plan.cut, deadline)
+            ChatControl(plan.limit_tokens, plan.cut, deadline, is_open=self._opens_thinking(request))
             if plan.route is Route.CHAT
             else ThinkControl(self._seams, plan.limit_tokens, plan.cut, deadline)
         )

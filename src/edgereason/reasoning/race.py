@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from edgereason.core.answers import read_trace
-from edgereason.core.chat import split_thinking
+from edgereason.core.chat import split_chat, split_thinking
 from edgereason.core.types import Candidate, Request, Response, Route, Stop, Timing, Trace, Usage, Vote
 from edgereason.engine.base import Engine
 from edgereason.heads.base import Verifier
 from edgereason.reasoning.batch import Stream
-from edgereason.reasoning.control import ChatControl
+from edgereason.reasoning.control import ChatControl, Phase
 from edgereason.reasoning.events import STEP, Ended, Event, Step, Tallied, Text
 from edgereason.reasoning.pace import Deadline
 from edgereason.reasoning.vote import Ballot, decided, tally, winner
@@ -102,7 +102,9 @@ class Race:
             trace = _trace(stream)
             answer = None
             if stream in finished:
-                answer = read_trace(trace.text, trace.thinking, self._request.question)
+                # A chat answer is what is said: a draft that was cut in thought is not one.
+                is_chat = isinstance(stream.control, ChatControl)
+                answer = read_trace(trace.text, None if is_chat else trace.thinking, self._request.question)
             score = scores.get(stream.index)
             candidate = Candidate(trace=trace, answer=answer.text if answer else None, score=score)
             self._candidates[stream.index] = candidate
@@ -157,12 +159,13 @@ class Race:
         cancelled = num_given_up > 0 and not (self._is_late or self._is_certain(num_given_up))
         all_tokens = sum(candidate.trace.num_tokens for candidate in candidates)
         trace = chosen.trace if chosen else None
+        thought = trace.thinking if trace else None
         return Response(
             route=route,
             p_think=p_think,
             answer=(chosen.answer or "") if chosen else "",
             text=trace.text if trace else "",
-            thinking=(trace.thinking or "" if trace else "") if route is Route.THINK else None,
+            thinking=(trace.thinking or "" if trace else "") if route is Route.THINK else thought,
             stop=trace.stop if trace and not cancelled else Stop.CANCELLED,
             seed=self._request.seed,
             usage=Usage(
@@ -192,15 +195,14 @@ class Race:
 def _trace(stream: Stream) -> Trace:
     control = stream.control
     if isinstance(control, ChatControl):
-        thinking, text = None, stream.text
+        thinking, answer = split_chat(stream.text, is_open=control.phase is Phase.THINKING)
     else:
         thinking, answer = split_thinking(stream.text)
-        text = answer or ""
     return Trace(
         index=stream.index,
         seed=stream.seed,
         thinking=thinking,
-        text=text,
+        text=answer or "",
         thinking_tokens=control.thinking_tokens,
         answer_tokens=control.answer_tokens,
         stop=control.stop,

@@ -38,6 +38,7 @@ class AskOptions(TypedDict, total=False):
         max_tokens: caps a chat answer, and a thinking stream where it is below the budget.
         stop: text or texts before the first of which the answer ends; they are never looked for in thinking.
         system: a system message put before the conversation.
+        enable_thinking: what the templates of natively reasoning models are told; they decide by default.
     """
 
     mode: Mode | str | None
@@ -54,6 +55,7 @@ class AskOptions(TypedDict, total=False):
     max_tokens: int | None
     stop: str | Sequence[str] | None
     system: str | None
+    enable_thinking: bool | None
 
 
 def make_request(question: str | Iterable[Message], **options: Unpack[AskOptions]) -> Request:

@@ -32,7 +32,7 @@ from rich.text import Text
 from edgereason.cli.terminal import text as prose
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.terminal.text import Prose, Transcript, printable
-from edgereason.core.chat import split_thinking
+from edgereason.core.chat import NATIVE_OPENING, split_thinking
 from edgereason.core.types import Candidate, Response, Route, Stop, Timing
 from edgereason.reasoning.control import Phase
 from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied
@@ -85,6 +85,7 @@ class Pane:
         thinking, answer = split_thinking(self.text) if self.thinks else ("", self.text)
         seen = width * height
         text = Text()
+        thinking = NATIVE_OPENING.sub("", thinking, count=1)
         text.append(prose.printable(thinking.lstrip("\n")[-seen:]), "dim")
         if answer:
             text.append("\n\n" if thinking else "")
@@ -118,6 +119,7 @@ class Board:
                 pane = self._panes[event.stream]
                 pane.text += event.text
                 pane.phase = event.phase
+                pane.thinks = pane.thinks or event.phase is Phase.THINKING  # natively, on the chat route
                 pane.num_tokens = event.num_tokens
             case Ended(candidate):
                 pane = self._panes[candidate.trace.index]
@@ -223,15 +225,19 @@ def _until_routed(events: Iterator[Event], console: Console) -> Routed:
 
 
 def _follow(events: Iterator[Event], console: Console, routed: Routed) -> Response:
-    transcript = Transcript(console, thinks=routed.route is Route.THINK)
+    transcript = None
     for event in events:
         match event:
             case Said():
+                if transcript is None:  # a natively reasoning model thinks on the chat route as well
+                    thinks = routed.route is Route.THINK or event.phase is Phase.THINKING
+                    transcript = Transcript(console, thinks=thinks)
                 transcript.push(event.text)
             case Notice():
                 _note(event, console)
             case Answered(response):
-                transcript.finish()
+                if transcript is not None:
+                    transcript.finish()
                 return response
     raise AssertionError("a run always ends with an answer")
 
@@ -304,7 +310,7 @@ def _results(response: Response, routed: Routed) -> Table:
 def _figures(response: Response, width: int) -> Text:
     usage, timing = response.usage, response.timing
     parts = []
-    if response.thinking is not None:
+    if response.route is Route.THINK:
         parts.append(f"thinking {usage.thinking_tokens} + answer {usage.answer_tokens} tokens")
     else:
         parts.append(f"answer {usage.answer_tokens} tokens")

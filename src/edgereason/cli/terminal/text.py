@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from edgereason.core.chat import CLOSING_TAG
+from edgereason.core.chat import CLOSING_TAG, NATIVE_OPENING
 from edgereason.core.printable import printable as without_controls
 
 _THINKING: Final = "dim"
@@ -99,6 +99,8 @@ class Transcript:
         """Takes in what comes next."""
         self._held += text
         if self._thinks:
+            if not self._started:
+                self._held = NATIVE_OPENING.sub("", self._held, count=1)
             thinking, tag, answer = self._held.partition(CLOSING_TAG)
             if tag:
                 self._emit(thinking.rstrip())

@@ -1,0 +1,133 @@
+"""Chat with a model that thinks by itself: its draft is neither its answer nor shown as one."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgereason.core.chat import ChatTemplate, split_chat
+from edgereason.core.types import Message, Response
+from edgereason.engine.scripted import ScriptedEngine
+from edgereason.reasoning.control import Phase, TextSplitter
+from edgereason.reasoning.events import Answered, Text
+from edgereason.reasoning.model import Model
+
+CODE = "```\n</think>\n```\n"
+ASKS = (
+    "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+)
+OPENS = ASKS.replace("{% endif %}", "{% else %}<think>\n{% endif %}")
+
+
+def chat(reply: str, *, template: str = "", **options: object) -> tuple[Response, dict[Phase, str]]:
+    engine = ScriptedEngine([reply])
+    if template:
+        engine._info = dataclasses.replace(engine.info, chat_template=template)
+    said = dict.fromkeys(Phase, "")
+    for event in Model(engine).stream("2+2?", mode="chat", **options):  # type: ignore[arg-type]
+        if isinstance(event, Text):
+            said[event.phase] += event.text
+        if isinstance(event, Answered):
+            response = event.response
+    return response, said
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open", "parts"),
+    [
+        ("It is 4.", False, (None, "It is 4.")),
+        ("<think>\nSo 3?\n</think>\n\nIt is 4.", False, ("So 3?", "It is 4.")),
+        ("\n<think>So 3?</think>It is 4.", False, ("So 3?", "It is 4.")),
+        ("<thinking>3</thinking>\n4", False, ("3", "4")),
+        ("<thought>3</thought>4", False, ("3", "4")),
+        ("<reasoning>\n3\n</reasoning>\n\n4", False, ("3", "4")),
+        ("<think>\n\n</think>\n\n4", False, ("", "4")),
+        ("<think>\n\\boxed{3}", False, ("\\boxed{3}", None)),
+        ("So 3?\n</think>\n\nIt is 4.", True, ("So 3?", "It is 4.")),
+        ("<think>\nSo 3?\n</think>\n\nIt is 4.", True, ("So 3?", "It is 4.")),
+        ("still thinking", True, ("still thinking", None)),
+        (f"<think>\n{CODE}So 3?\n</think>\n4", False, (f"{CODE}So 3?", "4")),
+        ("<think>It ends with `</think>`, so 3?</think>4", False, ("It ends with `</think>`, so 3?", "4")),
+        (f"{CODE}So 3?\n</think>\n4", True, (f"{CODE}So 3?", "4")),
+        ("```html\n<think>3</think>\n```", False, (None, "```html\n<think>3</think>\n```")),
+        ("The tag is <think>3</think>.", False, (None, "The tag is <think>3</think>.")),
+    ],
+)
+def test_leading_thinking_is_split_off_in_chat_and_any_other_tag_is_text(
+    text: str, is_open: bool, parts: tuple[str | None, str | None]
+) -> None:
+    assert split_chat(text, is_open=is_open) == parts
+
+
+@pytest.mark.parametrize(
+    ("reply", "template", "answer", "thinking"),
+    [
+        ("<think>\nIt is 3.\n</think>\n\nIt is 4.", "", "4", "It is 3."),
+        ("<think>\nSo \\boxed{3}.\n</think>\n\nThe answer is 4.", "", "4", "So \\boxed{3}."),
+        ("<think>\nSo \\boxed{3}.\n</think>\n\nPerhaps.", "", "Perhaps", "So \\boxed{3}."),
+        ("So \\boxed{3}.\n</think>\n\nThe answer is 4.", OPENS, "4", "So \\boxed{3}."),
+        ("<thinking>The answer is 3.</thinking>The answer is 4.", "", "4", "The answer is 3."),
+        (f"<think>\n{CODE}The answer is 3.\n</think>\n4", "", "4", f"{CODE}The answer is 3."),
+        ("<think>\nSo \\boxed{3}. And", "", "", "So \\boxed{3}. And"),
+        ("The answer is 3. And then", OPENS, "", "The answer is 3. And then"),
+        ("<thi", "", "", None),
+        ("The answer is 4.", ASKS, "4", None),
+    ],
+)
+def test_the_answer_of_a_chat_is_never_taken_from_the_draft(
+    reply: str, template: str, answer: str, thinking: str | None
+) -> None:
+    response, said = chat(reply, template=template)
+    assert (response.answer, response.thinking) == (answer, thinking)
+    assert said[Phase.ANSWER] == response.text
+    assert ("3" in said[Phase.ANSWER]) is False
+
+
+def test_a_draft_that_is_cut_by_max_tokens_is_not_an_answer() -> None:
+    response, _ = chat("<think>\nSo \\boxed{3}.\n</think>\n\nThe answer is 4.", max_tokens=20)
+    assert (response.answer, response.text, response.thinking) == ("", "", "So \\boxed{3}")
+
+
+def test_stop_strings_are_not_looked_for_in_native_thinking() -> None:
+    response, _ = chat("<think>\nA. B.\n</think>\n\nIt is 4. Yes.", stop=".")
+    assert response.text == "It is 4"
+
+
+def test_enable_thinking_goes_to_the_template() -> None:
+    hi = (Message("user", "Hi?"),)
+    template = ChatTemplate(OPENS)
+    assert template.opens_thinking(hi)
+    assert template.opens_thinking(hi, enable_thinking=True)
+    assert not template.opens_thinking(hi, enable_thinking=False)
+    response, _ = chat("The answer is 4.", template=OPENS, enable_thinking=False)
+    assert (response.answer, response.thinking) == ("4", None)
+    closed, _ = chat("So.\n</think>\n4", template=OPENS, enable_thinking=True)
+    assert (closed.answer, closed.thinking) == ("4", "So.")
+
+
+@given(
+    st.sampled_from(["", "<think>", "\n<think>\n", "<thought>", "<th", "<b>"]),
+    st.text("ab\n`<", max_size=20),
+    st.sampled_from(["</think>", "</thought>", CODE]),
+    st.text("ab\n", max_size=10),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_in_whatever_pieces_a_chat_comes_it_is_split_at_the_same_place(
+    opening: str, draft: str, closing: str, answer: str, is_open: bool, seed: int
+) -> None:
+    whole = text = opening + draft + closing + answer
+    draw, splitter = random.Random(seed), TextSplitter(thinks=is_open, is_chat=True)
+    thinking = shown = ""
+    while text:
+        length = draw.randint(1, 5)
+        more_thinking, more = splitter.push(text[:length])
+        thinking, shown, text = thinking + more_thinking, shown + more, text[length:]
+    shown += splitter.flush()
+    assert thinking + shown == whole
+    assert (split_chat(whole, is_open=is_open)[1] or "") == shown
