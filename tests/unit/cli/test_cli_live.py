@@ -217,3 +217,13 @@ def test_lines_break_between_words_and_long_words_run_on():
 def test_an_answer_of_several_lines_fits_on_one():
     assert one_line("a\n  b\tc", 10) == "a b c"
     assert one_line("abcdefgh", 5) == "abcd…"
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_native_thinking_of_a_chat_answer_is_shown_without_its_tags(streams: int):
+    console = recording()
+    model = Model(ScriptedEngine(["\n<think>\nDraft 3.\n</think>\n\nIt is 4."]))
+    watch(model.run(make_request("2+2?", mode="chat", streams=streams)), console, model="m")
+    text = shown(console)
+    assert "think>" not in text
+    assert text.index("Draft 3.") < text.index("It is 4.")
