@@ -197,8 +197,8 @@ class Budget:
         """
         if self.limit_tokens is not None and self.limit_tokens < self.MIN_LIMIT_TOKENS:
             raise RequestError(
-                f"a budget of {shown(self.limit_tokens)} tokens is too small: closing and answer need "
-                f"{reserve_tokens(self.limit_tokens)} of them; the minimum is {self.MIN_LIMIT_TOKENS}, "
+                f"a budget of {shown(self.limit_tokens)} tokens is too small: the closing and the answer "
+                f"need {reserve_tokens(self.limit_tokens)} of them; the minimum is {self.MIN_LIMIT_TOKENS}, "
                 "except in chat"
             )
 

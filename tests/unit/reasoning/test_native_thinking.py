@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereason.core.chat import ChatTemplate, split_chat
-from edgereason.core.types import Message, Response
+from edgereason.core.types import Message, Response, Stop
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.control import Phase, TextSplitter
 from edgereason.reasoning.events import Answered, Text
@@ -108,6 +108,25 @@ def test_enable_thinking_goes_to_the_template() -> None:
     assert (response.answer, response.thinking) == ("4", None)
     closed, _ = chat("So.\n</think>\n4", template=OPENS, enable_thinking=True)
     assert (closed.answer, closed.thinking) == ("4", "So.")
+
+
+def test_a_template_that_takes_parts_is_told_whether_to_think_as_well() -> None:
+    hi = (Message("user", "Hi?"),)
+    template = ChatTemplate(OPENS.replace("m.content", "m.content[0].text"))
+    assert template.opens_thinking(hi)
+    assert not template.opens_thinking(hi, enable_thinking=False)
+
+
+@pytest.mark.parametrize(
+    ("reply", "template", "stop"),
+    [
+        ("", OPENS, Stop.EMPTY),
+        ("So 3.\n</think>\n\n4", OPENS, Stop.NATURAL),
+        ("<think>\n3\n</think>", "", Stop.NATURAL),
+    ],
+)
+def test_a_turn_is_empty_where_not_even_thinking_is_said(reply: str, template: str, stop: Stop) -> None:
+    assert chat(reply, template=template)[0].stop is stop
 
 
 @given(
