@@ -33,7 +33,8 @@ from edgereason.evals.tasks.questions import item_id
 _FENCE: Final = re.compile(r"(`{3,}|~{3,})[ \t]*([\w.+#-]*)")
 # Where a program without a fence may begin.
 _BEGINS: Final = re.compile(r"^[ \t]*(?:def|async +def|class|from|import|@)(?!\w)", re.MULTILINE)
-_LIMIT_TRIES: Final = 50
+_LIMIT_FENCES: Final = 1000
+_LIMIT_TRIES: Final = 20
 """Ends or beginnings that are tried for a block or a program."""
 _PYTHON: Final = ("python", "python3", "py")
 _INDENT: Final = "    "
@@ -156,7 +157,7 @@ def _blocks(text: str) -> list[tuple[str, str]]:
     at which the code parses, else the first. A fence with a word behind it opens the next block instead.
     """
     blocks: list[tuple[str, str]] = []
-    fences = list(_FENCE.finditer(text))
+    fences = list(_FENCE.finditer(text))[-_LIMIT_FENCES:]
     reached = 0
     for number, opening in enumerate(fences):
         start = text.find("\n", opening.end()) + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from edgereason.data.rows import Row
@@ -235,6 +237,13 @@ def test_a_whole_function_is_found_however_it_is_given(text):
 def test_a_function_that_is_cut_itself_is_not_made_whole(text):
     program = extract_program(text, ["double"])
     assert program is None or "return 2" not in program
+
+
+def test_fences_without_end_take_no_time_without_end():
+    start_s = time.monotonic()
+    for piece in ("```\n(\n", "~~~", "def f(\n", "@a\n", "```python\n'''\n"):
+        extract_program(piece * (60_000 // len(piece)), ["f"])
+    assert time.monotonic() - start_s < 60  # some five seconds; a parse at every pair of fences takes hours
 
 
 def test_a_program_that_parses_with_a_warning_is_a_program():
