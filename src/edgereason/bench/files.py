@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from edgereason.engine.handles import check_gguf
-from edgereason.engine.native import C, complaints, forget_complaints, ggml
+from edgereason.engine.native import C, complaints, forget_complaints, ggml, gguf_header
 from edgereason.errors import ModelFileError
 from edgereason.hub.store import cache_folder, file_errors, require_space
 from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
@@ -108,7 +107,7 @@ def write_random_adapter(base: Path, target: Path, *, rank: int = RANK, seed: in
 
 def read_per_token_bytes(path: Path) -> int:
     """Bytes of weights that decoding one token must read: all, but of a separate embedding only a row."""
-    with _gguf(path) as file:
+    with gguf_header(path) as file:
         sizes = {
             bytes(ggml.gguf_get_tensor_name(file, i)): int(ggml.gguf_get_tensor_size(file, i))
             for i in range(ggml.gguf_get_n_tensors(file))
@@ -122,32 +121,3 @@ def _folder() -> Path:
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-class _InitParams(ctypes.Structure):
-    """`gguf_init_params`: headers only, and no tensors made of them."""
-
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
-# gguf-py reads a file of 151k vocabulary entries in ten seconds, the C library in a tenth of one.
-ggml.gguf_init_from_file.argtypes, ggml.gguf_init_from_file.restype = (
-    [ctypes.c_char_p, _InitParams],
-    ctypes.c_void_p,
-)
-ggml.gguf_free.argtypes, ggml.gguf_free.restype = [ctypes.c_void_p], None
-ggml.gguf_get_n_tensors.argtypes, ggml.gguf_get_n_tensors.restype = [ctypes.c_void_p], ctypes.c_int64
-for _name, _type in (("name", ctypes.c_char_p), ("size", ctypes.c_size_t)):
-    _getter = getattr(ggml, f"gguf_get_tensor_{_name}")
-    _getter.argtypes, _getter.restype = [ctypes.c_void_p, ctypes.c_int64], _type
-
-
-@contextmanager
-def _gguf(path: Path) -> Iterator[Any]:
-    file = ggml.gguf_init_from_file(str(path).encode(), _InitParams(True, None))
-    if not file:
-        raise ModelFileError(f"{path} can't be read as a GGUF file")
-    try:
-        yield file
-    finally:
-        ggml.gguf_free(file)

@@ -24,6 +24,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -195,12 +196,28 @@ class Bundle:
             BundleError: a property differs; the message names the first one.
         """
         for one in fields(Base):
-            got, expected = getattr(base, one.name), getattr(self.base, one.name)
-            if one.name != "name" and got != expected:
-                raise BundleError(
-                    f"this bundle was made for another base: {one.name} is {got} in {base.name}, "
-                    f"the bundle expects {expected} ({self.base.name})"
-                )
+            if one.name != "name":
+                self._check_same(one.name, base.name, getattr(base, one.name))
+
+    def check_base_sha256(self, name: str, sha256: str) -> None:
+        """Refuses a base by its hash alone, before anything reads the file.
+
+        Args:
+            name: of the file, for the message.
+            sha256: of its bytes.
+
+        Raises:
+            BundleError: it is another one's.
+        """
+        self._check_same("sha256", name, sha256)
+
+    def _check_same(self, what: str, name: str, got: object) -> None:
+        expected = getattr(self.base, what)
+        if got != expected:
+            raise BundleError(
+                f"this bundle was made for another base: {what} is {got} in {name}, "
+                f"the bundle expects {expected} ({self.base.name})"
+            )
 
     def check_seams(self, opening_ids: tuple[int, ...], closing: str) -> None:
         """Refuses an opening or a closing other than what the parts were trained with.
@@ -250,6 +267,12 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.open("x", encoding="utf-8", errors="backslashreplace") as file,
     ):
         file.write(text)
+
+
+def clear_temporaries(path: Path) -> None:
+    """Removes what killed writers of `path` left beside it. Nobody else may write to it meanwhile."""
+    for left in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

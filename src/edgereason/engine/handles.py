@@ -27,6 +27,16 @@ from edgereason.engine.cells import Ledger
 from edgereason.engine.native import C, complaints, fail, forget_complaints
 from edgereason.errors import BundleError, ModelFileError
 
+_ADAPTER_KEYS: Final[dict[str, tuple[int, ...]]] = {
+    "general.type": (native.GGUF_STRING,),
+    "general.architecture": (native.GGUF_STRING,),
+    "adapter.type": (native.GGUF_STRING,),
+    "adapter.lora.alpha": (native.GGUF_FLOAT32,),
+    "adapter.alora.invocation_tokens": (native.GGUF_ARRAY, native.GGUF_UINT32),
+}
+_ADAPTER_TENSORS: Final = frozenset({0, 1, 8, 30})
+"""ggml's numbers of F32, F16, Q8_0 and BF16."""
+
 
 class NativeSampler:
     """Owns one `llama_sampler` chain, and stands in `registry` until it is closed."""
@@ -143,6 +153,7 @@ class Handles:
     def open_adapter(self, path: Path) -> Adapter:
         """Loads a LoRA GGUF for this model."""
         check_gguf(path, "adapter")
+        _check_adapter(path)
         forget_complaints()
         pointer = C.llama_adapter_lora_init(self.model, os.fsencode(path))
         if not pointer:  # this binding returns a null pointer, not None
@@ -202,6 +213,22 @@ def check_gguf(path: Path, what: str) -> None:
     require_one_file(path)
 
 
+def _check_adapter(path: Path) -> None:
+    """Refuses an adapter on which llama.cpp would abort: it reads these keys without a look at their types.
+
+    Raises:
+        BundleError: the file is not a whole GGUF, or a type is not the one that llama.cpp reads.
+    """
+    types = native.gguf_types(path, _ADAPTER_KEYS)
+    for key, expected in _ADAPTER_KEYS.items():
+        if types.keys.get(key, expected) != expected:
+            raise BundleError(f"{path.name} is not a LoRA adapter: {key} is of another type: get it again")
+    if unknown := types.tensors - _ADAPTER_TENSORS:
+        raise BundleError(
+            f"{path.name} has a tensor of ggml's type {min(unknown)}; an adapter has F32, F16, BF16 or Q8_0"
+        )
+
+
 def load_model(path: Path) -> Any:
     """A model that the engine can fork sequences of."""
     check_gguf(path, "model")
@@ -253,7 +280,18 @@ def round_up(cells: int) -> int:
 
 
 def describe(path: Path, model: Any, vocab: Any, kv: KvType) -> ModelInfo:
-    """What is read off a loaded model; `kv` prices its cells."""
+    """What is read off a loaded model; `kv` prices its cells.
+
+    Raises:
+        ModelFileError: its metadata contradict themselves.
+    """
+    try:
+        return _describe(path, model, vocab, kv)
+    except (ArithmeticError, ValueError) as error:
+        raise ModelFileError(f"{path} has metadata that can't be right ({error}): get it again") from error
+
+
+def _describe(path: Path, model: Any, vocab: Any, kv: KvType) -> ModelInfo:
     arch = on_one_line(native.metadata(model, "general.architecture") or "unknown")
     heads, kv_heads = C.llama_model_n_head(model), C.llama_model_n_head_kv(model)
     hidden_size, num_layers = C.llama_model_n_embd(model), C.llama_model_n_layer(model)

@@ -1,9 +1,10 @@
-"""Hashes of a model file and of its vocabulary, kept so that loading need not read the whole file each time.
+"""What is known of a model file, kept so that loading need not read the whole file each time: its hash, its
+vocabulary's, and which version of the engine loaded it once in a process of its own (`trial.py`).
 
 ::
 
-    .NAME.gguf.json beside the file ─→ <cache>/fingerprints/ ─→ both hashes computed, and kept in the
-    first of the two places that can be written
+    .NAME.gguf.json beside the file ─→ <cache>/fingerprints/ ─→ what is not known is computed, and kept in
+    the first of the two places that can be written
 
 What is kept is valid while the file has the same path, size and time of change. A change that preserves all
 three goes unseen here; `bundle verify` reads the whole file. Local paths are kept as hashes only.
@@ -16,9 +17,9 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.errors import PullError
@@ -27,6 +28,7 @@ from edgereason.hub.store import cache_folder
 FORMAT: Final = "edgereason-fingerprint"
 VERSION: Final = 1
 _SHA256: Final = re.compile("[0-9a-f]{64}")
+_NAMES: Final = ("sha256", "vocab_sha256", "tried_with")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,15 @@ class Fingerprint:
     vocab_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is kept of a file; None for what is not known yet."""
+
+    sha256: str | None = None
+    vocab_sha256: str | None = None
+    tried_with: str | None = None
+
+
 def fingerprint(path: Path, vocab_sha256: Callable[[], str], *, reads_all: bool = False) -> Fingerprint:
     """The hashes of a model file.
 
@@ -53,19 +64,71 @@ def fingerprint(path: Path, vocab_sha256: Callable[[], str], *, reads_all: bool 
     Raises:
         OSError: the file can't be read.
     """
-    path = path.resolve()
-    origin = _origin(path)
-    places = [path.with_name(f".{path.name}.json")]
-    with suppress(PullError):  # no home directory
-        places.append(cache_folder() / "fingerprints" / f"{origin['path_sha256']}.json")
-    if not reads_all:
-        for place in places:
-            if known := _read(place, origin):
-                return known
-    made = Fingerprint(file_sha256(path), vocab_sha256())
-    if _origin(path) == origin:  # nobody wrote to the file meanwhile
-        _keep(places, json.dumps(origin | asdict(made), indent=2) + "\n")
+    with _Memory(path) as memory:
+        if reads_all:
+            memory.kept = replace(memory.kept, sha256=None, vocab_sha256=None)
+        made = Fingerprint(memory.sha256(), memory.kept.vocab_sha256 or vocab_sha256())
+        memory.kept = replace(memory.kept, vocab_sha256=made.vocab_sha256)
     return made
+
+
+def known_sha256(path: Path) -> str:
+    """The hash of a model file, which is read if it is not known.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with _Memory(path) as memory:
+        return memory.sha256()
+
+
+def kept_sha256(path: Path) -> str | None:
+    """The hash of a model file if it is known; reads nothing else.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    return _Memory(path).kept.sha256
+
+
+def try_once(path: Path, version: str, carry_out: Callable[[], None]) -> None:
+    """Carries out a trial of a file that raises nothing; once for each version of what loads it.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with _Memory(path) as memory:
+        if memory.kept.tried_with != version:
+            carry_out()
+            memory.kept = replace(memory.kept, tried_with=version)
+
+
+class _Memory:
+    """What is kept of a file, read at the start and written, if it has changed, where the block ends well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()
+        self._origin = _origin(self._path)
+        self._places = [self._path.with_name(f".{self._path.name}.json")]
+        with suppress(PullError):  # no home directory
+            self._places.append(cache_folder() / "fingerprints" / f"{self._origin['path_sha256']}.json")
+        found = (_read(place, self._origin) for place in self._places)
+        self.kept = self._found = next(filter(None, found), _Kept())
+
+    def sha256(self) -> str:
+        """Of the file, read if it is not known."""
+        sha256 = self.kept.sha256 or file_sha256(self._path)
+        self.kept = replace(self.kept, sha256=sha256)
+        return sha256
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        is_same = kind is None and _origin(self._path) == self._origin  # nobody wrote to the file meanwhile
+        if is_same and self.kept != self._found:
+            known = {name: value for name in _NAMES if (value := getattr(self.kept, name)) is not None}
+            _keep(self._places, json.dumps(self._origin | known, indent=2) + "\n")
 
 
 def _origin(path: Path) -> dict[str, object]:
@@ -80,17 +143,22 @@ def _origin(path: Path) -> dict[str, object]:
     }
 
 
-def _read(place: Path, origin: Mapping[str, object]) -> Fingerprint | None:
-    """What is kept there, if it is of this file and sound."""
+def _read(place: Path, origin: Mapping[str, object]) -> _Kept | None:
+    """What is kept there, if it is of this file, as far as it is sound."""
     try:
         kept = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(kept, dict) or {key: kept.get(key) for key in origin} != origin:
         return None
-    hashes = [kept.get(field.name) for field in fields(Fingerprint)]
-    sound = [one for one in hashes if isinstance(one, str) and _SHA256.fullmatch(one)]
-    return Fingerprint(*sound) if len(sound) == len(hashes) else None
+    values = {name: kept.get(name) for name in _NAMES}
+    return _Kept(
+        **{
+            name: value
+            for name, value in values.items()
+            if isinstance(value, str) and (name == "tried_with" or _SHA256.fullmatch(value))
+        }
+    )
 
 
 def _keep(places: Sequence[Path], text: str) -> None:

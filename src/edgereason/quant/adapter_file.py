@@ -13,7 +13,9 @@ Source: llama.cpp's `src/llama-adapter.cpp` and `convert_lora_to_gguf.py`, for k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -26,10 +28,20 @@ import numpy.typing as npt
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.blocks import BLOCK
-from edgereason.quant.gguf_file import GgufModel
+from edgereason.quant.gguf_file import GgufModel, Reader
 
 BASE_SHA256: Final = "edgereason.base.sha256"
 _TYPE: Final = "adapter"
+
+_KEYS: Final = {
+    "general.type": (gguf.GGUFValueType.STRING,),
+    "general.architecture": (gguf.GGUFValueType.STRING,),
+    "adapter.type": (gguf.GGUFValueType.STRING,),
+    "adapter.lora.alpha": (gguf.GGUFValueType.FLOAT32,),
+    "adapter.alora.invocation_tokens": (gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32),
+    BASE_SHA256: (gguf.GGUFValueType.STRING,),
+}
+_STORED: Final = {gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 
 Shape = tuple[int, ...]
 
@@ -147,10 +159,13 @@ def read_adapter(path: Path) -> tuple[dict[str, Product], float]:
         BundleError: it can't be read, or is not a LoRA adapter.
     """
     reader, fields = _open(path)
-    tensors = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in reader.tensors}
-    names = [name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")]
-    products = {name: Product(tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]) for name in names}
-    return products, float(fields["adapter.lora.alpha"])
+    with _mapped(path), np.errstate(all="ignore"):
+        tensors = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in reader.tensors}
+        if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+            raise BundleError(f"{path.name} holds a non-finite value: get it again")
+        names = [name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")]
+        products = {name: Product(tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]) for name in names}
+        return products, float(fields["adapter.lora.alpha"])
 
 
 def read_adapter_info(path: Path) -> AdapterInfo:
@@ -210,16 +225,31 @@ def _require_shapes(base: GgufModel, name: str, a: Shape, b: Shape) -> None:
         )
 
 
-def _open(path: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
+def _open(path: Path) -> tuple[Reader, dict[str, Any]]:
     """The reader of an adapter's file, and its metadata."""
-    try:
-        reader = gguf.GGUFReader(path)
+    with _mapped(path):
+        reader = Reader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise BundleError(f"{path.name} can't be read as GGUF: {error}") from error
+        kinds = {name: tuple(field.types[:2]) for name, field in reader.fields.items()}
+    for key, expected in _KEYS.items():
+        if kinds.get(key, expected) != expected:
+            raise BundleError(f"{path.name} is not a LoRA adapter: {key} is of another type: get it again")
     if fields.get("general.type") != _TYPE or fields.get("adapter.type") != "lora":
         raise BundleError(f"{path.name} is not a LoRA adapter")
+    if unknown := {tensor.tensor_type for tensor in reader.tensors} - _STORED:
+        raise BundleError(
+            f"{path.name} has a tensor of the type {min(unknown).name}; an adapter has F32, F16, BF16 or Q8_0"
+        )
     return reader, fields
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[None]:
+    """Says what gguf's reader met in a damaged file: it believes every length and offset."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, MemoryError, struct.error) as error:
+        raise BundleError(f"{path.name} can't be read as GGUF ({error}): get it again") from error
 
 
 def _text(value: Any) -> str | None:

@@ -71,9 +71,15 @@ class Reader(gguf.GGUFReader):  # type: ignore[misc]
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> _Parts:
         data, start = memoryview(self.data), orig_offs + 12
-        if raw_type != gguf.GGUFValueType.ARRAY or self.byte_order == "S":  # S: of the other byte order
+        if raw_type != gguf.GGUFValueType.ARRAY:
             return cast(_Parts, super()._get_field_parts(orig_offs, raw_type))
-        item_type, count = struct.unpack_from("=IQ", data, orig_offs)
+        is_other_order = self.byte_order == "S"
+        numbers = np.frombuffer(data[orig_offs:start], "=u4,=u8", 1)
+        item_type, count = map(int, (numbers.byteswap() if is_other_order else numbers)[0])
+        if count > len(data) - start:  # gguf's reader would count to it
+            raise ValueError(f"a list of {count} entries is longer than the file")
+        if is_other_order:
+            return cast(_Parts, super()._get_field_parts(orig_offs, raw_type))
         types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(item_type)]
         if count and types[1] in self.gguf_scalar_to_np:
             items = self._get(start, self.gguf_scalar_to_np[types[1]], count)

@@ -27,7 +27,7 @@ from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
 from edgereason.hub.catalog import DEFAULT_BUNDLE, bundle_folder
 from edgereason.hub.fingerprint import fingerprint
-from edgereason.hub.pull import PullProgress, base_file, resolve
+from edgereason.hub.pull import PullProgress, base_file, require_base, resolve
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.prompt_cache import KvOrigin
@@ -279,6 +279,7 @@ def load(
         path = base_file(bundle, fetch)
     else:
         path = fetch(str(base))
+        require_base(bundle, path)
     engine = LlamaEngine(
         path, threads=threads, kv=kv, context_tokens=context_tokens, shares_cells=shares_cells
     )

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny_bundle import write_base
 
 from edgereason.errors import PullError
 from edgereason.hub import pull as hub_pull
@@ -67,7 +68,7 @@ def test_the_cache_variable_moves_the_models(monkeypatch, tmp_path):
 
 def test_resolve_prefers_a_file_then_a_name_and_refuses_the_rest(tmp_path, cache):
     file = tmp_path / "own.gguf"
-    file.write_bytes(b"GGUF")
+    write_base(file)
     assert hub_pull.resolve(str(file)) == file
 
     here = model_path(find("smollm2-135m"))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from edgereason.errors import ModelFileError
 from edgereason.hub import fingerprint as module
-from edgereason.hub.fingerprint import Fingerprint, fingerprint
+from edgereason.hub.fingerprint import Fingerprint, fingerprint, known_sha256, try_once
 
 VOCAB = "5a" * 32
 HOUR_NS = 3600 * 10**9
@@ -113,10 +114,6 @@ def test_a_link_shares_what_is_known_of_its_file(model, reads, tmp_path):
         lambda kept: "null",
         lambda kept: json.dumps(kept | {"version": 2}),
         lambda kept: json.dumps(kept | {"format": "another"}),
-        lambda kept: json.dumps(kept | {"sha256": "12"}),
-        lambda kept: json.dumps(kept | {"sha256": 5}),
-        lambda kept: json.dumps(kept | {"vocab_sha256": None}),
-        lambda kept: json.dumps({key: value for key, value in kept.items() if key != "vocab_sha256"}),
         lambda kept: json.dumps({key: value for key, value in kept.items() if key != "mtime_ns"}),
     ],
 )
@@ -128,6 +125,55 @@ def test_damaged_or_foreign_content_is_ignored_and_rewritten(model, reads, damag
     assert fingerprint(model, reads.vocab) == of(b"GGUF one")
     assert reads.counts == (2, 2)
     assert kept.read_text() == sound
+
+
+@pytest.mark.parametrize(
+    ("damage", "counts"),
+    [
+        ({"sha256": "12"}, (2, 1)),
+        ({"sha256": 5}, (2, 1)),
+        ({"vocab_sha256": None}, (1, 2)),
+        ({"vocab_sha256": ["5a"]}, (1, 2)),
+    ],
+)
+def test_only_what_is_damaged_is_computed_again(model, reads, damage, counts):
+    fingerprint(model, reads.vocab)
+    kept = model.with_name(".model.gguf.json")
+    sound = kept.read_text()
+    kept.write_text(json.dumps(json.loads(sound) | damage))
+    assert fingerprint(model, reads.vocab) == of(b"GGUF one")
+    assert reads.counts == counts
+    assert kept.read_text() == sound
+
+
+def test_the_file_is_hashed_before_its_vocabulary_is_known_and_not_again(model, reads):
+    assert known_sha256(model) == of(b"GGUF one").sha256
+    assert reads.counts == (1, 0)
+    assert fingerprint(model, reads.vocab) == of(b"GGUF one")
+    assert reads.counts == (1, 1)
+
+
+def test_a_trial_is_carried_out_once_for_a_version_and_again_for_a_changed_file(model, reads):
+    trials: list[int] = []
+    for _ in range(2):
+        try_once(model, "1.0", lambda: trials.append(1))
+    assert len(trials) == 1
+    fingerprint(model, reads.vocab)
+    try_once(model, "1.0", lambda: trials.append(1))
+    assert len(trials) == 1, "hashes that come later keep what the trial found"
+    try_once(model, "1.1", lambda: trials.append(1))
+    model.write_bytes(b"GGUF another")
+    try_once(model, "1.1", lambda: trials.append(1))
+    assert len(trials) == 3
+
+
+def test_a_trial_that_fails_is_not_remembered(model):
+    def refuse() -> None:
+        raise ModelFileError("no")
+
+    for _ in range(2):
+        with pytest.raises(ModelFileError):
+            try_once(model, "1.0", refuse)
 
 
 def test_where_the_folder_is_read_only_hashes_are_kept_in_the_cache(model, reads, cache, monkeypatch):

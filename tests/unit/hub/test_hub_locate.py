@@ -47,10 +47,22 @@ def test_the_nearest_place_wins(bundle, tmp_path):
     cached.parent.mkdir(parents=True)
     with cached.open("wb") as file:
         file.truncate(KNOWN.size_bytes)  # as large as it must be, and taking no room
-    assert (find_base(known).place, base_file(known, never)) == ("pulled", cached)
+    assert (find_base(known).place, find_base(known).path) == ("pulled", cached)
     (known.folder / "base.gguf").touch()
-    assert (find_base(known).place, base_file(known, never)) == ("in the bundle", known.folder / "base.gguf")
+    assert (find_base(known).place, find_base(known).path) == ("in the bundle", known.folder / "base.gguf")
     assert find_base(known).model is KNOWN
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_base_is_hashed_before_anything_parses_it(bundle, monkeypatch, inside):
+    known = bundle(KNOWN.sha256)
+    path = known.folder / "base.gguf" if inside else model_path(KNOWN)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(64 if inside else KNOWN.size_bytes)
+    monkeypatch.setattr("edgereason.hub.pull.require_loadable", never)
+    with pytest.raises(BundleError, match="made for another base: sha256 is"):
+        base_file(known, never)
 
 
 def test_a_base_that_nobody_knows_has_to_be_given(bundle):

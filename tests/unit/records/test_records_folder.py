@@ -49,10 +49,13 @@ def test_a_folder_with_somebody_elses_files_is_left_as_it_is(tmp_path: Path, oth
     assert [path.name for path in tmp_path.iterdir()] == [other]
 
 
-def test_what_a_killed_claim_left_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / f".{RECIPE}.ab12cd34").write_text("[trai")
+@pytest.mark.parametrize("name", [RECIPE, RECORD, "run.toml", "recipe.json"])
+def test_what_a_killed_claim_left_is_no_obstacle_and_is_cleared(tmp_path: Path, name: str) -> None:
+    for random in ("ab12cd34", "00000000"):
+        (tmp_path / f".{name}.{random}").write_text("[trai")
     (tmp_path / ".lock").touch()
-    assert RunFolder(tmp_path, "training").claim(RECIPE, CONTENT) == CONTENT
+    assert RunFolder(tmp_path, "training").claim(name, CONTENT) == CONTENT
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", name}
 
 
 def test_one_process_at_a_time_claims_a_vacant_folder(tmp_path: Path) -> None:

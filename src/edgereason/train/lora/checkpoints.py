@@ -87,7 +87,7 @@ class AdapterCheckpoints(Trainer):  # type: ignore[misc]
     def note_rewarm(self, checkpoint: Path) -> None:
         """Takes up what a checkpoint says of a light one before it."""
         if (checkpoint / _REWARM).is_file():
-            self._rewarmed_at = json.loads((checkpoint / _REWARM).read_text("utf-8"))
+            self._rewarmed_at = _rewarmed_at(checkpoint)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Rise, then a cosine; and another rise where a light checkpoint was taken up."""
@@ -116,9 +116,11 @@ class AdapterCheckpoints(Trainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         try:
+            if self.args.should_save:  # first: written last is the state, and the one before goes then
+                checkpoint.mkdir(parents=True, exist_ok=True)
+                write_atomically(checkpoint / _REWARM, json.dumps(self._rewarmed_at))
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
-                (checkpoint / _REWARM).write_text(json.dumps(self._rewarmed_at))
                 _make_light(checkpoint, folder / LIGHT)
         except (OSError, RuntimeError, SafetensorError) as error:  # the last two of torch and safetensors
             if self.args.should_save:
@@ -196,15 +198,34 @@ def require_launch(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole: a kill may have left one that is not.
+    """The latest checkpoint that is whole: a kill may have left one that is not, or an empty file in it.
 
     The light one, where it is all that is left, as in a folder that came out of a repository.
     """
-    whole = [path for path in folder.glob("checkpoint-*") if (path / STATE).is_file()]
-    light = folder / LIGHT
-    if not whole and (light / STATE).is_file():
-        return light
-    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    numbers = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    steps = {path: int(number) for path, number in numbers.items() if number.isdecimal()}
+    found = sorted(steps, key=steps.__getitem__, reverse=True)
+    return next((path for path in (*found, folder / LIGHT) if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        step_of(checkpoint)
+        if (checkpoint / _REWARM).is_file():  # those of early versions have none
+            _rewarmed_at(checkpoint)
+    except ConfigError:
+        return False
+    return True
+
+
+def _rewarmed_at(checkpoint: Path) -> int | None:
+    try:
+        found = json.loads((checkpoint / _REWARM).read_text("utf-8"))
+        return None if found is None else int(found)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{checkpoint} is not a whole checkpoint ({_REWARM}: {error}): give another of the run"
+        ) from error
 
 
 def step_of(checkpoint: Path) -> int:
@@ -215,7 +236,7 @@ def step_of(checkpoint: Path) -> int:
     """
     try:
         return int(json.loads((checkpoint / STATE).read_text("utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{checkpoint} is not a checkpoint ({error}): give a folder checkpoint-STEP or light of a run"
         ) from error

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgereason.core.bundle import temporary_beside
+from edgereason.core.bundle import clear_temporaries, temporary_beside
 from edgereason.errors import ConfigError
 
 _EVERY_S: Final = 600.0
@@ -96,6 +96,7 @@ class Checkpoint:
                     tensors[f"{moment}/{name}"] = state[moment].contiguous()
         for name, values in model.named_buffers():
             tensors[f"buffer/{name}"] = values.contiguous()
+        clear_temporaries(self._path)
         with temporary_beside(self._path) as partial:
             save_file(tensors, partial, metadata={"identity": self._identity, "step": str(step)})
         self._saved_s = time.monotonic()

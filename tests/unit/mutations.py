@@ -1,0 +1,97 @@
+"""Files damaged at random but reproducibly, and a process for each that shows how it ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import gguf
+
+_VALUES: Final = (
+    *range(13),
+    16,
+    24,
+    31,
+    32,
+    64,
+    255,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63,
+    2**64 - 1,
+)
+_NUMBERS: Final = (0.0, -1.0, float("nan"), float("inf"), 1e38, 1e-45)
+
+
+def spots(path: Path) -> list[int]:
+    """Where a GGUF's types, values and shapes stand: what a parser believes. Metadata as often as tensors."""
+    reader = gguf.GGUFReader(path)
+    fields = [field for field in reader.fields.values() if not field.name.startswith("GGUF.")]
+    fields *= 1 + len(reader.tensors) // len(fields)
+    every = (*fields, *(tensor.field for tensor in reader.tensors))
+    behind = [field.offset + 8 + len(field.name.encode()) for field in every]
+    return [at + further for at in behind for further in (0, 4, 4, 8)]
+
+
+def mutate(data: bytes, seed: int, at_best: Sequence[int]) -> bytes:
+    """`data` with one to three changes, most of them at the given places."""
+    rng = random.Random(seed)
+    found = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 3))):
+        is_best = at_best and rng.random() < 0.8
+        at = min(rng.choice(at_best) if is_best else rng.randrange(len(found)), len(found) - 8)
+        kind = rng.randrange(5 if is_best else 8)
+        if kind == 0:
+            found[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            found[at] = rng.randrange(256)
+        elif kind == 2:
+            found[at : at + 4] = struct.pack("<I", rng.choice(_VALUES) % 2**32)
+        elif kind == 3:
+            found[at : at + 8] = struct.pack("<Q", rng.choice(_VALUES))
+        elif kind == 4:
+            found[at : at + 4] = struct.pack("<f", rng.choice(_NUMBERS))
+        elif kind == 5:
+            del found[at : at + rng.randrange(1, 64)]
+        elif kind == 6:
+            found[at:at] = rng.randbytes(rng.randrange(1, 64))
+        else:
+            del found[max(8, at) :]
+    return bytes(found)
+
+
+def change_value(data: bytes, key: str, value: bytes, *, skip: int = 4) -> bytes:
+    """A GGUF with other bytes behind a key: over its value, or with `skip` 0 over its type."""
+    at = data.index(key.encode()) + len(key) + skip
+    return data[:at] + value + data[at + len(value) :]
+
+
+def ending(carry_out: Callable[[], object]) -> str:
+    """How a process of its own ends that carries something out: "well", a signal's name or an exception's.
+
+    To be called where no other thread runs.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 0
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            signal.alarm(60)
+            carry_out()
+        except BaseException:
+            code = 1
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return "well" if os.WEXITSTATUS(status) == 0 else "exception"
