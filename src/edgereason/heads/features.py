@@ -132,6 +132,8 @@ class PromptFeatures:
                 f"a saved switcher state has arrays {shapes}, expected {expected} and perhaps an average: "
                 "encode the prompt again"
             )
+        if not all(np.isfinite(array).all() for array in state.values()):
+            raise BundleError("a saved switcher state holds a non-finite value: encode the prompt again")
         restored._chunk_tokens, restored._skipped_tokens = (int(count) for count in state["tokens"])
         restored._chunk_sum = np.array(state.get("chunk_sum", restored._chunk_sum), np.float32)
         restored._last = np.array(state.get("last", restored._last), np.float32)

@@ -16,16 +16,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from edgereason.config import load_json
+from edgereason.config import load_json, parse
 from edgereason.core.bundle import temporary_beside
 from edgereason.core.types import Message
 from edgereason.errors import BundleError, ConfigError, RequestError
@@ -35,6 +37,20 @@ from edgereason.reasoning.prefix import Notes
 MAGIC: Final = b"EDGEKV1\n"
 _DIGEST_BYTES: Final = 32
 _NOTE: Final = "note"
+_UNREADABLE: Final = (
+    ArithmeticError,
+    BadZipFile,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RequestError,
+    RuntimeError,  # an encrypted entry, JSON nested too deep
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What a damaged or hostile file meets, whose hash is right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,16 +132,19 @@ class PromptCache:
         """
         content = _checked(path)
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                header = load_json(arrays["header"].tobytes())
-                made_with = KvOrigin(**header["origin"])
-                cache = cls(
-                    messages=tuple(Message(**message) for message in header["messages"]),
-                    ids=tuple(arrays["ids"].tolist()),
-                    kv=arrays["kv"].tobytes(),
-                    notes=_notes(arrays),
-                )
-        except (BadZipFile, KeyError, TypeError, ValueError, RequestError) as error:
+            arrays = _arrays(content)
+            header = load_json(arrays["header"].tobytes())
+            made_with = parse(KvOrigin, header["origin"], "origin", RequestError)
+            ids = arrays["ids"]
+            if ids.dtype != np.int32 or ids.ndim != 1 or (ids < 0).any():
+                raise ValueError("its ids are not a list of whole numbers from 0 on")
+            cache = cls(
+                messages=tuple(Message(**message) for message in header["messages"]),
+                ids=tuple(ids.tolist()),
+                kv=arrays["kv"].tobytes(),
+                notes=_notes(arrays, len(ids)),
+            )
+        except _UNREADABLE as error:
             raise BundleError(f"{path.name} holds no conversation that can be read: {error}") from error
         origin.require(made_with, path)
         return cache
@@ -145,12 +164,34 @@ def _checked(path: Path) -> bytes:
     return content
 
 
-def _notes(arrays: Mapping[str, npt.NDArray[Any]]) -> Notes:
+def _arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an npz as `write` makes it: stored as they are, and each as long as it says."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    with ZipFile(io.BytesIO(content)) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != ZIP_STORED or entry.file_size > len(content):
+                raise ValueError(f"{entry.filename!r} is compressed, or longer than the file")
+            file = io.BytesIO(archive.read(entry))
+            if np.lib.format.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
+                raise ValueError(f"{entry.filename!r} is an array of another format")
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+            data = file.read()
+            if dtype.hasobject or is_fortran or math.prod(shape) * dtype.itemsize != len(data):
+                raise ValueError(f"{entry.filename!r} is not the array that it says it is")
+            found[entry.filename.removesuffix(".npy")] = np.frombuffer(data, dtype).reshape(shape)
+    return found
+
+
+def _notes(arrays: Mapping[str, npt.NDArray[Any]], num_ids: int) -> Notes:
     notes: dict[int, dict[str, Array]] = {}
     for key in arrays:
         kind, _, rest = key.partition(".")
         if kind == _NOTE:
             length, _, name = rest.partition(".")
+            if not 0 < int(length) <= num_ids or arrays[key].dtype != np.float32:
+                raise ValueError(f"{key} is a note of another prompt, or of another type")
+            if not np.isfinite(arrays[key]).all():
+                raise ValueError(f"{key} holds a non-finite value")
             notes.setdefault(int(length), {})[name] = arrays[key]
     return notes
 

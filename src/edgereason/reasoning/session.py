@@ -34,7 +34,7 @@ from edgereason.core.types import (
     Stop,
     effort_tokens,
 )
-from edgereason.errors import ContextOverflow, RequestError
+from edgereason.errors import BundleError, ContextOverflow, RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Routed
 from edgereason.reasoning.pipeline import Pipeline
@@ -93,6 +93,12 @@ class Session(Closing):
     def load(cls, pipeline: Pipeline, path: Path, *, origin: Callable[[], KvOrigin]) -> Session:
         """A session as it was saved; see `Model.load_session`."""
         cache = PromptCache.read(path, origin())
+        size = pipeline.engine.info.vocab_size
+        if (largest := max(cache.ids, default=0)) >= size:
+            raise BundleError(
+                f"{path.name} holds no conversation of this model: it has the token {largest}, the "
+                f"vocabulary ends at {size - 1}"
+            )
         session = cls(pipeline, cache.messages, origin=origin)
         session._prefix.put_back(cache.ids, cache.kv, cache.notes)
         return session
