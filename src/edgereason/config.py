@@ -44,7 +44,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return load_toml(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    except (OSError, ValueError) as error:  # names with a NUL and numbers beyond counting among them
+    except (OSError, ValueError, OverflowError) as error:  # a NUL in the name and numbers beyond counting too
         raise ConfigError(f"{path} can't be read: {error}") from error
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import signal
 import struct
 from collections.abc import Callable, Sequence
@@ -95,3 +97,33 @@ def ending(carry_out: Callable[[], object]) -> str:
     if os.WIFSIGNALED(status):
         return signal.Signals(os.WTERMSIG(status)).name
     return "well" if os.WEXITSTATUS(status) == 0 else "exception"
+
+
+_WORDS: Final = (
+    b"null", b"[]", b"{}", b'"x"', b'""', b"1e999", b"NaN", b"Infinity", b"-1", b"0", b"1.5", b"true",
+    b"10000000000000000000000", b'"\\ud800"', b"[" * 50_000,
+)  # fmt: skip
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9.e+-]+|true|false|null|\{|\[')
+
+
+def mutate_text(data: bytes, seed: int) -> bytes:
+    """JSON or TOML with another value in the place of one, or damaged as `mutate` does."""
+    rng = random.Random(seed)
+    if rng.random() < 0.3:
+        return mutate(data, seed, range(max(1, len(data) - 8)))
+    found = rng.choice(list(_TOKEN.finditer(data)))
+    return data[: found.start()] + rng.choice(_WORDS) + data[found.end() :]
+
+
+def mutate_heads(data: bytes, seed: int) -> bytes:
+    """A safetensors file of heads, damaged in its header or in the JSON inside it."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    if seed % 4 == 0:
+        return mutate(data, seed, range(end))
+    header = mutate_text(data[8:end], seed)
+    if seed % 2:
+        values = json.loads(data[8:end])
+        inner = values["__metadata__"]["edgereason-heads"].encode()
+        values["__metadata__"]["edgereason-heads"] = mutate_text(inner, seed).decode("utf-8", "replace")
+        header = json.dumps(values).encode()
+    return len(header).to_bytes(8, "little") + header + data[end:]

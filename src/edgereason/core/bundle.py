@@ -150,7 +150,7 @@ class Bundle:
             manifest = load_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise BundleError(f"no {MANIFEST} in {folder}: that folder is not a bundle") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{path} can't be read as JSON: {error}") from error
         if not isinstance(manifest, dict):
             raise BundleError(f"{path} must be a JSON object, got {type(manifest).__name__}")

@@ -26,6 +26,7 @@ from edgereason.errors import ConfigError
 
 _LINED: Final = (".jsonl", ".jsonl.gz")
 _PLAIN: Final = (".raw", ".txt")
+_MOST_BYTES: Final = 1 << 30
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -165,14 +166,28 @@ def read_file(path: Path) -> Rows:
             parquet = import_optional("pyarrow.parquet", f"{name} is read")
             rows = _numbered(name, parquet.read_table(path).to_pylist())
         elif name.endswith(_LINED):
-            content = path.read_bytes()
-            rows = _from_lines(name, gzip.decompress(content) if name.endswith(".gz") else content)
+            rows = _from_lines(name, read_unpacked(path))
         else:
             raise ConfigError(f"{name} has an unknown format; expected .jsonl, .jsonl.gz or .parquet")
     # ArrowInvalid is a ValueError; a cut gzip ends in EOFError.
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConfigError(f"{name} can't be read ({_one_line(error)}): get the file again") from error
     return Rows(name=name, sha256=file_sha256(path), revision=None, rows=_not_none(name, rows))
+
+
+def read_unpacked(path: Path) -> bytes:
+    """A file's content; of a ``.gz`` what is packed in it, up to a gigabyte.
+
+    Raises:
+        OSError, EOFError, ValueError, zlib.error: it can't be read, or is longer.
+    """
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it unpacks to more than {_MOST_BYTES:,} bytes: unpack it yourself")
+    return content
 
 
 def read_text(path: Path) -> TextFile:

@@ -108,6 +108,9 @@ def _require_numbers(name: str, tensor: Array) -> None:
         )
 
 
+_UNREADABLE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a damaged or hostile file meets where it says what can't be."""
+
 FORMAT: Final = "edgereason-heads"
 VERSION: Final = 2
 
@@ -256,7 +259,7 @@ def _load(path: Path) -> _Stored:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (OSError, SafetensorError, MemoryError, *_UNREADABLE) as error:
         why = " ".join(str(error).split())
         raise BundleError(f"{path.name} can't be read as heads ({why}): get or train it again") from error
     if FORMAT not in metadata:
@@ -264,7 +267,7 @@ def _load(path: Path) -> _Stored:
     try:
         described = load_json(metadata[FORMAT])
         version = described["version"]
-    except (ValueError, TypeError, KeyError) as error:
+    except _UNREADABLE as error:
         raise _not_ours(path, error) from error
     if version != VERSION:
         raise BundleError(
@@ -345,7 +348,7 @@ def _unpacked(path: Path, stored: _Stored) -> Heads:
             )
     except BundleError as error:
         raise BundleError(f"{path.name}: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise _not_ours(path, error) from error
     return heads
 

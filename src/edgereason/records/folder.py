@@ -122,7 +122,7 @@ class RunFolder:
                 write_atomically(file, text)
         except OSError as error:
             raise ConfigError(f"{self.path} can't be written: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{file} can't be read: {error}: give a new folder (--output)") from error
         return loads(text)
 
@@ -146,9 +146,16 @@ class RunFolder:
         return FolderLock(self.path)
 
     def record(self, name: str = RECORD) -> dict[str, Any] | None:
-        """The record that is there, if one is."""
+        """The record that is there, if one is.
+
+        Raises:
+            ConfigError: it can't be read.
+        """
         file = self.path / name
-        return _load_json(file.read_text("utf-8")) if file.is_file() else None
+        try:
+            return _load_json(file.read_text("utf-8")) if file.is_file() else None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{file} can't be read: {error}: give a new folder (--output)") from error
 
     def write(self, record: Table, name: str = RECORD) -> dict[str, Any]:
         """Writes a record, whole or not at all; returns it as it reads back."""

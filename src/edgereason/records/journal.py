@@ -7,10 +7,10 @@ unfinished is cut off when the file is opened again. Records that are kept for g
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Hashable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 from edgereason.config import load_json, parse
 from edgereason.core.closing import Closing
-from edgereason.errors import ConfigError
+from edgereason.data.rows import read_unpacked
+from edgereason.errors import ConfigError, EdgeReasonError
 from edgereason.records.lock import FolderLock
 
 SAMPLES: Final = "samples.jsonl"
@@ -62,9 +63,8 @@ def read_rows(folder: Path, kind: type[R]) -> list[R]:
     if path is None:
         raise ConfigError(f"{folder} holds no {SAMPLES}: give the folder of a run")
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = read_unpacked(path).decode("utf-8")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConfigError(f"{path} can't be read: {error}") from error
     rows = list(_parse(text, path, kind))
     keys = [row.key for row in rows]
@@ -80,7 +80,15 @@ def _parse(text: str, path: Path, kind: type[R]) -> Iterator[R]:
     for number, line in enumerate(lines, 1):
         try:
             yield kind.from_json(load_json(line))
-        except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        except (
+            EdgeReasonError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             where = f"{path.parent.name}/{path.name}, line {number}"
             raise ConfigError(
                 f"{where} is not a {kind.__name__} of this version ({error}): "

@@ -13,7 +13,6 @@ A file's name decides nothing. What is read is named after its folder or file an
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,10 +222,7 @@ def _read_summary(folder: Path, name: str) -> Fields:
 
 
 def _read_run(folder: Path, source: RecordSource, label: str, values: Fields) -> Run:
-    try:
-        samples = tuple(read_samples(folder))
-    except zlib.error as error:  # a broken archive
-        raise ConfigError(f"the rows in {folder} can't be read: {error}") from error
+    samples = tuple(read_samples(folder))
     if not samples:
         raise ConfigError(f"{folder} has no rows: give the folder of a finished evaluation")
     if (n := values.number("n")) is not None and n != len(samples):
@@ -288,7 +284,7 @@ def _read_json(path: Path) -> Any:
         return load_json(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-    except ValueError as error:  # text that is not JSON, or bytes that are not text
+    except (ValueError, RecursionError) as error:  # text that is not JSON, or bytes that are not text
         raise ConfigError(f"{path} is not JSON: {error}") from error
 
 

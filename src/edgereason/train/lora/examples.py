@@ -16,9 +16,9 @@ learns from it compares.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any, Final, Self
 from edgereason.config import load_json
 from edgereason.core.bundle import Base, write_atomically
 from edgereason.core.chat import ChatTemplate, Seams
+from edgereason.data.rows import read_unpacked
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
 from edgereason.train.data.traces import TraceRow
@@ -294,9 +295,8 @@ def read_examples(path: Path) -> ExamplesFile:
     found: list[Example] = []
     origin = None
     try:
-        data = path.read_bytes()
-        lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8").splitlines()
-    except (OSError, EOFError, ValueError) as error:
+        lines = read_unpacked(path).decode("utf-8").splitlines()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConfigError(f"{path} can't be read as examples: {error}") from error
     for number, line in enumerate(lines, 1):
         try:
