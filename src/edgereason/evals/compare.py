@@ -138,7 +138,7 @@ def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str,
     except (OSError, ValueError) as error:
         raise ConfigError(f"{sweep} can't be read: give the record of a sweep over hard budgets") from error
     curves = (record.get("budgets") if isinstance(record, dict) else None) or {}
-    if len(curves) != 1:
+    if not isinstance(curves, dict) or len(curves) != 1:
         raise ConfigError(
             f"{sweep} cuts the traces of {len(curves)} evaluations: compare with a sweep that cuts one"
         )
@@ -149,7 +149,7 @@ def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str,
         for row in curve["rows"]:
             if row["limit_tokens"] == limit_tokens:
                 scores.setdefault(row["id"], []).append(row["score"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{sweep} is not of this version: it lacks {error}") from error
     if not scores:
         raise ConfigError(f"{sweep} did not cut at {limit_tokens} tokens, but at {curve['budgets']}")

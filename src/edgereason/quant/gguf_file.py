@@ -104,7 +104,15 @@ class GgufModel:
     def __init__(self, path: Path) -> None:
         try:
             self._reader = Reader(path)
-        except (OSError, ValueError, IndexError, struct.error) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            ArithmeticError,
+            TypeError,
+            MemoryError,
+            struct.error,
+        ) as error:
             raise ModelFileError(f"{path} can't be read as GGUF: {error}") from error
         self.path = path
         parts = self._reader.fields.get("split.count")
@@ -136,8 +144,16 @@ class GgufModel:
         """The decoder's shapes.
 
         Raises:
-            ModelFileError: a family that is not supported, or metadata that is missing.
+            ModelFileError: a family that is not supported, or metadata that are missing or can't be right.
         """
+        try:
+            return self._dims()
+        except (ValueError, LookupError, ArithmeticError, TypeError) as error:
+            raise ModelFileError(
+                f"{self.path.name} has metadata that can't be right ({error}): get it again"
+            ) from error
+
+    def _dims(self) -> Dims:
         arch = self.text("general.architecture")
         if arch not in ARCHITECTURES:
             raise ModelFileError(

@@ -172,9 +172,9 @@ def _arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
             if entry.compress_type != ZIP_STORED or entry.file_size > len(content):
                 raise ValueError(f"{entry.filename!r} is compressed, or longer than the file")
             file = io.BytesIO(archive.read(entry))
-            if np.lib.format.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
+            if np.lib.format.read_magic(file) != (1, 0):
                 raise ValueError(f"{entry.filename!r} is an array of another format")
-            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
             data = file.read()
             if dtype.hasobject or is_fortran or math.prod(shape) * dtype.itemsize != len(data):
                 raise ValueError(f"{entry.filename!r} is not the array that it says it is")

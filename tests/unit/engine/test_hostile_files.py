@@ -14,8 +14,9 @@ from mutations import mutate, spots
 from tiny_bundle import FF, HIDDEN, write_base, write_tiny_adapter
 
 from edgereason.engine.llama import LlamaEngine
-from edgereason.errors import BundleError
+from edgereason.errors import BundleError, ModelFileError
 from edgereason.quant.adapter_file import read_adapter, read_adapter_info
+from edgereason.quant.gguf_file import GgufModel
 
 HERE = Path(__file__).parents[1]
 STRING, FLOAT32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.FLOAT32
@@ -116,6 +117,18 @@ def test_mutated_files_end_no_process(tmp_path, first, count):
     *bad, trials = done.stdout.splitlines()
     assert bad == []
     assert trials.startswith("trials ")
+
+
+def test_mutated_models_are_described_or_refused(base, tmp_path):
+    path = tmp_path / "model.gguf"
+    data, places, refused = base.read_bytes(), spots(base), 0
+    for seed in range(150):
+        path.write_bytes(mutate(data, seed, places))
+        try:
+            assert GgufModel(path).dims.num_layers >= 0
+        except ModelFileError:
+            refused += 1
+    assert 0 < refused < 150
 
 
 def test_mutated_adapters_are_read_or_refused(base, tmp_path):
