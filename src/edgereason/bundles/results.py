@@ -119,7 +119,7 @@ def read_record(path: Path) -> RecordFile:
         values = load_json(content)
     except OSError as error:
         raise BundleError(f"the record {file} can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # no JSON, or no text
+    except ValueError as error:  # no JSON, or no text
         raise BundleError(f"the record {file} is not JSON: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("format"), str):
         raise BundleError(f"{file} is not a record: it does not name its format")

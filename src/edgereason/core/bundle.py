@@ -150,7 +150,7 @@ class Bundle:
             manifest = load_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise BundleError(f"no {MANIFEST} in {folder}: that folder is not a bundle") from error
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise BundleError(f"{path} can't be read as JSON: {error}") from error
         if not isinstance(manifest, dict):
             raise BundleError(f"{path} must be a JSON object, got {type(manifest).__name__}")
@@ -270,8 +270,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def clear_temporaries(path: Path) -> None:
-    """Removes what killed writers of `path` left beside it. Nobody else may write to it meanwhile."""
-    for left in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}"):
+    """Removes what killed writers of `path` left beside it.
+
+    Nobody else may write to it meanwhile, nor to a file whose name begins with the same 50 characters.
+    """
+    for left in path.parent.glob(f".{escape(path.name[:_NAME_CHARACTERS])}.{'[0-9a-f]' * 8}"):
         left.unlink(missing_ok=True)
 
 
@@ -290,8 +293,9 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None or error.filename == str(temporary):
-            error.filename, error.filename2 = str(path), None
+        if error.errno is not None and error.filename in {None, str(temporary)}:
+            error.filename = str(path)
+            del error.filename2  # None would be shown
         raise
     finally:
         with suppress(OSError):

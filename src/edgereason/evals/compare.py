@@ -139,8 +139,9 @@ def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str,
         raise ConfigError(f"{sweep} can't be read: give the record of a sweep over hard budgets") from error
     curves = (record.get("budgets") if isinstance(record, dict) else None) or {}
     if not isinstance(curves, dict) or len(curves) != 1:
+        count = len(curves) if isinstance(curves, dict) else "no"
         raise ConfigError(
-            f"{sweep} cuts the traces of {len(curves)} evaluations: compare with a sweep that cuts one"
+            f"{sweep} cuts the traces of {count} evaluations: compare with a sweep that cuts one"
         )
     ((run, curve),) = curves.items()
     scores: dict[str, list[float]] = {}

@@ -267,8 +267,9 @@ def require_base(bundle: Bundle, path: Path) -> None:
     """Refuses a file that is not a bundle's base, or that can't be loaded; it is hashed before it is parsed.
 
     Raises:
-        BundleError: it has another hash (`ModelFileError` for one that can't be read or loaded).
+        BundleError: it has another hash (`ModelFileError` for one that can't be read or loaded, or a part).
     """
+    require_one_file(path)
     try:
         got = known_sha256(path)
     except OSError as error:

@@ -104,6 +104,8 @@ class GgufModel:
     def __init__(self, path: Path) -> None:
         try:
             self._reader = Reader(path)
+            parts = self._reader.fields.get("split.count")
+            num_parts = 1 if parts is None else int(parts.contents())
         except (
             OSError,
             ValueError,
@@ -115,8 +117,7 @@ class GgufModel:
         ) as error:
             raise ModelFileError(f"{path} can't be read as GGUF: {error}") from error
         self.path = path
-        parts = self._reader.fields.get("split.count")
-        require_one_file(path, 1 if parts is None else int(parts.contents()))
+        require_one_file(path, num_parts)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
 
     @property

@@ -284,7 +284,7 @@ def _read_json(path: Path) -> Any:
         return load_json(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # text that is not JSON, or bytes that are not text
+    except ValueError as error:  # text that is not JSON, or bytes that are not text
         raise ConfigError(f"{path} is not JSON: {error}") from error
 
 

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from edgereason.core.bundle import MANIFEST, Base, Bundle, Part, Result, write_atomically
+from edgereason.core.bundle import (
+    MANIFEST,
+    Base,
+    Bundle,
+    Part,
+    Result,
+    clear_temporaries,
+    temporary_beside,
+    write_atomically,
+)
 from edgereason.errors import BundleError
 
 BASE = Base(
@@ -171,3 +180,14 @@ def test_a_file_written_atomically_has_the_mode_that_the_umask_gives(tmp_path: P
         os.umask(before)
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["short", "long" * 40, "[0-9]*"])
+def test_what_a_killed_writer_left_is_cleared(tmp_path, name):
+    (tmp_path / name).write_text("whole")
+    (tmp_path / ".other.0123abcd").write_text("another's")
+    with temporary_beside(tmp_path / name) as temporary:
+        temporary.write_text("whole")
+    temporary.write_text("half")
+    clear_temporaries(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {name, ".other.0123abcd"}

@@ -95,3 +95,12 @@ def test_a_command_refuses_a_part_and_makes_no_model(part: Path, command: list[s
     result = CliRunner().invoke(app, [places.get(word, word) for word in command])
     assert isinstance(result.exception, ModelFileError)  # which the command line prints in one line
     assert not list(out.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("count", ["three", "ten" * 9])
+def test_a_number_of_parts_that_is_none_is_refused(tmp_path: Path, count: str) -> None:
+    writer = shaped_writer(tmp_path / "tiny.gguf", QWEN2, context=128)
+    writer.add_string("split.count", count)
+    path = write_out(writer, tmp_path / "tiny.gguf", random_weights(QWEN2, 0))
+    with pytest.raises(ModelFileError, match="can't be read as GGUF"):
+        GgufModel(path)

@@ -102,7 +102,7 @@ def test_a_gzip_that_opens_to_more_than_its_bound_is_refused(tmp_path, monkeypat
 @pytest.mark.parametrize("text", ["x = " + "[" * 50_000, "x = " + "{a=" * 50_000])
 def test_toml_that_is_nested_without_end_is_refused(tmp_path, text):
     (tmp_path / "run.toml").write_text(text)
-    with pytest.raises(ConfigError, match="is not TOML"):
+    with pytest.raises(ConfigError, match=r"can.t be read: it is nested too deep"):
         read_toml(tmp_path / "run.toml")
 
 
