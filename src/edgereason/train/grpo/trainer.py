@@ -121,7 +121,6 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
             temperature=config.temperature,
             mask_truncated_completions=False,
             activation_checkpointing=False,  # `checkpoint_activations` is the base's own
-            ddp_find_unused_parameters=False,
             **common_arguments(folder, config),
         )
         with warnings.catch_warnings():

@@ -151,6 +151,7 @@ def common_arguments(folder: Path, config: UpdateConfig) -> dict[str, Any]:
         "disable_tqdm": True,
         "report_to": "none",
         "dataloader_pin_memory": not on_cpu,
+        "ddp_find_unused_parameters": False,  # there are none, and torch warns where it looked in vain
     }
 
 
