@@ -28,7 +28,7 @@ HUGE = str(10**20)
     ("arguments", "code", "says"),
     [
         (["ask", "q", "--budget", NINES], FAILED, "at most 2147483647"),
-        (["ask", "q", "--budget", "0" * 5_000], FAILED, "the minimum is 32"),
+        (["ask", "q", "--budget", "0" * 5_000], FAILED, "must be at least 1"),
         (["ask", "q", "--budget", NINES + "s"], FAILED, "at most an hour"),
         (["ask", "q", "--budget", "-" + NINES], FAILED, "tokens, as 400"),
         (["ask", "q", "--budget", "4294967696"], FAILED, "at most 2147483647"),

@@ -182,7 +182,7 @@ def test_what_the_hub_cannot_give_is_one_line_with_a_way_out(hub, error):
     hub.gives = error
     message = error_of(lambda: read_hub("a/b", split="test"))
     assert message.startswith("a/b test can't be had from the Hugging Face hub (")
-    assert message.endswith("or name a local file with --data")
+    assert message.endswith("or give a local file instead")
 
 
 def test_an_empty_split_is_an_error(hub):

@@ -77,7 +77,6 @@ def test_a_renamed_part_is_known_by_its_metadata(renamed: Path, open_) -> None:
     "command",
     [
         ["ask", "q", "--model", "MODEL"],
-        ["quantize", "MODEL", "--recipe", "RECIPE", "-o", "OUT"],
         ["quantize", "MODEL", "--recipe", "RECIPE", "--text", "TEXT", "-o", "OUT"],
         ["eval", "gsm8k", "--model", "MODEL", "--data", "TEXT", "-o", "OUT"],
         ["train", "traces", "--from", "TEXT", "--format", "worked", "--model", "MODEL", "-o", "OUT"],
