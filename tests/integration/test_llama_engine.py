@@ -203,7 +203,7 @@ def test_an_adapter_can_be_hot_swapped_for_another(
 
 
 def test_an_adapter_that_is_none_is_refused(engine: LlamaEngine, real_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="not a LoRA adapter|tensor of ggml's type"):
+    with pytest.raises(BundleError, match=r"not a LoRA adapter|tensor of ggml's type"):
         engine.load_adapter(real_model)
     with pytest.raises(BundleError, match="no adapter file"):
         engine.load_adapter(tmp_path / "missing.gguf")
