@@ -1,0 +1,44 @@
+# Adds edgereason's kernels to llama.cpp's CPU backend, while ggml is configured (see ../trim.cmake).
+#
+# They are left out, with one line that says why, where they cannot work: on other processors, with another
+# version of ggml than the one whose interfaces they use, or where the compiler or its flags lack AVX2.
+# llama.cpp then uses its own kernels, which give the same answers more slowly.
+
+set(EDGEREASON_GGML_VERSION 0.25.3)
+set(EDGEREASON_KERNELS ${CMAKE_CURRENT_LIST_DIR}/linear.cpp)
+
+function(edgereason_add_kernels)
+    if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
+        message(STATUS "edgereason kernels: left out, since they are for x86, not for ${CMAKE_SYSTEM_PROCESSOR}")
+        return()
+    endif()
+    if(NOT GGML_VERSION_BASE VERSION_EQUAL EDGEREASON_GGML_VERSION)
+        message(STATUS "edgereason kernels: left out, since they are for ggml ${EDGEREASON_GGML_VERSION}, not for ${GGML_VERSION_BASE}")
+        return()
+    endif()
+    if(NOT TARGET ggml-cpu)
+        message(STATUS "edgereason kernels: left out, since this build has no target ggml-cpu")
+        return()
+    endif()
+
+    # The whole file is compiled once, with the processor's flags that the backend gets.
+    get_target_property(flags ggml-cpu COMPILE_OPTIONS)
+    get_target_property(folders ggml-cpu INCLUDE_DIRECTORIES)
+    list(FILTER flags INCLUDE REGEX "^(-m|/arch)")
+    list(FILTER folders EXCLUDE REGEX "\\$<")
+    set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+    list(APPEND folders ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/src/ggml-cpu)
+    try_compile(compiles ${CMAKE_CURRENT_BINARY_DIR}/edgereason SOURCES ${EDGEREASON_KERNELS}
+        CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${folders}" COMPILE_DEFINITIONS ${flags} CXX_STANDARD 17 OUTPUT_VARIABLE why)
+    if(NOT compiles)
+        string(REGEX MATCH "error: ?[^\n]*" why "${why}")
+        message(STATUS "edgereason kernels: left out, since they do not compile here (${why})")
+        return()
+    endif()
+    target_sources(ggml-cpu PRIVATE ${EDGEREASON_KERNELS})
+    message(STATUS "edgereason kernels: built in")
+endfunction()
+
+if(PROJECT_NAME STREQUAL "ggml")
+    cmake_language(DEFER CALL edgereason_add_kernels)
+endif()
