@@ -5,7 +5,8 @@
 # llama.cpp then uses its own kernels, which give the same answers more slowly.
 
 set(EDGEREASON_GGML_VERSION 0.25.3)
-set(EDGEREASON_KERNELS ${CMAKE_CURRENT_LIST_DIR}/linear.cpp)
+set(EDGEREASON_KERNELS backend.cpp linear.cpp attention.cpp)
+list(TRANSFORM EDGEREASON_KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 
 function(edgereason_add_kernels)
     if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")

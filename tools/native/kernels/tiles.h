@@ -16,12 +16,7 @@
 // same bits.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
+#include "vectors.h"
 
 namespace edgereason {
 
@@ -30,21 +25,6 @@ constexpr int WORDS = 8;     // groups of four values in a block: what one instr
 constexpr int MAX_ROWS = 8;  // activation rows of a tile
 
 enum class bits { four, eight };
-
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
-#define EDGEREASON_PATH "avx512-vnni"
-constexpr int LANES = 16;
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#if defined(__AVXVNNI__) || (defined(__AVX512VL__) && defined(__AVX512VNNI__))
-#define EDGEREASON_PATH "avx2-vnni"
-#define EDGEREASON_VNNI_256 1
-#else
-#define EDGEREASON_PATH "avx2"
-#endif
-constexpr int LANES = 8;
-#else
-#error "these kernels need AVX2, FMA and F16C"
-#endif
 
 // One block of one activation row. `start` is minus the surplus described above.
 struct activation {
@@ -66,76 +46,41 @@ template <bits B> constexpr size_t block_bytes = size_t(LANES) * BLOCK * (B == b
 // Without VNNI, 8-bit weights are used signed (see `dot` below) and need no correction.
 template <bits B> constexpr int surplus() {
     if (B == bits::four) return 8;
-#if defined(__AVX512VNNI__) || defined(EDGEREASON_VNNI_256)
+#if defined(EDGEREASON_512) || defined(EDGEREASON_VNNI_256)
     return 128;
 #else
     return 0;
 #endif
 }
 
-// ---- one instruction set each: `ints` and `floats` of LANES, and the dot product of one word ---------------
+// ---- the dot product of one word: four inputs of LANES outputs, times four bytes of one row -----------------
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
-
-using ints   = __m512i;
-using floats = __m512;
-
-inline ints   load(const uint8_t * p) { return _mm512_loadu_si512(p); }
-inline ints   low(ints v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
-inline ints   high(ints v) { return low(_mm512_srli_epi16(v, 4)); }
-inline ints   all(int32_t v) { return _mm512_set1_epi32(v); }
-inline floats zero() { return _mm512_setzero_ps(); }
-inline floats halves(const uint16_t * p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) p)); }
-inline floats add_scaled(floats sum, ints dots, floats scales, float scale) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(scale)), sum);
-}
-inline void store(float * p, floats v) { _mm512_storeu_ps(p, v); }
-
-template <bits> inline ints dot(ints sum, ints w, int32_t a) { return _mm512_dpbusd_epi32(sum, w, all(a)); }
+#if defined(EDGEREASON_512) || defined(EDGEREASON_VNNI_256)
 template <bits> inline ints begin(int32_t start) { return all(start); }
 template <bits> inline ints finish(ints sum, int32_t) { return sum; }
-
-#else
-
-using ints   = __m256i;
-using floats = __m256;
-
-inline ints   load(const uint8_t * p) { return _mm256_loadu_si256((const __m256i *) p); }
-inline ints   low(ints v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-inline ints   high(ints v) { return low(_mm256_srli_epi16(v, 4)); }
-inline ints   all(int32_t v) { return _mm256_set1_epi32(v); }
-inline floats zero() { return _mm256_setzero_ps(); }
-inline floats halves(const uint16_t * p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) p)); }
-inline floats add_scaled(floats sum, ints dots, floats scales, float scale) {
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(scales, _mm256_set1_ps(scale)), sum);
-}
-inline void store(float * p, floats v) { _mm256_storeu_ps(p, v); }
-
-#if defined(EDGEREASON_VNNI_256)
 template <bits> inline ints dot(ints sum, ints w, int32_t a) {
-#if defined(__AVXVNNI__)
+#if defined(EDGEREASON_512)
+    return _mm512_dpbusd_epi32(sum, w, all(a));
+#elif defined(__AVXVNNI__)
     return _mm256_dpbusd_avx_epi32(sum, w, all(a));
 #else
     return _mm256_dpbusd_epi32(sum, w, all(a));
 #endif
 }
-template <bits> inline ints begin(int32_t start) { return all(start); }
-template <bits> inline ints finish(ints sum, int32_t) { return sum; }
 #else
 // vpmaddubsw adds pairs in 16 bits. Nibbles: eight words sum to at most 8 * 2 * 15 * 127 = 30,480, which
 // fits, so the sums are widened once per block. 8-bit weights: |w| * sign(a, w) is at most 2 * 128 * 127 =
 // 32,512 a pair, which fits only once, so each word is widened.
+template <bits> inline ints begin(int32_t) { return all(0); }
+template <bits B> inline ints finish(ints sum, int32_t start) {
+    if (B == bits::eight) return sum;
+    return _mm256_add_epi32(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), all(start));
+}
 template <bits B> inline ints dot(ints sum, ints w, int32_t a) {
     if (B == bits::four) return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, all(a)));
     const ints products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(all(a), w));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
 }
-template <bits> inline ints begin(int32_t) { return _mm256_setzero_si256(); }
-template <bits B> inline ints finish(ints sum, int32_t start) {
-    if (B == bits::eight) return sum;
-    return _mm256_add_epi32(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), all(start));
-}
-#endif
 #endif
 
 // ---- the tile ------------------------------------------------------------------------------------------------
@@ -169,7 +114,7 @@ void tile(const uint8_t * values, const uint16_t * scales, int blocks, const act
         const floats d = halves(scales);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) {
-            sums[r] = add_scaled(sums[r], finish<B>(dots[r], rows[r].start), d, rows[r].scale);
+            sums[r] = fma(rounded(finish<B>(dots[r], rows[r].start)), mul(d, all(rows[r].scale)), sums[r]);
         }
     }
 #pragma GCC unroll 8
