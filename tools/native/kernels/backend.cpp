@@ -30,8 +30,9 @@ static ggml_status init_tensor(ggml_backend_buffer_t, ggml_tensor * t) {
 }
 
 static void set_tensor(ggml_backend_buffer_t, ggml_tensor * t, const void * data, size_t offset, size_t size) {
-    GGML_ASSERT(offset == 0 && size == ggml_nbytes(t) && t->extra);
-    set_linear(t, data);
+    GGML_ASSERT(offset == 0 && size == ggml_nbytes(t));
+    if (t->extra) set_linear(t, data);
+    else memcpy(t->data, data, size);
 }
 
 // A step reads all weights once, from the first to the last. Pages of 2 MB spare most of the address look-ups.
@@ -55,10 +56,12 @@ static ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_
     return buffer;
 }
 
+// A model's weights are asked for before they have a place, and come here if they fit. An adapter's matrices
+// come where the weights that they change are: those that don't fit stay as they are, for ggml's own code.
 struct extra final : ggml::cpu::extra_buffer_type {
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
         const ggml_tensor * w = op->src[0], * x = op->src[1];
-        return op->op == GGML_OP_MUL_MAT && w->buffer && w->buffer->buft == buffer_type() && linear_for(w) &&
+        return op->op == GGML_OP_MUL_MAT && w->buffer && w->buffer->buft == buffer_type() && (linear_for(w) || w->data) &&
                x->type == GGML_TYPE_F32 && (!x->buffer || ggml_backend_buft_is_host(x->buffer->buft));
     }
 
