@@ -39,7 +39,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The native part first, by itself, so that its three minutes show progress.
-$(VENV)/.native: tools/native/install.py tools/native/trim.cmake | $(VENV)/bin/python
+$(VENV)/.native: $(wildcard tools/native/*.* tools/native/kernels/*) | $(VENV)/bin/python
 	$(BIN)/python tools/native/install.py "$$(sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)"
 	@touch $@
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.peers.bench import PeersBenchConfig, bench_peers
+from benchmarks.peers.cases import OURS, PEERS
 from edgereason.cli.bench import figure, measure, new_table
 from edgereason.hub.catalog import DEFAULT_MODEL
 
@@ -23,7 +24,9 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds of every measure; fewer than 7 are a trial.")] = 7,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="llama-cpp-python, xllamacpp, openvino-genai or transformers; repeatable."),
+        typer.Option(
+            help=f"{', '.join(name for name in PEERS if name != OURS)}; repeatable.",
+        ),
     ] = None,
     peer_python: Annotated[
         str, typer.Option(help="The interpreter that has the peers and edgereason; by default this one.")

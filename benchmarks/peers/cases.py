@@ -17,6 +17,8 @@ SAMPLING: Final = Sampling()
 """The product's default, and every peer's in a bench."""
 
 OURS: Final = "edgereason"
+UPSTREAM_KERNELS: Final = "edgereason-upstream-kernels"
+"""Ours again, with llama.cpp's own kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class PeerEntry:
 
 PEERS: Final[Mapping[str, PeerEntry]] = {
     OURS: PeerEntry("Edgereason", ("edgereason",), ("edgereason", "llama-cpp-python")),
+    UPSTREAM_KERNELS: PeerEntry("Edgereason", ("edgereason",), ("edgereason", "llama-cpp-python")),
     "llama-cpp-python": PeerEntry("LlamaCppPython", ("llama_cpp",), ("llama-cpp-python",)),
     "xllamacpp": PeerEntry("Xllamacpp", ("xllamacpp",), ("xllamacpp",), slowness=1.5),
     "openvino-genai": PeerEntry("OpenvinoGenai", ("openvino_genai",), ("openvino-genai",)),

@@ -34,11 +34,14 @@ def command(python: str, name: str) -> list[str]:
 def environment(name: str, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment of a worker.
 
-    How long OpenMP's threads spin is set by our engine for itself; a peer gets what its users get.
+    How long OpenMP's threads spin is set by our engine for itself; a peer gets what its users get. That holds
+    for the kernels too: llama-cpp-python is installed here with ours compiled in.
     """
     kept = {
         key: value for key, value in inherited.items() if name == OURS or not key.startswith("GOMP_SPINCOUNT")
     }
+    if name != OURS:
+        kept["EDGEREASON_KERNELS"] = "0"
     folders = [str(_ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(folders)}  # where this package lies
 

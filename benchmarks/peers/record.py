@@ -104,6 +104,7 @@ def peers_notes(standings: Mapping[str, Standing]) -> list[str]:
         "seconds are of a whole call, its prompt included; tokens_per_s is what came out of it a second "
         "(of prefill: what went in)",
         "GOMP_SPINCOUNT is left at each peer's default, as its users run it; ours sets its own",
+        "edgereason's kernels are on in edgereason alone; llama-cpp-python has llama.cpp's, as for its users",
     ]
     capped = [f"{shape.name} {shape.max_rounds}" for shape in SHAPES if shape.max_rounds]
     capped += [f"{name} {PEERS[name].max_rounds}" for name in standings if PEERS[name].max_rounds]

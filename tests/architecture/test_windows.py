@@ -111,7 +111,8 @@ def test_a_machine_is_described_without_what_windows_lacks_and_the_unknown_is_no
     assert machine["memory_bytes"] is None
     assert machine["cpu"] is not None
     assert machine.keys() == {
-        "cpu", "cores", "threads", "memory_bytes", "system", "llama_cpp_features", "gomp_spincount",
+        "cpu", "cores", "threads", "memory_bytes", "system", "llama_cpp_features", "kernels",
+        "gomp_spincount",
     }  # fmt: skip
     assert peak is None
     assert shares == {"steal_share": None, "others_share": None}

@@ -47,6 +47,7 @@ __all__ = [
     "ggml",
     "gguf_header",
     "gguf_types",
+    "kernels",
     "metadata",
     "piece",
     "read_state",
@@ -67,6 +68,20 @@ ggml.ggml_nrows.argtypes, ggml.ggml_nrows.restype = [ctypes.c_void_p], ctypes.c_
 ggml.ggml_nbytes.argtypes, ggml.ggml_nbytes.restype = [ctypes.c_void_p], ctypes.c_size_t
 ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
 ggml.ggml_backend_tensor_get.restype = None
+
+
+def kernels() -> str:
+    """Which of edgereason's kernels this build of llama.cpp uses, such as "avx512-vnni"; empty for none.
+
+    They are compiled in by `tools/native/install.py`. EDGEREASON_KERNELS=0 in the environment means none.
+    """
+    try:
+        name = ggml.edgereason_kernels
+    except AttributeError:  # another build of llama-cpp-python, or another processor
+        return ""
+    name.restype = ctypes.c_char_p
+    found: bytes = name()
+    return found.decode()
 
 
 class _GgufParams(ctypes.Structure):

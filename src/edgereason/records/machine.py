@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from edgereason.core.machine import memory_bytes, usable_cores
-from edgereason.engine.native import C
+from edgereason.engine.native import C, kernels
 from edgereason.records.measure import interleave, timed
 
 _BANDWIDTH_BYTES: Final = 512 * 2**20
@@ -32,6 +32,7 @@ def describe(threads: int) -> dict[str, object]:
         "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "llama_cpp_features": _features(),
+        "kernels": kernels(),
         # How long OpenMP's threads spin at a barrier: set by engine.native, and worth tens of per cent.
         "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
     }

@@ -127,6 +127,7 @@ def test_what_is_missing_fails_or_dies_is_recorded_as_that_and_the_others_go_on(
     states = {name: peer["state"] for name, peer in record["peers"].items()}
     assert states == {
         "edgereason": "measured",
+        "edgereason-upstream-kernels": "measured",
         "llama-cpp-python": "measured",
         "xllamacpp": "not installed",
         "openvino-genai": "failed",
@@ -251,10 +252,10 @@ def test_an_interpreter_that_is_not_there_is_named(tmp_path):
         PeerProcess("peer", [str(tmp_path / "python")], {})
 
 
-def test_peers_spin_as_their_users_have_them_spin():
+def test_peers_spin_as_their_users_have_them_spin_and_run_without_our_kernels():
     inherited = {"GOMP_SPINCOUNT": "3000", "HOME": "h"}
     here = {"PYTHONPATH": str(Path(__file__).parents[3])}  # a worker must find this package
-    assert environment("xllamacpp", inherited) == {"HOME": "h"} | here
+    assert environment("xllamacpp", inherited) == {"HOME": "h", "EDGEREASON_KERNELS": "0"} | here
     assert environment(OURS, inherited) == inherited | here
 
 

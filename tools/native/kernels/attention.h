@@ -77,6 +77,13 @@ template <int DIM> inline void convert(const halves_at & from, const int32_t * i
     }
 }
 
+// Of `vectors` sums, how many are kept in registers at a time: at most 8, and equal parts.
+constexpr int in_registers(int vectors) {
+    int n = 8;
+    while (vectors % n) --n;
+    return n;
+}
+
 // out[h] = softmax(scale * queries[h] · keys + added) · values, for heads that share keys and values.
 template <int DIM>
 void attend(int n_heads, const float * const * queries, const halves_at & keys, const halves_at & values,
@@ -119,7 +126,7 @@ void attend(int n_heads, const float * const * queries, const halves_at & keys, 
         totals[h] = sum(total);
     }
 
-    constexpr int PIECE = DIM < 8 * LANES ? DIM : 8 * LANES;  // values of a head that stay in registers
+    constexpr int PIECE = LANES * in_registers(DIM / LANES);
     for (int first = 0; first < seen.count; first += LANES) {
         convert<DIM>(values, seen.index + first, converted);
         for (int h = 0; h < n_heads; ++h) {
