@@ -80,7 +80,7 @@ class Stop(StrEnum):
     STOP_STRING = "stop_string"
     """A stop string ended the answer, which ends before it."""
     CANCELLED = "cancelled"
-    """The caller ended it, a vote that was decided, or time that was over while another stream answers."""
+    """The caller ended it, a vote that was decided, or a deadline that left time for other streams only."""
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -73,12 +73,17 @@ class Verdict:
 
 
 class Control(Protocol):
-    """A stream's budget machine."""
+    """A stream's budget machine.
+
+    Attributes:
+        closing_tokens: most tokens of what is forced on it to end its thinking.
+    """
 
     phase: Phase
     stop: Stop
     thinking_tokens: int
     answer_tokens: int
+    closing_tokens: int
 
     def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         """Takes in a drawn token and the text that it completed.
@@ -146,6 +151,7 @@ class ChatControl:
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
+        self.closing_tokens = 0
 
     def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         if is_end:
@@ -188,6 +194,7 @@ class ThinkControl:
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
+        self.closing_tokens = _forced_tokens(seams)
         self._text = ""
         self._prefix_given = False
         self._mid_character = False
@@ -212,7 +219,7 @@ class ThinkControl:
             self._text = tail.partition(CLOSING_TAG)[2]
             return Verdict(keep=True)
         held_back = reserve(self._seams, self._limit.expected(self._used_tokens))
-        if self._limit.left(self._used_tokens, _forced_tokens(self._seams)) <= held_back:
+        if self._limit.left(self._used_tokens, self.closing_tokens) <= held_back:
             self.stop = self._limit.cause(self._used_tokens)
             return self._force_closing(keep=True)
         return Verdict(keep=True)

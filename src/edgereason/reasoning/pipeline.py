@@ -165,7 +165,7 @@ class Pipeline:
                 decode_s=self.clock() - prefilled_s,
                 total_s=self.clock() - accepted_s,
             )
-        yield Answered(replace(response, notices=notices))
+        yield Answered(replace(response, notices=notices + race.notices))
 
     def truncate(self, request: Request, trace: Trace, limits_tokens: Sequence[int], batch: Batch) -> Run:
         """What a recorded trace would have answered under harder limits: only the answers are generated.

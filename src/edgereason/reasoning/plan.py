@@ -190,7 +190,8 @@ class Planner:
     def _require_time(self, request: Request, unencoded_tokens: int) -> None:
         if request.budget is None or request.budget.limit_s is None:
             return
-        least_s = self.pace.least_s(request.streams, unencoded_tokens, ANSWER_TOKENS)
+        # One stream is enough for an answer: the others are given up where there is no time for them.
+        least_s = self.pace.least_s(1, unencoded_tokens, ANSWER_TOKENS)
         if least_s > request.budget.limit_s:
             raise RequestError(
                 f"a budget of {request.budget.limit_s:g} s is too short: on this machine the prompt's "
