@@ -319,7 +319,9 @@ class Pipeline:
         deadline: Deadline | None = None,
     ) -> Stream:
         control: Control = (
-            ChatControl(plan.limit_tokens, plan.cut, deadline, is_open=self._opens_thinking(request))
+            ChatControl(
+                self._seams, plan.limit_tokens, plan.cut, deadline, is_open=self._opens_thinking(request)
+            )
             if plan.route is Route.CHAT
             else ThinkControl(self._seams, plan.limit_tokens, plan.cut, deadline)
         )

@@ -119,6 +119,18 @@ class Race:
                 "there was no time to compare formulas that are written differently, so each counted as an "
                 "answer of its own"
             )
+        chats = [self._candidates[s.index].trace for s in self._streams if isinstance(s.control, ChatControl)]
+        cut = [t for t in chats if t.thinking is not None and t.stop in (Stop.LENGTH, Stop.BUDGET)]
+        if any(not trace.text.strip() for trace in cut):
+            notices.append(
+                "the limit ended the model's own thinking before it could answer: raise it, or ask the model "
+                "not to think (enable_thinking)"
+            )
+        elif any(True in trace.forced for trace in cut):
+            notices.append(
+                "the limit closed the model's own thinking so that it could answer: a higher one lets it "
+                "think longer"
+            )
         return tuple(notices)
 
     def _may_compare(self, seconds: float) -> bool:
@@ -232,7 +244,7 @@ class Race:
 def _trace(stream: Stream) -> Trace:
     control = stream.control
     if isinstance(control, ChatControl):
-        thinking, answer = split_chat(stream.text, is_open=control.phase is Phase.THINKING)
+        thinking, answer = split_chat(stream.text, is_open=control.is_open)
     else:
         thinking, answer = split_thinking(stream.text)
     return Trace(

@@ -175,7 +175,7 @@ def test_a_budget_of_nothing_is_refused(limit: int) -> None:
 
 
 def test_chat_ends_at_its_limit_with_stop_length() -> None:
-    control = ChatControl(3)
+    control = ChatControl(SEAMS, 3)
     assert [control.on_token("a", is_end=False).done for _ in range(3)] == [False, False, True]
     assert control.stop is Stop.LENGTH
 
