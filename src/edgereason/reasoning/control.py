@@ -144,24 +144,24 @@ class ChatControl:
     """The chat route: answer until the model ends its turn or the limit is reached; see `Limit`.
 
     What a natively reasoning model thinks is part of what it says, and of its limit. Where it thinks on until
-    just a quarter of the limit is left, or ends its turn, its thinking is closed by force, so that it answers.
+    a quarter of the limit is left, or ends its turn, its thinking is closed by force, so that it answers.
     A deadline does not end an answer before anything is said. A turn in which nothing is said is *empty*.
 
     Args:
-        seams: what writes the closing.
         limit_tokens: most tokens of the stream.
         cut: what to call it when the limit ends thinking or answer.
         deadline: when the request must have ended.
+        seams: what writes the closing; without it nothing is ever forced, as draws to learn from must be.
         is_open: whether the model's own template opened thinking.
     """
 
     def __init__(
         self,
-        seams: Seams,
         limit_tokens: int,
         cut: Stop = Stop.LENGTH,
         deadline: Deadline | None = None,
         *,
+        seams: Seams | None = None,
         is_open: bool = False,
     ) -> None:
         self._seams = seams
@@ -181,7 +181,9 @@ class ChatControl:
 
     @property
     def closing_tokens(self) -> int:
-        return len(self._seams.tokenize(self._closing(is_in_code=True))) if self._native.finder else 0
+        if self._seams is None or self._native.finder is None:
+            return 0
+        return len(self._seams.tokenize(self._closing(is_in_code=True)))
 
     def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         if is_end:
@@ -215,7 +217,9 @@ class ChatControl:
             return Verdict(keep=False, forced=(forced,))
         if not self._has_begun:
             self.stop = Stop.EMPTY
-        elif self.phase is Phase.THINKING:  # the limit leaves no room for an answer
+        elif (
+            self.phase is Phase.THINKING and self._seams is not None
+        ):  # the limit leaves no room for an answer
             self.stop = self._limit.cause(self.answer_tokens)
         return Verdict(keep=False, done=True)
 
@@ -239,6 +243,8 @@ class ChatControl:
 
     def _forced(self, text: str, phase: Phase) -> Forced | None:
         """A piece that is fed, if a token of an answer fits behind it."""
+        if self._seams is None:
+            return None
         ids = tuple(self._seams.tokenize(text))
         if self.answer_tokens + len(ids) >= self._limit_tokens:
             return None

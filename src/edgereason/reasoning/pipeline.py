@@ -320,7 +320,11 @@ class Pipeline:
     ) -> Stream:
         control: Control = (
             ChatControl(
-                self._seams, plan.limit_tokens, plan.cut, deadline, is_open=self._opens_thinking(request)
+                plan.limit_tokens,
+                plan.cut,
+                deadline,
+                seams=self._seams,
+                is_open=self._opens_thinking(request),
             )
             if plan.route is Route.CHAT
             else ThinkControl(self._seams, plan.limit_tokens, plan.cut, deadline)

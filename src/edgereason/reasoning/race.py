@@ -17,7 +17,7 @@ from edgereason.core.types import Candidate, Request, Response, Route, Stop, Tim
 from edgereason.engine.base import Engine
 from edgereason.heads.base import Verifier
 from edgereason.reasoning.batch import Stream
-from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl, Phase
+from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl
 from edgereason.reasoning.events import STEP, Ended, Event, Notice, Step, Tallied, Text
 from edgereason.reasoning.pace import Deadline
 from edgereason.reasoning.vote import Ballot, decided, tally, winner

@@ -74,7 +74,7 @@ def test_leading_thinking_is_split_off_in_chat_and_any_other_tag_is_text(
         ("So \\boxed{3}.\n</think>\n\nThe answer is 4.", OPENS, "4", "So \\boxed{3}."),
         ("<thinking>The answer is 3.</thinking>The answer is 4.", "", "4", "The answer is 3."),
         (f"<think>\n{CODE}The answer is 3.\n</think>\n4", "", "4", f"{CODE}The answer is 3."),
-        # A turn that ends in thought, or behind it, is asked for its answer: "?" is what the script then draws.
+        # A turn that ends in thought, or behind it, is asked for its answer: the script then draws "?".
         ("<think>\nSo \\boxed{3}. And", "", "?", "So \\boxed{3}. And"),
         ("The answer is 3. And then", OPENS, "?", "The answer is 3. And then"),
         ("<think>\nSo \\boxed{3}.\n</think>", "", "?", "So \\boxed{3}."),

@@ -168,11 +168,11 @@ def test_time_that_is_gone_ends_thinking_at_the_first_token() -> None:
 
 def test_what_runs_out_first_is_the_cause() -> None:
     clock, deadline = timed(10.0, 0.1)
-    chat = ChatControl(SEAMS, 20, Stop.LENGTH, deadline)
+    chat = ChatControl(20, Stop.LENGTH, deadline)
     assert spend(chat, clock, 0.1) == 20
     assert chat.stop is Stop.LENGTH
     clock, deadline = timed(1.0, 0.125)
-    chat = ChatControl(SEAMS, 20, Stop.LENGTH, deadline)
+    chat = ChatControl(20, Stop.LENGTH, deadline)
     assert spend(chat, clock, 0.125) == 8
     assert chat.stop is Stop.BUDGET
 
