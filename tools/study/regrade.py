@@ -5,7 +5,8 @@
     rows of a record ─ each trace read and scored again, the vote held again ─→ rows whose score is another
 
 A line a record, and one for each row that changes. Data files are found by the hash in the record. With
-`--references` a task's own references are graded as answers instead: each must agree with itself.
+`--references` a task's own references are graded as answers instead: each must agree with itself. `--write`
+puts the new answers and scores into the rows, and figures and the rows' names into the summary.
 
     python tools/study/regrade.py results --data gsm8k_test.jsonl humaneval.jsonl --run-code
     python tools/study/regrade.py --references gsm8k=gsm8k_test.jsonl humaneval=humaneval.jsonl --run-code
@@ -14,7 +15,9 @@ A line a record, and one for each row that changes. Data files are found by the 
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +25,12 @@ from pathlib import Path
 
 from edgereason.config import read_toml
 from edgereason.core.answers import Answer, read_trace
+from edgereason.core.bundle import temporary_beside, write_atomically
 from edgereason.core.types import Route, Stop, Vote
 from edgereason.errors import EdgeReasonError
 from edgereason.evals.evaluate import EvalConfig
-from edgereason.evals.record import RUN, read_config
+from edgereason.evals.metrics import summarise
+from edgereason.evals.record import RUN, SUMMARY, read_config
 from edgereason.evals.samples import RecordedTrace, Sample, read_samples
 from edgereason.evals.tasks.base import Item, Output
 from edgereason.evals.tasks.catalog import Task, load_task
@@ -35,7 +40,7 @@ from edgereason.records.journal import SAMPLES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A row that scores otherwise; the answers are those that won."""
+    """A row that scores otherwise; the answers are those that won, the last one of the trace `winner`."""
 
     id: str
     repeat: int
@@ -44,6 +49,7 @@ class Change:
     answer_before: str
     answer_after: str
     reference: str
+    winner: int | None
 
     def __str__(self) -> str:
         """One line."""
@@ -84,12 +90,40 @@ def regrade(samples: Sequence[Sample], items: Mapping[str, Item], vote: Vote | N
                 answer_before=sample.answer,
                 answer_after=said or "",
                 reference=item.reference,
+                winner=None if won is None else finished[won].index,
             )
 
 
 def _answer(item: Item, sample: Sample, trace: RecordedTrace) -> Answer | None:
     thinking = None if sample.route is Route.CHAT else trace.thinking
     return read_trace(trace.text, thinking, item.question)
+
+
+def rewrite(folder: Path, changes: Sequence[Change], budget_s: float | None) -> None:
+    """Puts changed rows and what they come to into a record."""
+    changed = {(change.id, change.repeat): change for change in changes}
+    (path,) = (folder / name for name in (SAMPLES, f"{SAMPLES}.gz") if (folder / name).is_file())
+    is_packed = path.suffix == ".gz"
+    data = gzip.decompress(path.read_bytes()) if is_packed else path.read_bytes()
+    lines = []
+    for line in data.splitlines(keepends=True):
+        row = json.loads(line)
+        if (change := changed.get((row["id"], row["repeat"]))) is not None:
+            row |= {"score": change.after, "answer": change.answer_after, "winner": change.winner}
+            for trace in row["traces"]:
+                if trace["index"] == change.winner:
+                    trace |= {"score": change.after, "answer": change.answer_after}
+            line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        lines.append(line)
+    with temporary_beside(path) as partial:
+        whole = b"".join(lines)
+        partial.write_bytes(gzip.compress(whole, mtime=0) if is_packed else whole)
+    summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+    names = [f"{change.id} #{change.repeat}: {change.before:g} → {change.after:g}" for change in changes]
+    figures = summarise(read_samples(folder), budget_s=budget_s)
+    summary |= {name: value for name, value in figures.items() if name in summary}
+    summary["regraded"] = [*summary.get("regraded", []), *names]
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
 def disagreeing(task: Task) -> list[str]:
@@ -136,6 +170,7 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="data files that they were made on")
     parser.add_argument("--references", nargs="+", default=[], metavar="TASK=FILE")
     parser.add_argument("--run-code", action="store_true", help="let code tasks run what a model wrote")
+    parser.add_argument("--write", action="store_true", help="put what changes into the records")
     given = parser.parse_args()
     is_whole = True
     for pair in given.references:
@@ -158,6 +193,8 @@ def main() -> int:
         print(f"{folder}: {before:g} → {after:g} of {len(samples)}, {len(changes)} rows change", flush=True)
         for change in changes:
             print(change)
+        if changes and given.write:
+            rewrite(folder, changes, config.budget_s)
     return 0 if is_whole else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -65,8 +66,44 @@ def test_a_row_that_is_graded_otherwise_is_told_with_both_answers(data: Path, tm
             answer_before=samples[3].answer,
             answer_after=samples[3].answer,
             reference="3",
+            winner=0,
         )
     ]
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_writing_changes_the_row_and_the_figures_alone(data: Path, tmp_path: Path, is_packed: bool) -> None:
+    config = EvalConfig(task="gsm8k", model="scripted", mode=Mode.THINK, budget=100, temperature=0.0)
+    run = tmp_path / "run"
+    summary = run_task(config, run, data=data, load_model=lambda *_: Model(ScriptedEngine(REPLIES)))
+    assert summary is not None
+    rows = (run / "samples.jsonl").read_bytes().splitlines()
+    if is_packed:
+        (run / "samples.jsonl.gz").write_bytes(gzip.compress((run / "samples.jsonl").read_bytes()))
+        (run / "samples.jsonl").unlink()
+    samples = read_samples(run)
+    wrong = next(number for number, sample in enumerate(samples) if sample.score == 0)
+    change = regrade.Change(
+        id=samples[wrong].id,
+        repeat=0,
+        before=0.0,
+        after=1.0,
+        answer_before="",
+        answer_after="neu",
+        reference="",
+        winner=0,
+    )
+    regrade.rewrite(run, [change], None)
+    after = read_samples(run)
+    assert (after[wrong].score, after[wrong].answer, after[wrong].traces[0].score) == (1.0, "neu", 1.0)
+    assert [s for n, s in enumerate(after) if n != wrong] == [s for n, s in enumerate(samples) if n != wrong]
+    path = run / ("samples.jsonl.gz" if is_packed else "samples.jsonl")
+    lines = (gzip.decompress(path.read_bytes()) if is_packed else path.read_bytes()).splitlines()
+    assert [line for line in lines if line not in rows] == [lines[wrong]]
+    written = json.loads((run / "summary.json").read_text())
+    assert written["accuracy"] == summary["accuracy"] + 1 / 8
+    assert written["regraded"] == [f"{samples[wrong].id} #0: 0 → 1"]
+    assert {key for key in summary if written[key] != summary[key]} == {"accuracy", "ci95", "pass_at_k"}
 
 
 def test_references_agree_with_themselves_or_are_named(data: Path) -> None:
