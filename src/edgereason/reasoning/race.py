@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl
 from edgereason.reasoning.events import STEP, Ended, Event, Notice, Step, Tallied, Text
 from edgereason.reasoning.pace import Deadline
 from edgereason.reasoning.vote import Ballot, decided, tally, winner
+
+_SHORT_ANSWER_TOKENS: Final = ANSWER_TOKENS // 2
+"""Tokens that a stream must have time to say for it to be worth closing: a number, and a word beside it."""
 
 
 class Race:
@@ -100,7 +104,7 @@ class Race:
         else:
             ranked = [stream for stream in running if stream.is_open]
             forced_tokens = max((stream.control.closing_tokens for stream in ranked), default=0)
-            most = deadline.most_closings(len(ranked), forced_tokens, ANSWER_TOKENS)
+            most = deadline.most_closings(len(ranked), forced_tokens, _SHORT_ANSWER_TOKENS)
             has_answer = has_answer or len(ranked) < len(running)
         ranked = sorted(ranked, key=lambda stream: (-stream.control.answer_tokens, -stream.num_tokens))
         return ranked[max(most, int(not has_answer)) :]

@@ -88,9 +88,9 @@ def test_every_response_ends_in_time_with_an_answer(limit_s, streams, verifier) 
         assert response.answer == "6"
         finished = [c for c in response.candidates if c.trace.stop is not Stop.CANCELLED]
         assert all(candidate.answer == "6" for candidate in finished)
-        # 8 closings, 8 verifications and 8 tokens of an answer take more than 3 s.
+        # 8 closings, 8 verifications and 4 tokens of an answer take about 3 s.
         is_tight = streams == 8 and verifier is not None and limit_s == 3.0
-        assert 1 < len(finished) < 8 if is_tight else len(finished) == streams
+        assert len(finished) == streams or (is_tight and len(finished) > 1)
         assert response.stop is Stop.BUDGET
     # What it spends is what it may, not a fraction of it; here a stub is 20 tokens, and not every step is
     # worth beginning.
@@ -287,13 +287,13 @@ def test_streams_whose_closings_do_not_fit_are_given_up_before_the_time_is_over(
     engine.slowdown = slowdown
     for _ in range(5):
         ask(pipeline, engine, request(20.0, streams=streams))
-    # What one stream takes from here: its prompt, its closing, a step for each of 8 tokens of an answer, its
+    # What one stream takes from here: its prompt, its closing, a step for each of 4 tokens of an answer, its
     # verification. A closing and an answer prefix are 31 tokens here.
     prompt_tokens = len(pipeline.prompt(request(20.0)))
     opened = len("<think>\nLet me work this out step by step.\n")
     verified = len(verifier.prompt_ids) if verifier else 0
     forced_s = slowdown * PREFILL_S * 31
-    alone_s = slowdown * (PREFILL_S * (prompt_tokens + opened + verified) + 8.5 * (STEP_S + 0.01 * streams))
+    alone_s = slowdown * (PREFILL_S * (prompt_tokens + opened + verified) + 4.5 * (STEP_S + 0.01 * streams))
     limit_s = alone_s + 1.5 * forced_s
     response = ask(pipeline, engine, request(limit_s, streams=streams))
     stops = [candidate.trace.stop for candidate in response.candidates]
