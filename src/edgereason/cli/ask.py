@@ -21,6 +21,7 @@ from edgereason.cli.options import (
     BundleOption,
     ContextOption,
     EffortOption,
+    EnableThinkingOption,
     KvOption,
     MaxTokensOption,
     ModelOption,
@@ -63,10 +64,7 @@ def ask(
     threads: ThreadsOption = None,
     context: ContextOption = None,
     no_mirror: NoMirrorOption = False,
-    enable_thinking: Annotated[
-        bool | None,
-        typer.Option(help="What the template of a natively reasoning model is told; by default nothing."),
-    ] = None,
+    enable_thinking: EnableThinkingOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask a model a question; it thinks first, within a budget, if need be in several streams that vote."""

@@ -59,6 +59,10 @@ ModelOption = Annotated[
 BaseOption = Annotated[
     str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
 ]
+EnableThinkingOption = Annotated[
+    bool | None,
+    typer.Option(help="What the template of a natively reasoning model is told; by default nothing."),
+]
 KvOption = Annotated[KV, typer.Option(help="Type of the KV cache.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. [all]")]
 ContextOption = Annotated[

@@ -47,14 +47,44 @@ def are_equal(left: str, right: str) -> bool:
     Returns:
         False also when either can't be parsed or would take too much work.
     """
+    pair = _pair(left, right)
+    if pair is None:
+        return False
+    if (known := _known.get(pair)) is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        known = _known[pair] = _are_equal(*pair)
+    return known
+
+
+def is_known(left: str, right: str) -> bool:
+    """Whether `are_equal` has compared the two lately, and so takes no time."""
+    pair = _pair(left, right)
+    return pair is None or pair in _known
+
+
+def comparison_s() -> float:
+    """Seconds that a comparison may well take; the first one of a process loads math-verify."""
+    return _COMPARING_S if _math_verify.cache_info().currsize else _LOADING_S
+
+
+_COMPARING_S = 0.25
+_LOADING_S = 4.0  # measured beside two busy loops on two cores; alone it is one
+
+_MOST_KNOWN = 4096
+_known: dict[tuple[str, str], bool] = {}
+
+
+def _pair(left: str, right: str) -> tuple[str, str] | None:
+    """The two as math-verify gets them, in one order; None where their lists differ in kind."""
     left_shape, right_shape = _list_shape(left), _list_shape(right)
     if left_shape == "," and right_shape[:1] in ("(", "["):
         left = right_shape[0] + left + right_shape[1]
     elif right_shape == "," and left_shape[:1] in ("(", "["):
         right = left_shape[0] + right + left_shape[1]
     elif left_shape and right_shape and "," not in (left_shape, right_shape) and left_shape != right_shape:
-        return False
-    return _are_equal(*sorted((left, right)))
+        return None
+    return (left, right) if left <= right else (right, left)
 
 
 def _list_shape(latex: str) -> str:
@@ -71,7 +101,6 @@ def _list_shape(latex: str) -> str:
     return bare[0] + bare[-1] if is_whole and 1 in at_depth else ""
 
 
-@lru_cache(maxsize=4096)
 def _are_equal(left: str, right: str) -> bool:
     if not (_is_tame(left) and _is_tame(right)):
         return False

@@ -13,21 +13,30 @@ It knows neither questions nor scores, nor who voted.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edgereason.core.answer_extraction import extract
 from edgereason.core.answer_forms import Answer, Kind, canonical
-from edgereason.core.answer_math import are_equal
+from edgereason.core.answer_math import are_equal, comparison_s, is_known
 
-__all__ = ["Answer", "Kind", "canonical", "classes", "extract", "grade", "read_trace", "same"]
+__all__ = ["Answer", "Kind", "MayCompare", "canonical", "classes", "extract", "grade", "read_trace", "same"]
 
 
-def same(a: Answer, b: Answer) -> bool:
+MayCompare = Callable[[float], bool]
+"""Asked before work that may take so many seconds: whether there is time for it."""
+
+
+def same(a: Answer, b: Answer, may_compare: MayCompare | None = None) -> bool:
     """Whether two answers are one answer. Symmetric.
 
     Numbers are the same by exact value; choices, yes/no and prose by key. Only an expression is ever put
     to math-verify, against an expression or a number. It is no equivalence there: an ``x = 5`` is the same
     as 5, and so is a ``y = 5``, and they are not the same as each other. `classes` makes a partition of it.
+
+    Args:
+        a: an answer.
+        b: another.
+        may_compare: asked before math-verify has to work; where it says no, the two are not the same.
     """
     if a.kind is b.kind and a.key == b.key:
         return True
@@ -41,6 +50,8 @@ def same(a: Answer, b: Answer) -> bool:
     # "z = 2^{4950}" names the formula beside it; that costs no comparison, and some are too large for one.
     if left == _NAMED.sub("", right) or right == _NAMED.sub("", left):
         return True
+    if may_compare is not None and not (is_known(left, right) or may_compare(comparison_s())):
+        return False
     return are_equal(left, right)
 
 
@@ -59,7 +70,7 @@ def _latex(answer: Answer) -> str | None:
     return str(top) if bottom == 1 else rf"{'-' if top < 0 else ''}\frac{{{abs(top)}}}{{{bottom}}}"
 
 
-def classes(answers: Sequence[Answer | None]) -> list[int | None]:
+def classes(answers: Sequence[Answer | None], may_compare: MayCompare | None = None) -> list[int | None]:
     """Number the answers by what they say: equal numbers are one class of `same` answers.
 
     Invariants, on which exact early stopping of votes stands:
@@ -75,6 +86,7 @@ def classes(answers: Sequence[Answer | None]) -> list[int | None]:
 
     Args:
         answers: in the order in which they came; None where a trace gave no answer.
+        may_compare: as for `same`; formulas for which there was no time stay apart.
 
     Returns:
         For each answer its class, numbered from 0 in order of first appearance; None for None.
@@ -94,7 +106,8 @@ def classes(answers: Sequence[Answer | None]) -> list[int | None]:
                 (
                     index
                     for index, others in enumerate(members)
-                    if not (is_anchor and index in anchored) and any(same(answer, other) for other in others)
+                    if not (is_anchor and index in anchored)
+                    and any(same(answer, other, may_compare) for other in others)
                 ),
                 len(members),
             )

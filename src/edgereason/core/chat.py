@@ -196,6 +196,9 @@ def split_thinking(text: str) -> tuple[str, str | None]:
 NATIVE_OPENING: Final = re.compile(r"\s*<(think|thinking|thoughts?|reasoning)>")
 """What a natively reasoning model may begin a chat answer with."""
 
+MAY_OPEN: Final = re.compile(r"\s*(?:<[a-z]{0,9})?")
+"""What may become its opening tag."""
+
 
 def split_chat(text: str, *, is_open: bool = False) -> tuple[str | None, str | None]:
     r"""Splits what a stream said on the chat route into the model's own thinking and its answer.
@@ -222,12 +225,99 @@ def split_chat(text: str, *, is_open: bool = False) -> tuple[str | None, str | N
     return body[:end].strip("\n"), body[end + len(closing) :].lstrip("\n")
 
 
+class ClosingFinder:
+    """Finds where thinking is closed, as its text comes: at the first tag that stands in no code.
+
+    Every character is looked at once, however many tags and fences there are.
+
+    Args:
+        closing: the tag, `</` and more.
+
+    Attributes:
+        num_chars: how many characters came.
+        is_in_code: whether a fence is open.
+    """
+
+    _FENCE: Final = 3
+
+    def __init__(self, closing: str) -> None:
+        self.closing = closing
+        self.num_chars = 0
+        self.is_in_code = False
+        self._matched = 0
+        self._before = "\n"
+        self._fence: str | None = ""
+        """What a line begins with that may become a fence; None once it says something else."""
+
+    def push(self, text: str) -> int | None:
+        """Where the closing begins, among all characters that came; None while there is none."""
+        for character in text:
+            self.num_chars += 1
+            if self._matched and character == self.closing[self._matched]:
+                self._matched += 1
+                if self._matched == len(self.closing):
+                    self._matched = 0
+                    if not self.is_in_code:
+                        return self.num_chars - len(self.closing)
+            else:  # a tag has its first character nowhere else
+                self._matched = int(character == self.closing[0] and self._before != "`")
+            self._look_for_fence(character)
+            self._before = character
+        return None
+
+    def _look_for_fence(self, character: str) -> None:
+        if character == "\n":
+            self._fence = ""
+        elif self._fence is not None and not (character in " \t" and not self._fence):
+            is_fence = character in "`~" and self._fence in ("", character, 2 * character)
+            self._fence = self._fence + character if is_fence else None
+            if self._fence is not None and len(self._fence) == self._FENCE:
+                self.is_in_code, self._fence = not self.is_in_code, None
+
+
 def find_closing(thinking: str, closing: str) -> int | None:
     """Where thinking is closed: at the first tag that stands in no code; None if there is none."""
-    for match in re.finditer(rf"(?<!`){re.escape(closing)}", thinking):
-        if len(re.findall(r"^[ \t]*(?:```|~~~)", thinking[: match.start()], re.MULTILINE)) % 2 == 0:
-            return match.start()
-    return None
+    return ClosingFinder(closing).push(thinking)
+
+
+class NativeThinking:
+    """Follows a chat answer as it comes: whether the model still thinks, as `split_chat` sees it.
+
+    Args:
+        is_open: whether the template itself opened thinking.
+
+    Attributes:
+        finder: looks for the closing while the model thinks; None before and after that.
+        head: what may be the beginning of the model's own opening tag.
+    """
+
+    def __init__(self, *, is_open: bool = False) -> None:
+        self.finder = ClosingFinder(CLOSING_TAG) if is_open else None
+        self.head = ""
+        self._may_open = True
+
+    def push(self, text: str) -> str:
+        """What of the next piece is answer, as far as that can be said for certain."""
+        if self._may_open:
+            head = (self.head + text).lstrip()
+            if opening := NATIVE_OPENING.match(head):
+                self.finder = ClosingFinder(f"</{opening[1]}>")
+                text = head[opening.end() :]
+            elif MAY_OPEN.fullmatch(head):
+                self.head = head
+                return ""
+            elif self.head:
+                text = head
+            self.head, self._may_open = "", False
+        if self.finder is None:
+            return text
+        start = self.finder.num_chars
+        end = self.finder.push(text)
+        if end is None:
+            return ""
+        answer = text[end + len(self.finder.closing) - start :]
+        self.finder = None
+        return answer
 
 
 def strip_thinking(text: str) -> str:

@@ -80,7 +80,7 @@ class Stop(StrEnum):
     STOP_STRING = "stop_string"
     """A stop string ended the answer, which ends before it."""
     CANCELLED = "cancelled"
-    """The caller ended it, a vote that was decided, or time that was over while another stream answers."""
+    """The caller ended it, a vote that was decided, or a deadline that left time for other streams only."""
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -175,7 +175,7 @@ class Budget:
     limit_s: float | None = None
 
     MIN_LIMIT_TOKENS = 32
-    """Smallest limit of thinking: it leaves 8 tokens beside the reserve. A chat may have less."""
+    """Smallest limit of thinking: it leaves 8 tokens beside the reserve. With less, auto chats."""
 
     def __post_init__(self) -> None:
         if self.limit_tokens is None and self.limit_s is None:
@@ -199,7 +199,7 @@ class Budget:
             raise RequestError(
                 f"a budget of {shown(self.limit_tokens)} tokens is too small: the closing and the answer "
                 f"need {reserve_tokens(self.limit_tokens)} of them; the minimum is {self.MIN_LIMIT_TOKENS}, "
-                "except in chat"
+                "except in chat and auto"
             )
 
     @classmethod
@@ -320,7 +320,7 @@ class Request:
         self._become("effort", member(Effort, "effort", self.effort))
         if self.budget is not None:
             self._become("budget", Budget.of(self.budget))
-            if self.mode is not Mode.CHAT:
+            if self.mode is Mode.THINK:
                 self.budget.require_room_to_think()
         if self.vote is not None:
             self._become("vote", member(Vote, "vote", self.vote))

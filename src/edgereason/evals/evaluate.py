@@ -143,6 +143,7 @@ class EvalConfig:
             that votes over fewer can be drawn from the rows.
         parallel: streams that run at a time; no request is started while there are so many.
         kv: type of the KV cache.
+        enable_thinking: what the templates of natively reasoning models are told; None leaves it to them.
         run_code: allows code tasks to run what the model wrote.
         label: what the run is called in reports.
     """
@@ -160,6 +161,7 @@ class EvalConfig:
     stop_early: bool = True
     max_tokens: int | None = None
     system: str | None = None
+    enable_thinking: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -236,6 +238,7 @@ class EvalConfig:
             seed=seed,
             max_tokens=self.max_tokens,
             stop_early=self.stop_early,
+            enable_thinking=self.enable_thinking,
         )
 
 

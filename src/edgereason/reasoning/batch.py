@@ -53,6 +53,7 @@ class Stream:
     text: str = ""
     end: Sampled | None = None
     is_running: bool = True
+    _is_closing: bool = False
     _owes_answer: bool = False
     _news: list[tuple[Phase, str]] = field(default_factory=list)
     _decoder: TextDecoder = field(default_factory=TextDecoder)
@@ -69,6 +70,11 @@ class Stream:
     def num_tokens(self) -> int:
         """Tokens spent, as the budget counts them."""
         return len(self.token_ids)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it thinks, or has been told to close and the engine has not encoded that yet."""
+        return self.control.phase is Phase.THINKING or self._is_closing
 
     def take_news(self) -> list[tuple[Phase, str]]:
         """What was said since the last call."""
@@ -101,6 +107,7 @@ class Stream:
             self._say([drawn.token], text, forced=False)
             if drawn.logprob is not None:
                 self.logprobs.append(drawn.logprob)
+        self._is_closing = any(forced.phase is Phase.THINKING for forced in verdict.forced)
         # Owed until something is said: blanks behind an answer prefix are not an answer.
         self._owes_answer = bool(verdict.forced) or (self._owes_answer and not text.strip())
         if verdict.forced:

@@ -25,7 +25,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from edgereason.core.chat import ANSWER_PREFIX, CLOSING, CLOSING_TAG, NATIVE_OPENING, Seams, find_closing
+from edgereason.core.chat import (
+    ANSWER_PREFIX,
+    CLOSING,
+    CLOSING_TAG,
+    MAY_OPEN,
+    NATIVE_OPENING,
+    ClosingFinder,
+    NativeThinking,
+    Seams,
+)
 from edgereason.core.types import HINT_MARGIN, Stop, reserve_tokens
 from edgereason.errors import RequestError
 from edgereason.reasoning.pace import Deadline
@@ -56,7 +65,7 @@ class Forced:
 class Verdict:
     """What to do with a drawn token: keep it or not, feed `forced` after it, or end.
 
-    Where anything is forced its last piece is the answer prefix, and an answer is owed.
+    Where anything is forced, an answer is owed. In thinking its last piece is the answer prefix.
     """
 
     keep: bool
@@ -73,12 +82,21 @@ class Verdict:
 
 
 class Control(Protocol):
-    """A stream's budget machine."""
+    """A stream's budget machine.
 
-    phase: Phase
+    Attributes:
+        closing_tokens: most tokens of what is forced on it to end its thinking.
+    """
+
     stop: Stop
     thinking_tokens: int
     answer_tokens: int
+
+    @property
+    def phase(self) -> Phase: ...
+
+    @property
+    def closing_tokens(self) -> int: ...
 
     def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         """Takes in a drawn token and the text that it completed.
@@ -125,10 +143,16 @@ class Limit:
 class ChatControl:
     """The chat route: answer until the model ends its turn or the limit is reached; see `Limit`.
 
-    A deadline does not end an answer before anything is said, and a turn that ends before that is *empty*;
-    what a model thinks by itself is said.
+    What a natively reasoning model thinks is part of what it says, and of its limit. Where it thinks on until
+    a quarter of the limit is left, or ends its turn, its thinking is closed by force, so that it answers.
+    A deadline does not end an answer before anything is said. A turn in which nothing is said is *empty*.
 
-    `is_open` says that the model's own template opened thinking.
+    Args:
+        limit_tokens: most tokens of the stream.
+        cut: what to call it when the limit ends thinking or answer.
+        deadline: when the request must have ended.
+        seams: what writes the closing; without it nothing is ever forced, as draws to learn from must be.
+        is_open: whether the model's own template opened thinking.
     """
 
     def __init__(
@@ -137,28 +161,96 @@ class ChatControl:
         cut: Stop = Stop.LENGTH,
         deadline: Deadline | None = None,
         *,
+        seams: Seams | None = None,
         is_open: bool = False,
     ) -> None:
+        self._seams = seams
         self._limit = Limit(limit_tokens, cut, deadline)
         self._limit_tokens = limit_tokens
-        self._has_said = False
-        self.phase = Phase.THINKING if is_open else Phase.ANSWER
+        self._native = NativeThinking(is_open=is_open)
+        self._has_begun = self._has_said = self._is_asked = False
+        self._is_inside_line = False
+        self.is_open = is_open
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
 
+    @property
+    def phase(self) -> Phase:
+        return Phase.ANSWER if self._native.finder is None else Phase.THINKING
+
+    @property
+    def closing_tokens(self) -> int:
+        if self._seams is None or self._native.finder is None:
+            return 0
+        return len(self._seams.tokenize(self._closing(is_in_code=True)))
+
     def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         if is_end:
-            self.stop = Stop.NATURAL if self._has_said else Stop.EMPTY
-            return Verdict(keep=False, done=True)
+            return self._end()
         self.answer_tokens += 1
-        self._has_said = self._has_said or bool(text.strip())
+        self._hear(text)
+        self._is_inside_line = mid_character or (
+            self._is_inside_line if not text else not text.endswith("\n")
+        )
+        if self.phase is Phase.THINKING and self._is_due():
+            cause = self._limit.cause(self.answer_tokens)
+            if (forced := self._forced(self._closing(), Phase.THINKING)) is not None:
+                self.stop = cause
+                return Verdict(keep=True, forced=(forced,))
         if self._limit.left(self.answer_tokens) > 0:
             return Verdict(keep=True)
         if not self._has_said and self.answer_tokens < self._limit_tokens:  # only the time is over
             return Verdict(keep=True)
         self.stop = self._limit.cause(self.answer_tokens)
         return Verdict(keep=True, done=True)
+
+    def _end(self) -> Verdict:
+        """The end of the turn; a model that thought and has not answered is asked for its answer once."""
+        forced = None
+        if self.phase is Phase.THINKING and self._has_begun:
+            forced = self._forced(self._closing(), Phase.THINKING)
+        elif self._has_begun and not (self._has_said or self._native.head or self._is_asked):
+            self._is_asked = True
+            forced = self._forced("\n", Phase.ANSWER)
+        if forced is not None:
+            return Verdict(keep=False, forced=(forced,))
+        if not self._has_begun:
+            self.stop = Stop.EMPTY
+        elif (
+            self.phase is Phase.THINKING and self._seams is not None
+        ):  # the limit leaves no room for an answer
+            self.stop = self._limit.cause(self.answer_tokens)
+        return Verdict(keep=False, done=True)
+
+    def _hear(self, text: str) -> None:
+        self._has_begun = self._has_begun or bool(text.strip())
+        self._has_said = bool(self._native.push(text).strip()) or self._has_said
+
+    def _is_due(self) -> bool:
+        """Whether what is left is no more than is held back to close and to answer."""
+        closing_tokens, limit_tokens = self.closing_tokens, self._limit.expected(self.answer_tokens)
+        wanted_tokens = max(limit_tokens // 4, closing_tokens + ANSWER_TOKENS)
+        held_back = min(wanted_tokens, max(limit_tokens // 2, closing_tokens + 1))
+        return self._limit.left(self.answer_tokens, closing_tokens) <= held_back
+
+    def _closing(self, *, is_in_code: bool | None = None) -> str:
+        """What ends thinking where it stands: a tag inside a fence would be text."""
+        finder = self._native.finder
+        assert finder is not None
+        is_in_code = finder.is_in_code if is_in_code is None else is_in_code
+        return "\n" * (self._is_inside_line or is_in_code) + "```\n" * is_in_code + f"{finder.closing}\n\n"
+
+    def _forced(self, text: str, phase: Phase) -> Forced | None:
+        """A piece that is fed, if a token of an answer fits behind it."""
+        if self._seams is None:
+            return None
+        ids = tuple(self._seams.tokenize(text))
+        if self.answer_tokens + len(ids) >= self._limit_tokens:
+            return None
+        self.answer_tokens += len(ids)
+        self._hear(text)
+        return Forced(ids, text, phase)
 
 
 class ThinkControl:
@@ -188,6 +280,7 @@ class ThinkControl:
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
+        self.closing_tokens = _forced_tokens(seams)
         self._text = ""
         self._prefix_given = False
         self._mid_character = False
@@ -212,7 +305,7 @@ class ThinkControl:
             self._text = tail.partition(CLOSING_TAG)[2]
             return Verdict(keep=True)
         held_back = reserve(self._seams, self._limit.expected(self._used_tokens))
-        if self._limit.left(self._used_tokens, _forced_tokens(self._seams)) <= held_back:
+        if self._limit.left(self._used_tokens, self.closing_tokens) <= held_back:
             self.stop = self._limit.cause(self._used_tokens)
             return self._force_closing(keep=True)
         return Verdict(keep=True)
@@ -292,9 +385,8 @@ class TextSplitter:
         self._may_open = is_chat
         self._head = ""
         """What may be the beginning of the model's own opening tag."""
-        self._closing = CLOSING_TAG
+        self._finder = ClosingFinder(CLOSING_TAG)
         self._opening_chars = 0
-        self._thought = ""
         self._is_thinking = thinks
         self._skips_breaks = thinks
         self._tail = ""
@@ -310,14 +402,13 @@ class TextSplitter:
             text = self._after_opening(text)
         thinking = ""
         if self._is_thinking and self._is_chat:
-            self._thought += text[self._opening_chars :]
-            self._opening_chars = 0
-            is_near = self._closing in self._thought[-len(text) - len(self._closing) :]
-            end = find_closing(self._thought, self._closing) if is_near else None
+            skipped, self._opening_chars = self._opening_chars, 0
+            start = self._finder.num_chars - skipped
+            end = self._finder.push(text[skipped:])
             if end is None:
                 return text, ""
             self._is_thinking = False
-            answer = self._thought[end + len(self._closing) :]
+            answer = text[end + len(self._finder.closing) - start :]
             thinking, text = text.removesuffix(answer), answer
         elif self._is_thinking:
             before, tag, answer = (self._tail + text).partition(CLOSING_TAG)
@@ -346,8 +437,8 @@ class TextSplitter:
             return head  # a stop string may be complete
         if opening := NATIVE_OPENING.match(head):
             self._is_thinking = self._skips_breaks = True
-            self._closing, self._opening_chars = f"</{opening[1]}>", opening.end()
-        elif re.fullmatch(r"\s*(?:<[a-z]{0,9})?", head):
+            self._finder, self._opening_chars = ClosingFinder(f"</{opening[1]}>"), opening.end()
+        elif MAY_OPEN.fullmatch(head):
             self._head = head
             return ""
         self._may_open = False

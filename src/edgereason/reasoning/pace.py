@@ -158,3 +158,21 @@ class Deadline:
         owed_s = self._pace.encode_s(self.num_streams * (self._verifying_tokens + forced_tokens))
         left_s = self._ends_s - self._clock() - owed_s
         return max(0, int(left_s / self._pace.step_s(max(self.num_streams, self._in_step()))))
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether so much is left."""
+        return self._ends_s - self._clock() > seconds
+
+    def most_closings(self, num_thinking: int, forced_tokens: int, answer_tokens: int) -> int:
+        """How many of the streams that still think can be closed in time and then say so many tokens.
+
+        What would be forced on the others, their verification and their part of a step is saved.
+        """
+        left_s, others = self._ends_s - self._clock(), self.num_streams - num_thinking
+        for number in range(num_thinking, 0, -1):
+            num_given_up = num_thinking - number
+            forced = number * forced_tokens + (others + number) * self._verifying_tokens
+            steps_s = self._pace.step_s(max(others + number, self._in_step() - num_given_up))
+            if self._pace.encode_s(forced) + answer_tokens * steps_s <= left_s:
+                return number
+        return 0

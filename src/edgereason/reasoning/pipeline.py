@@ -165,7 +165,7 @@ class Pipeline:
                 decode_s=self.clock() - prefilled_s,
                 total_s=self.clock() - accepted_s,
             )
-        yield Answered(replace(response, notices=notices))
+        yield Answered(replace(response, notices=notices + race.notices))
 
     def truncate(self, request: Request, trace: Trace, limits_tokens: Sequence[int], batch: Batch) -> Run:
         """What a recorded trace would have answered under harder limits: only the answers are generated.
@@ -319,7 +319,13 @@ class Pipeline:
         deadline: Deadline | None = None,
     ) -> Stream:
         control: Control = (
-            ChatControl(plan.limit_tokens, plan.cut, deadline, is_open=self._opens_thinking(request))
+            ChatControl(
+                plan.limit_tokens,
+                plan.cut,
+                deadline,
+                seams=self._seams,
+                is_open=self._opens_thinking(request),
+            )
             if plan.route is Route.CHAT
             else ThinkControl(self._seams, plan.limit_tokens, plan.cut, deadline)
         )

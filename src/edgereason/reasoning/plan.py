@@ -111,14 +111,16 @@ class Planner:
     def why_auto_chats(self, request: Request) -> str | None:
         """Why `auto` chats without asking a switcher, for the caller; None where it need not."""
         least = least_tokens(self.seams)
-        if request.mode is not Mode.AUTO or request.max_tokens is None or request.max_tokens >= least:
+        if request.mode is not Mode.AUTO or request.think_budget(self.buckets) is None:
             return None
-        if request.think_budget(self.buckets) is None:
-            return None
-        return (
-            f"max_tokens {request.max_tokens} leaves no room to think, which takes {least} at the least, "
-            "so auto chats"
-        )
+        budget_tokens = request.budget.limit_tokens if request.budget else None
+        for limit_tokens, limit in (
+            (budget_tokens, f"a budget of {budget_tokens} tokens"),
+            (request.max_tokens, f"max_tokens {request.max_tokens}"),
+        ):
+            if limit_tokens is not None and limit_tokens < least:
+                return f"{limit} leaves no room to think, which takes {least} at the least, so auto chats"
+        return None
 
     def _chat(self, request: Request, num_streams: int, prompt_tokens: int, room_tokens: int) -> Plan:
         wanted_tokens = request.max_tokens or DEFAULT_CHAT_TOKENS
@@ -190,7 +192,8 @@ class Planner:
     def _require_time(self, request: Request, unencoded_tokens: int) -> None:
         if request.budget is None or request.budget.limit_s is None:
             return
-        least_s = self.pace.least_s(request.streams, unencoded_tokens, ANSWER_TOKENS)
+        # One stream is enough for an answer: the others are given up where there is no time for them.
+        least_s = self.pace.least_s(1, unencoded_tokens, ANSWER_TOKENS)
         if least_s > request.budget.limit_s:
             raise RequestError(
                 f"a budget of {request.budget.limit_s:g} s is too short: on this machine the prompt's "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 
@@ -17,10 +18,13 @@ from edgereason.core.types import Candidate, Request, Response, Route, Stop, Tim
 from edgereason.engine.base import Engine
 from edgereason.heads.base import Verifier
 from edgereason.reasoning.batch import Stream
-from edgereason.reasoning.control import ChatControl, Phase
-from edgereason.reasoning.events import STEP, Ended, Event, Step, Tallied, Text
+from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl
+from edgereason.reasoning.events import STEP, Ended, Event, Notice, Step, Tallied, Text
 from edgereason.reasoning.pace import Deadline
 from edgereason.reasoning.vote import Ballot, decided, tally, winner
+
+_SHORT_ANSWER_TOKENS: Final = ANSWER_TOKENS // 2
+"""Tokens that a stream must have time to say for it to be worth closing: a number, and a word beside it."""
 
 
 class Race:
@@ -51,7 +55,8 @@ class Race:
         self._deadline = deadline
         self._clock = clock
         self._verify_s = 0.0
-        self._is_late = False
+        self._num_late = 0
+        self._is_uncompared = False
         self._streams: list[Stream] = []
         self._ballots: dict[int, Ballot] = {}
         self._candidates: dict[int, Candidate] = {}
@@ -69,13 +74,13 @@ class Race:
             yield from self._collect()
             running = [stream for stream in self._streams if stream.is_running]
             if not running:
+                yield from map(Notice, self.notices)
                 return
             if should_stop() or self._is_certain(len(running)):
                 given_up = running
-            elif self._deadline is not None and self._deadline.is_over:
-                given_up, self._is_late = self._late(running), True
             else:
-                given_up = []
+                given_up = self._without_time(running)
+                self._num_late += len(given_up)
             for stream in given_up:
                 stream.cancel()
             if len(given_up) < len(running):
@@ -83,15 +88,60 @@ class Race:
                     self._deadline.num_streams = len(running) - len(given_up)
                 yield STEP
 
-    def _late(self, running: list[Stream]) -> list[Stream]:
-        """Streams that are not worth waiting for once the time is over, as where others take the CPU.
+    def _without_time(self, running: list[Stream]) -> list[Stream]:
+        """Streams that are given up because they can't be closed and answer before the deadline.
 
-        All of them where one has answered already; else all but the one that has said most of its answer.
+        As many are kept as can. Beside an answer, or a stream that is giving one, that may be none; else the
+        most advanced one is kept, however late it gets. Once the time is over, one at the most is kept.
         """
-        if any(ballot.answer is not None for ballot in self._ballots.values()):
-            return running
-        kept = max(running, key=lambda stream: (stream.control.answer_tokens, stream.num_tokens))
-        return [stream for stream in running if stream is not kept]
+        deadline = self._deadline
+        if deadline is None:
+            return []
+        deadline.num_streams = len(running)
+        has_answer = any(ballot.answer is not None for ballot in self._ballots.values())
+        if deadline.is_over:
+            ranked, most = running, 0
+        else:
+            ranked = [stream for stream in running if stream.is_open]
+            forced_tokens = max((stream.control.closing_tokens for stream in ranked), default=0)
+            most = deadline.most_closings(len(ranked), forced_tokens, _SHORT_ANSWER_TOKENS)
+            has_answer = has_answer or len(ranked) < len(running)
+        ranked = sorted(ranked, key=lambda stream: (-stream.control.answer_tokens, -stream.num_tokens))
+        return ranked[max(most, int(not has_answer)) :]
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the caller should know of how it went."""
+        notices = []
+        if self._num_late:
+            notices.append(
+                f"there was not enough time for all {len(self._streams)} streams to answer, so "
+                f"{self._num_late} of them ended without an answer"
+            )
+        if self._is_uncompared:
+            notices.append(
+                "there was no time to compare formulas that are written differently, so each counted as an "
+                "answer of its own"
+            )
+        chats = [self._candidates[s.index].trace for s in self._streams if isinstance(s.control, ChatControl)]
+        cut = [t for t in chats if t.thinking is not None and t.stop in (Stop.LENGTH, Stop.BUDGET)]
+        if any(not trace.text.strip() for trace in cut):
+            notices.append(
+                "the limit ended the model's own thinking before it could answer: raise it, or ask the model "
+                "not to think (enable_thinking)"
+            )
+        elif any(True in trace.forced for trace in cut):
+            notices.append(
+                "the limit closed the model's own thinking so that it could answer: a higher one lets it "
+                "think longer"
+            )
+        return tuple(notices)
+
+    def _may_compare(self, seconds: float) -> bool:
+        if self._deadline is None or self._deadline.has_time_for(seconds):
+            return True
+        self._is_uncompared = True
+        return False
 
     def _collect(self) -> Iterator[Event]:
         """Candidates of the streams that ended since the last look."""
@@ -113,7 +163,10 @@ class Race:
             self._engine.release(stream.sequence)
             yield Ended(candidate)
         if finished and len(self._streams) > 1:
-            standing = tuple((c.answer.text, c.strength) for c in tally(self._ordered_ballots(), self._vote))
+            standing = tuple(
+                (c.answer.text, c.strength)
+                for c in tally(self._ordered_ballots(), self._vote, self._may_compare)
+            )
             yield Tallied(standing, sum(stream.is_running for stream in self._streams))
 
     def _score(self, streams: list[Stream]) -> dict[int, float]:
@@ -153,10 +206,10 @@ class Race:
         """The vote's outcome; what there is, if the caller stopped the race before anybody finished."""
         candidates = tuple(self._candidates[index] for index in sorted(self._candidates))
         indices = sorted(self._ballots)
-        won = winner(self._ordered_ballots(), self._vote, self._request.seed)
+        won = winner(self._ordered_ballots(), self._vote, self._request.seed, self._may_compare)
         chosen = candidates[indices[won]] if won is not None else self._first(candidates)
         num_given_up = len(candidates) - len(self._ballots)
-        cancelled = num_given_up > 0 and not (self._is_late or self._is_certain(num_given_up))
+        cancelled = num_given_up > 0 and not (self._num_late or self._is_certain(num_given_up))
         all_tokens = sum(candidate.trace.num_tokens for candidate in candidates)
         trace = chosen.trace if chosen else None
         thought = trace.thinking if trace else None
@@ -195,7 +248,7 @@ class Race:
 def _trace(stream: Stream) -> Trace:
     control = stream.control
     if isinstance(control, ChatControl):
-        thinking, answer = split_chat(stream.text, is_open=control.phase is Phase.THINKING)
+        thinking, answer = split_chat(stream.text, is_open=control.is_open)
     else:
         thinking, answer = split_thinking(stream.text)
     return Trace(

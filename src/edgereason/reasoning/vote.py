@@ -25,7 +25,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgereason.core.answers import Answer, Kind, classes
+from edgereason.core.answers import Answer, Kind, MayCompare, classes
 from edgereason.core.types import Vote
 
 
@@ -46,9 +46,9 @@ class ClassTally:
     strength: float
 
 
-def tally(ballots: Sequence[Ballot], vote: Vote) -> list[ClassTally]:
-    """Classes, strongest first; equal ones in order of first appearance."""
-    numbers = classes([ballot.answer for ballot in ballots])
+def tally(ballots: Sequence[Ballot], vote: Vote, may_compare: MayCompare | None = None) -> list[ClassTally]:
+    """Classes, strongest first; equal ones in order of first appearance. For `may_compare` see `classes`."""
+    numbers = classes([ballot.answer for ballot in ballots], may_compare)
     members: dict[int, list[int]] = {}
     for index, number in enumerate(numbers):
         if number is not None:
@@ -63,12 +63,14 @@ def tally(ballots: Sequence[Ballot], vote: Vote) -> list[ClassTally]:
     return sorted(found, key=lambda c: -c.strength)
 
 
-def winner(ballots: Sequence[Ballot], vote: Vote, seed: int) -> int | None:
+def winner(
+    ballots: Sequence[Ballot], vote: Vote, seed: int, may_compare: MayCompare | None = None
+) -> int | None:
     """Index of the winning ballot, None if nobody has an answer.
 
     The winner is the member of the winning class with the highest score, the earliest among equals. With
     *best*, the ballot with the highest score wins. A tie between classes (or between best scores) is broken
-    by drawing uniformly from `seed`.
+    by drawing uniformly from `seed`. For `may_compare` see `classes`.
     """
     if vote is Vote.BEST:
         scored = [(ballot.score or 0.0, i) for i, ballot in enumerate(ballots) if ballot.answer is not None]
@@ -76,7 +78,7 @@ def winner(ballots: Sequence[Ballot], vote: Vote, seed: int) -> int | None:
             return scored[0][1] if scored else None
         top = [i for score, i in scored if score == max(score for score, _ in scored)]
         return random.Random(seed).choice(top) if top else None
-    ranked = tally(ballots, vote)
+    ranked = tally(ballots, vote, may_compare)
     if not ranked:
         return None
     tied = [c for c in ranked if c.strength == ranked[0].strength]

@@ -31,7 +31,7 @@ from edgereason.errors import EngineError
         (["ask", "q", "--base", "b"], USAGE, "--bundle"),
         (["ask", "q", "--streams", "0"], FAILED, "between 1 and 64, got 0"),
         (["ask", "q", "--streams", "65"], FAILED, "between 1 and 64, got 65"),
-        (["ask", "q", "--budget", "31"], FAILED, "the minimum is 32"),
+        (["ask", "q", "--mode", "think", "--budget", "31"], FAILED, "the minimum is 32"),
         (["ask", "q", "--seed", "-1"], FAILED, "seed"),
         (["ask", "q", "--temperature", "nan"], FAILED, "temperature"),
         (["ask", " \n"], FAILED, "the question is empty"),

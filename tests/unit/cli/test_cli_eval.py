@@ -61,6 +61,16 @@ def test_the_caches_type_is_recorded(evaluate, tmp_path: Path) -> None:
     assert 'kv = "q8_0"' in (tmp_path / "run" / "run.toml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("option", "line"), [("--enable-thinking", "true"), ("--no-enable-thinking", "false")]
+)
+def test_the_thinking_switch_is_recorded(evaluate, tmp_path: Path, option: str, line: str) -> None:
+    assert evaluate("--mode", "chat", option).code == 0
+    assert f"enable_thinking = {line}\n" in (tmp_path / "run" / "run.toml").read_text()
+    evaluate("--mode", "chat", folder="plain")
+    assert "enable_thinking" not in (tmp_path / "plain" / "run.toml").read_text()
+
+
 def test_a_sweep_prints_its_record_or_writes_it(evaluate, cli, tmp_path: Path) -> None:
     evaluate("--mode", "think", "--budget", "100", "--streams", "3", "--no-stop-early")
     run = str(tmp_path / "run")

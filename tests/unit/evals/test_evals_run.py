@@ -382,6 +382,31 @@ def test_the_caches_type_reaches_the_engine_and_the_record(
     assert asked == ["q8_0", "q8_0"]
 
 
+@pytest.mark.parametrize("thinks", [True, False])
+def test_the_thinking_switch_reaches_the_template_and_the_record(
+    data: Path, tmp_path: Path, thinks: bool
+) -> None:
+    # The template opens thinking unless it is told not to: the same words are then a draft, or the answer.
+    opens = "{% if enable_thinking != false %}<think>\n{% endif %}"
+    template = "{% for m in messages %}{{ m.content }}\n{% endfor %}" + opens
+
+    def load_model(config: EvalConfig, fetch: object) -> Model:
+        engine = ScriptedEngine(["It is 7.\n</think>\n\nThe final answer is 1."])
+        engine._info = replace(engine.info, chat_template=template)
+        return Model(engine)
+
+    asked = EvalConfig(task="gsm8k", model="scripted", mode=Mode.CHAT, enable_thinking=thinks)
+    summary = run_task(asked, tmp_path / "a", data=data, load_model=load_model)
+    assert summary is not None
+    assert summary["config"]["enable_thinking"] is thinks
+    assert read_config(tmp_path / "a" / "run.toml", EvalConfig).enable_thinking is thinks
+    traces = [trace for sample in read_samples(tmp_path / "a") for trace in sample.traces]
+    assert {trace.thinking for trace in traces} == ({"It is 7."} if thinks else {None})
+    with pytest.raises(ConfigError, match="enable_thinking"):  # another evaluation
+        other = replace(asked, enable_thinking=not thinks)
+        run_task(other, tmp_path / "a", data=data, load_model=load_model)
+
+
 def without(record: Path, *settings: str) -> None:
     """Makes of a record one of a version that did not name these settings."""
     lines = record.read_text().splitlines(keepends=True)

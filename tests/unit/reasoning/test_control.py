@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from edgereason.core.chat import ANSWER_PREFIX, CLOSING, Seams
 from edgereason.core.types import Budget, Message, Mode, Request, Stop, reserve_tokens
 from edgereason.errors import RequestError
-from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl, Phase, ThinkControl, bucket_for, reserve
+from edgereason.reasoning.control import (
+    ANSWER_TOKENS,
+    ChatControl,
+    Phase,
+    ThinkControl,
+    Verdict,
+    bucket_for,
+    reserve,
+)
 
 # As long as Qwen's: closing 3 ids, answer prefix 5, newline 1.
 SEAMS = Seams(lambda text, *, special=False: [], (1, 2, 3), (4, 5, 6), (7,), (8, 9, 10, 11, 12), (13,))
@@ -158,20 +166,28 @@ def test_a_vocabulary_with_long_seams_reserves_what_it_needs_and_names_its_minim
         ThinkControl(wide, 46)
 
 
-@pytest.mark.parametrize("mode", ["think", "auto"])
 @pytest.mark.parametrize("limit", [1, 16, 31])
-def test_a_budget_below_the_minimum_is_refused_naming_it_unless_it_chats(mode: str, limit: int) -> None:
+def test_a_budget_below_the_minimum_is_refused_naming_it_unless_it_may_chat(limit: int) -> None:
     asked = (Message("user", "?"),)
-    with pytest.raises(RequestError, match="minimum is 32, except in chat"):
-        Request(messages=asked, mode=Mode(mode), budget=Budget(limit_tokens=limit))
-    Request(messages=asked, mode=Mode.CHAT, budget=Budget(limit_tokens=limit))
-    Request(messages=asked, mode=Mode(mode), budget=Budget(limit_tokens=32))
+    with pytest.raises(RequestError, match="minimum is 32, except in chat and auto"):
+        Request(messages=asked, mode=Mode.THINK, budget=Budget(limit_tokens=limit))
+    for mode in (Mode.CHAT, Mode.AUTO):
+        Request(messages=asked, mode=mode, budget=Budget(limit_tokens=limit))
+    Request(messages=asked, mode=Mode.THINK, budget=Budget(limit_tokens=32))
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_budget_of_nothing_is_refused(limit: int) -> None:
     with pytest.raises(RequestError, match="must be at least 1"):
         Budget(limit_tokens=limit)
+
+
+def test_draws_to_learn_from_are_never_closed_by_force() -> None:
+    control = ChatControl(6)
+    verdicts = [control.on_token(text, is_end=False) for text in ("<think>", "a", "b", "c", "d")]
+    assert all(verdict == Verdict(keep=True) for verdict in verdicts)
+    assert control.on_token("", is_end=True) == Verdict(keep=False, done=True)
+    assert control.stop is Stop.NATURAL
 
 
 def test_chat_ends_at_its_limit_with_stop_length() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereason.core.chat import ChatTemplate, split_chat
+from edgereason.core.chat import ChatTemplate, ClosingFinder, NativeThinking, find_closing, split_chat
 from edgereason.core.types import Message, Response, Stop
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.control import Phase, TextSplitter
@@ -73,8 +74,11 @@ def test_leading_thinking_is_split_off_in_chat_and_any_other_tag_is_text(
         ("So \\boxed{3}.\n</think>\n\nThe answer is 4.", OPENS, "4", "So \\boxed{3}."),
         ("<thinking>The answer is 3.</thinking>The answer is 4.", "", "4", "The answer is 3."),
         (f"<think>\n{CODE}The answer is 3.\n</think>\n4", "", "4", f"{CODE}The answer is 3."),
-        ("<think>\nSo \\boxed{3}. And", "", "", "So \\boxed{3}. And"),
-        ("The answer is 3. And then", OPENS, "", "The answer is 3. And then"),
+        # A turn that ends in thought, or behind it, is asked for its answer: the script then draws "?".
+        ("<think>\nSo \\boxed{3}. And", "", "?", "So \\boxed{3}. And"),
+        ("The answer is 3. And then", OPENS, "?", "The answer is 3. And then"),
+        ("<think>\nSo \\boxed{3}.\n</think>", "", "?", "So \\boxed{3}."),
+        ("<reasoning>\n```\n3", "", "?", "```\n3\n```"),
         ("<thi", "", "", None),
         ("The answer is 4.", ASKS, "4", None),
     ],
@@ -88,9 +92,72 @@ def test_the_answer_of_a_chat_is_never_taken_from_the_draft(
     assert ("3" in said[Phase.ANSWER]) is False
 
 
-def test_a_draft_that_is_cut_by_max_tokens_is_not_an_answer() -> None:
-    response, _ = chat("<think>\nSo \\boxed{3}.\n</think>\n\nThe answer is 4.", max_tokens=20)
-    assert (response.answer, response.text, response.thinking) == ("", "", "So \\boxed{3}")
+DRAFT = "So \\boxed{3}. And " * 30
+ANSWERS = "\n\nIt is 4, " + "and 4 it is " * 20
+CLOSED = "the limit closed the model's own thinking so that it could answer"
+ENDED = "the limit ended the model's own thinking before it could answer"
+
+
+@pytest.mark.parametrize("max_tokens", [20, 33, 64, 100, 300])
+@pytest.mark.parametrize(
+    ("tag", "template", "draft"),
+    [
+        ("think", "", DRAFT),
+        ("thinking", "", DRAFT),
+        ("thought", "", DRAFT),
+        ("reasoning", "", DRAFT),
+        ("think", OPENS, DRAFT),
+        ("think", "", "```\n" + DRAFT),
+        ("think", OPENS, "  ~~~python\n" + DRAFT),
+        ("think", "", "hm\n" * 200),
+        ("think", "", "`</think>` ends it. " * 30),
+        ("think", OPENS, "\n" + "αβγ" * 80),
+    ],
+)
+def test_thinking_that_runs_into_max_tokens_is_closed_and_the_model_answers_within_them(
+    tag: str, template: str, draft: str, max_tokens: int
+) -> None:
+    opening = "" if template else f"<{tag}>"
+    reply = f"{opening}{draft}</{tag}>{ANSWERS}"
+    if max_tokens < 2 * len(opening) + len(f"\n```\n</{tag}>\n\n"):
+        return  # the next test
+    response, said = chat(reply, template=template, max_tokens=max_tokens)
+    trace = response.candidates[0].trace
+    assert trace.num_tokens <= max_tokens
+    assert response.stop is Stop.LENGTH
+    assert response.finish_reason == "length"
+    assert response.answer and response.text.strip()
+    assert response.thinking is not None
+    assert "4" not in response.thinking
+    assert "3" not in response.text
+    assert said[Phase.ANSWER] == response.text
+    assert response.notices[-1].startswith(CLOSED)
+
+
+@pytest.mark.parametrize("max_tokens", [8, 10, 12, 17])
+def test_where_no_closing_fits_into_max_tokens_the_answer_is_empty_and_that_is_told(max_tokens: int) -> None:
+    response, _ = chat(f"<think>{DRAFT}</think>{ANSWERS}", max_tokens=max_tokens)
+    assert (response.answer, response.text) == ("", "")
+    assert response.stop is Stop.LENGTH
+    assert DRAFT.startswith(response.thinking or "?") or response.thinking == ""
+    assert response.notices[-1].startswith(ENDED)
+
+
+def test_three_quarters_of_the_limit_are_for_thinking_and_what_is_closed_in_time_is_left_alone() -> None:
+    response, _ = chat(f"<think>{'x' * 5000}</think>\n\n{'y' * 5000}", max_tokens=1000)
+    assert len(response.thinking or "") == 750 - len("<think>")
+    assert len(response.text) == 1000 - 750 - len("\n</think>\n\n")
+    response, _ = chat(f"<think>{'x' * 700}</think>{'y' * 200}", max_tokens=1000)
+    assert (response.thinking, response.text) == ("x" * 700, "y" * 200)
+    assert response.stop is Stop.NATURAL
+    assert response.notices == ()
+
+
+def test_a_budget_closes_native_thinking_as_max_tokens_does() -> None:
+    response, _ = chat(f"<think>{DRAFT}</think>{ANSWERS}", budget=100)
+    assert response.stop is Stop.BUDGET
+    assert response.text.startswith("It is 4")
+    assert response.candidates[0].trace.num_tokens == 100
 
 
 def test_stop_strings_are_not_looked_for_in_native_thinking() -> None:
@@ -150,3 +217,65 @@ def test_in_whatever_pieces_a_chat_comes_it_is_split_at_the_same_place(
     shown += splitter.flush()
     assert thinking + shown == whole
     assert (split_chat(whole, is_open=is_open)[1] or "") == shown
+
+    native, left, heard = NativeThinking(is_open=is_open), whole, ""
+    while left:
+        length = draw.randint(1, 5)
+        heard, left = heard + native.push(left[:length]), left[length:]
+    heard += native.head if native.finder is None else ""
+    assert heard.lstrip() == shown.lstrip()
+    assert (native.finder is not None) == (split_chat(whole, is_open=is_open)[1] is None)
+
+
+def by_counting(thinking: str, closing: str) -> int | None:
+    """Where thinking is closed, by looking back from every tag at all fences before it."""
+    for match in re.finditer(rf"(?<!`){re.escape(closing)}", thinking):
+        if len(re.findall(r"^[ \t]*(?:```|~~~)", thinking[: match.start()], re.MULTILINE)) % 2 == 0:
+            return match.start()
+    return None
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*"ab \t\n`~<", "```", "~~~", "``~", "\n```\n", "</think>", "</thin", "`</think>", "<</think>"]
+        ),
+        max_size=20,
+    ),
+    st.integers(0, 2**32),
+)
+def test_thinking_is_closed_where_looking_back_at_all_fences_says(pieces: list[str], seed: int) -> None:
+    text, draw = "".join(pieces), random.Random(seed)
+    wanted = by_counting(text, "</think>")
+    assert find_closing(text, "</think>") == wanted
+    finder, found, rest = ClosingFinder("</think>"), None, text
+    while rest and found is None:
+        length = draw.randint(1, 9)
+        found, rest = finder.push(rest[:length]), rest[length:]
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "```\n" + "</think>\n" * 2000,
+        "```\n</think>\n```\n" * 1000 + "```",
+        "`</think>" * 2000,
+        "</think" * 2000,
+    ],
+)
+def test_every_character_of_a_draft_is_looked_at_once(hostile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, look = 0, ClosingFinder._look_for_fence
+
+    def count(self: ClosingFinder, character: str) -> None:
+        nonlocal looked
+        looked += 1
+        look(self, character)
+
+    monkeypatch.setattr(ClosingFinder, "_look_for_fence", count)
+    assert find_closing(hostile, "</think>") is None
+    assert looked == len(hostile)
+    looked, splitter = 0, TextSplitter(thinks=True, is_chat=True)
+    for start in range(0, len(hostile), 4):
+        splitter.push(hostile[start : start + 4])
+    assert looked == len(hostile)

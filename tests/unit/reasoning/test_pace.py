@@ -95,6 +95,28 @@ def test_a_deadline_leaves_room_to_verify_every_stream_and_for_what_is_forced() 
     assert deadline.left_steps() == 0
 
 
+def test_as_many_streams_are_closed_as_there_is_time_for() -> None:
+    clock, pace = Clock(), pace_of(n2=0.08, n4=0.1)
+    pace.note_encoding(64, 1.28)  # 0.02 s a token
+    deadline = Deadline(10.0, pace, num_streams=4, clock=clock)
+    # Each forces 10 tokens, 0.2 s, and says 5 in steps of 0.1 s (four, three) or 0.08 s (two and below).
+    expected = [(1.31, 4), (1.29, 3), (1.11, 3), (1.09, 2), (0.81, 2), (0.79, 1), (0.61, 1), (0.59, 0)]
+    for left_s, closed in expected:
+        clock.now_s = 10.0 - left_s
+        assert deadline.most_closings(4, 10, 5) == closed, left_s
+
+
+def test_streams_that_answer_already_cost_their_verification_and_their_part_of_a_step() -> None:
+    clock, pace = Clock(), pace_of(n2=0.08, n4=0.1)
+    pace.note_encoding(64, 1.28)
+    deadline = Deadline(10.0, pace, num_streams=4, verifying_tokens=5, clock=clock)
+    # Two that think beside two that answer: 2 × 0.2 s forced, 4 × 0.1 s verified, 5 × 0.1 s said: 1.3 s.
+    # One of them: 0.2 + 0.3 + 0.5 s, three streams cost a step of four at the most: 1.0 s.
+    for left_s, closed in [(1.31, 2), (1.29, 1), (1.01, 1), (0.99, 0)]:
+        clock.now_s = 10.0 - left_s
+        assert deadline.most_closings(2, 10, 5) == closed, left_s
+
+
 def timed(limit_s: float, step_s: float, num_streams: int = 1) -> tuple[Clock, Deadline]:
     clock, pace = Clock(), pace_of(**{f"n{num_streams}": step_s})
     return clock, Deadline(limit_s, pace, num_streams=num_streams, clock=clock)

@@ -477,6 +477,20 @@ def test_auto_chats_where_max_tokens_leave_no_room_to_think_and_says_so(max_toke
     )
 
 
+@pytest.mark.parametrize("limit", [1, 16, 24, 31, 38])
+@pytest.mark.parametrize("max_tokens", [None, 500])
+def test_auto_chats_where_a_budget_leaves_no_room_to_think_and_says_so(limit: int, max_tokens) -> None:
+    asked = request(mode=Mode.AUTO, budget=Budget(limit_tokens=limit), max_tokens=max_tokens)
+    response = ask(ScriptedEngine(["word " * 50]), asked)
+    assert (response.route, response.usage.answer_tokens, response.stop) == (Route.CHAT, limit, Stop.BUDGET)
+    least = least_tokens(Seams.of(ScriptedEngine().tokenize))
+    assert least > 38
+    assert response.notices == (
+        f"a budget of {limit} tokens leaves no room to think, which takes {least} at the least, "
+        "so auto chats",
+    )
+
+
 def test_auto_still_thinks_where_max_tokens_leave_room() -> None:
     response = ask(ScriptedEngine([FOUR]), request(mode=Mode.AUTO, budget=None, max_tokens=80))
     assert response.route is Route.THINK

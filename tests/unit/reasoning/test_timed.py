@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgereason.core.answers import canonical, same
 from edgereason.core.types import Budget, Message, Mode, Request, Response, Route, Stop
 from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
@@ -85,7 +86,11 @@ def test_every_response_ends_in_time_with_an_answer(limit_s, streams, verifier) 
         assert response.timing.total_s <= 1.1 * limit_s
         assert response.timing.budget_s == limit_s
         assert response.answer == "6"
-        assert all(candidate.answer == "6" for candidate in response.candidates)
+        finished = [c for c in response.candidates if c.trace.stop is not Stop.CANCELLED]
+        assert all(candidate.answer == "6" for candidate in finished)
+        # 8 closings, 8 verifications and 4 tokens of an answer take about 3 s.
+        is_tight = streams == 8 and verifier is not None and limit_s == 3.0
+        assert len(finished) == streams or (is_tight and len(finished) > 1)
         assert response.stop is Stop.BUDGET
     # What it spends is what it may, not a fraction of it; here a stub is 20 tokens, and not every step is
     # worth beginning.
@@ -267,6 +272,115 @@ def test_when_the_time_is_over_nobody_waits_beside_an_answer() -> None:
     assert [candidate.trace.stop for candidate in response.candidates] == [Stop.NATURAL, Stop.CANCELLED]
     assert response.timing.total_s < 70.0
     assert engine.used_cells == 0
+
+
+@pytest.mark.parametrize("verifier", [None, HalfSure()])
+@pytest.mark.parametrize("streams", [2, 4, 8])
+@pytest.mark.parametrize("slowdown", [1.0, 1.4, 2.0])
+def test_streams_whose_closings_do_not_fit_are_given_up_before_the_time_is_over(
+    streams: int, slowdown: float, verifier: HalfSure | None
+) -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, verifier=verifier, clock=engine.clock)
+    ask(pipeline, engine, request(20.0, streams=1))
+    ask(pipeline, engine, request(20.0, streams=streams))
+    engine.slowdown = slowdown
+    for _ in range(5):
+        ask(pipeline, engine, request(20.0, streams=streams))
+    # What one stream takes from here: its prompt, its closing, a step for each of 4 tokens of an answer, its
+    # verification. A closing and an answer prefix are 31 tokens here.
+    prompt_tokens = len(pipeline.prompt(request(20.0)))
+    opened = len("<think>\nLet me work this out step by step.\n")
+    verified = len(verifier.prompt_ids) if verifier else 0
+    forced_s = slowdown * PREFILL_S * 31
+    alone_s = slowdown * (PREFILL_S * (prompt_tokens + opened + verified) + 4.5 * (STEP_S + 0.01 * streams))
+    limit_s = alone_s + 1.5 * forced_s
+    response = ask(pipeline, engine, request(limit_s, streams=streams))
+    stops = [candidate.trace.stop for candidate in response.candidates]
+    assert set(stops) == {Stop.BUDGET, Stop.CANCELLED}
+    assert response.stop is Stop.BUDGET
+    assert response.answer == "6"
+    assert response.timing.total_s <= limit_s
+    given_up = stops.count(Stop.CANCELLED)
+    assert response.notices[-1] == (
+        f"there was not enough time for all {streams} streams to answer, so {given_up} of them ended "
+        "without an answer"
+    )
+    assert engine.used_cells == 0
+
+
+def test_where_all_closings_fit_no_stream_is_given_up_and_nothing_is_said_of_it() -> None:
+    engine = SlowEngine([ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    for _ in range(3):
+        response = ask(pipeline, engine, request(6.0, streams=8))
+        assert [candidate.trace.stop for candidate in response.candidates] == [Stop.BUDGET] * 8
+        assert response.notices == ()
+
+
+def test_a_stream_that_answers_is_kept_and_not_one_that_would_have_to_be_closed() -> None:
+    # The second thinks for no longer than a line; the first would think on, and there is no time to close it.
+    engine = SlowEngine([ENDLESS, "4.\n</think>\n\n" + "So it is. " * 40 + "The final answer is 4."])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    ask(pipeline, engine, request(20.0, streams=2))
+    engine.slowdown = 3.0
+    ask(pipeline, engine, request(20.0, streams=2))
+    engine.slowdown = 1.0
+
+    batch, start_s = Batch(engine), engine.now_s
+    event = None
+    for event in drive(pipeline.run(request(9.0, streams=2), batch), batch):  # noqa: B007
+        if engine.now_s - start_s > 3.0:
+            engine.now_s = max(engine.now_s, start_s + 8.5)  # others took the machine
+    assert isinstance(event, Answered)
+    first, second = event.response.candidates
+    assert (first.trace.stop, second.trace.stop) == (Stop.CANCELLED, Stop.BUDGET)
+    assert event.response.winner == 1
+    assert event.response.timing.total_s <= 9.0 + 0.5
+    assert "1 of them ended without an answer" in event.response.notices[-1]
+
+
+FORMULAS = (
+    "2.\n</think>\n\nThe final answer is $x + 1$.",
+    "2.\n</think>\n\nThe final answer is $1 + x$.",
+)
+
+
+def test_formulas_for_which_there_is_no_time_count_apart_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def is_equal(left: str, right: str) -> bool:
+        compared.append((left, right))
+        return True
+
+    monkeypatch.setattr("edgereason.core.answers.are_equal", is_equal)
+    monkeypatch.setattr("edgereason.core.answers.is_known", lambda left, right: False)
+    monkeypatch.setattr("edgereason.core.answers.comparison_s", lambda: 3.0)
+    engine = SlowEngine(FORMULAS)
+    pipeline = Pipeline(engine, clock=engine.clock)
+    spent_s = ask(pipeline, engine, request(60.0, streams=2)).timing.total_s
+    assert compared  # there was time
+    compared.clear()
+    response = ask(pipeline, engine, request(spent_s + 2.5, streams=2))
+    assert compared == []
+    assert response.answer in ("x + 1", "1 + x")
+    assert response.notices == (
+        "there was no time to compare formulas that are written differently, so each counted as an answer of "
+        "its own",
+    )
+    response = ask(pipeline, engine, request(spent_s + 3.5, streams=2))
+    assert compared and response.notices == ()
+
+
+def test_formulas_that_were_compared_before_are_known_without_time() -> None:
+    assert same(canonical("x+1"), canonical("1+x"))
+    assert same(canonical("1+x"), canonical("x+1"), lambda seconds: False)
+    assert not same(canonical("y+1+1"), canonical("2+y"), lambda seconds: False)
+    assert same(canonical("y+1+1"), canonical("2+y"), lambda seconds: True)
+    # Numbers, words and what is written alike take no time at all.
+    assert same(canonical("1/2"), canonical("0.5"), lambda seconds: False)
 
 
 @pytest.mark.parametrize("said", [" ", "\n", "\n\n \n", "\t"])

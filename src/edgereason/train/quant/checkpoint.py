@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgereason.core.bundle import clear_temporaries, temporary_beside
-from edgereason.errors import ConfigError
+from edgereason.errors import ConfigError, TrainingError
 
 _EVERY_S: Final = 600.0
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq")
@@ -87,7 +87,11 @@ class Checkpoint:
             self.save(model, optimizer, step)
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Saves."""
+        """Saves.
+
+        Raises:
+            TrainingError: it can't be written; one that was there stays.
+        """
         tensors: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             tensors[f"parameter/{name}"] = parameter.detach().contiguous()
@@ -96,9 +100,16 @@ class Checkpoint:
                     tensors[f"{moment}/{name}"] = state[moment].contiguous()
         for name, values in model.named_buffers():
             tensors[f"buffer/{name}"] = values.contiguous()
-        clear_temporaries(self._path)
-        with temporary_beside(self._path) as partial:
-            save_file(tensors, partial, metadata={"identity": self._identity, "step": str(step)})
+        try:
+            clear_temporaries(self._path)
+            with temporary_beside(self._path) as partial:
+                save_file(tensors, partial, metadata={"identity": self._identity, "step": str(step)})
+        except (OSError, SafetensorError) as error:  # safetensors writes by itself
+            why = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+            raise TrainingError(
+                f"{self._path} can't be written ({why or error}); what was there before stays: make room, "
+                "and give the same command again"
+            ) from error
         self._saved_s = time.monotonic()
 
     def remove(self) -> None:

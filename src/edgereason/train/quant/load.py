@@ -22,6 +22,7 @@ from typing import Any, Final
 import gguf
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
@@ -35,7 +36,7 @@ from transformers import (
 from transformers.utils import logging
 
 from edgereason.core.bundle import temporary_beside
-from edgereason.errors import ModelFileError
+from edgereason.errors import ModelFileError, TrainingError
 from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel
 
 _CONFIGS: Final[dict[str, type[PretrainedConfig]]] = {
@@ -55,14 +56,20 @@ def load_torch(model: GgufModel, sha256: str, cache: Path) -> PreTrainedModel:
         cache: folder of conversions; made if it is not there.
 
     Raises:
+        TrainingError: the conversion can't be written.
         ModelFileError: it has weights that transformers' model of its family has no place for.
     """
     folder = cache / sha256[:16]
     if not (folder / _WEIGHTS).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        _config(model.dims).save_pretrained(folder)
-        with temporary_beside(folder / _WEIGHTS) as partial:
-            save_file(convert(model), partial, metadata={"format": "pt"})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _config(model.dims).save_pretrained(folder)
+            with temporary_beside(folder / _WEIGHTS) as partial:
+                save_file(convert(model), partial, metadata={"format": "pt"})
+        except SafetensorError as error:  # safetensors writes by itself
+            raise TrainingError(
+                f"{folder / _WEIGHTS} can't be written ({error}): make room, and give the same command again"
+            ) from error
     with _no_progress_bar():
         loaded, about = AutoModelForCausalLM.from_pretrained(
             folder,

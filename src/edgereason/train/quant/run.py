@@ -20,8 +20,10 @@ and with them the weights that are learned.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -357,12 +359,22 @@ def _learn(
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    """Writes a line whole, or not at all where there is no room for it."""
+    text = (json.dumps(line) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        start = file.tell()
+        try:
+            if file.write(text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(start)
+            raise
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    """Whole lines: a killed writer may have left a part of the last one."""
+    lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _keep(path: Path, step: int) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import resource
+from contextlib import contextmanager
+
 import pytest
 import torch
+from tiny_bundle import write_base
 from torch import nn
 
-from edgereason.errors import ConfigError
+from edgereason.errors import ConfigError, TrainingError
+from edgereason.quant.gguf_file import GgufModel
 from edgereason.train.quant import checkpoint as module
 from edgereason.train.quant.checkpoint import Checkpoint
+from edgereason.train.quant.load import load_torch
+from edgereason.train.quant.run import _append, _keep, _lines
 
 
 def trained(steps: int, *, frozen: bool = False):
@@ -113,13 +121,81 @@ def test_a_save_that_fails_leaves_the_older_one(tmp_path, monkeypatch):
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(TrainingError, match=r"no space left.*same command again"):
         saved.save(model, optimizer, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     assert (tmp_path / "c").read_bytes() == data
+
+
+@contextmanager
+def full_behind(num_bytes):
+    """As long as this lasts, no file can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 100, 500])
+def test_a_disk_that_is_full_is_one_line_and_training_goes_on_from_what_was_there(tmp_path, num_bytes):
+    model, optimizer = trained(3)
+    saved = Checkpoint(tmp_path / "c", "run")
+    saved.save(model, optimizer, 3)
+    data = (tmp_path / "c").read_bytes()
+    assert len(data) > 500
+    for _ in range(2):
+        step(model, optimizer)
+    with full_behind(num_bytes), pytest.raises(TrainingError, match="can't be written") as failed:
+        saved.save(model, optimizer, 5)
+    assert "\n" not in str(failed.value)
+    assert "File too large" in str(failed.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert (tmp_path / "c").read_bytes() == data
+    again, its_optimizer = trained(0)
+    assert Checkpoint(tmp_path / "c", "run").load(again, its_optimizer) == 3
+    for _ in range(2):
+        step(again, its_optimizer)
+    assert same(again, model)
+
+
+def test_a_conversion_that_finds_no_room_is_one_line_and_is_made_again(tmp_path):
+    base = write_base(tmp_path / "tiny.gguf")
+    model = GgufModel(base)
+    with full_behind(4_000), pytest.raises(TrainingError, match="can't be written") as failed:
+        load_torch(model, "0" * 64, tmp_path / "cache")
+    assert "\n" not in str(failed.value)
+    assert not list((tmp_path / "cache").rglob("*safetensors*"))
+    assert load_torch(model, "0" * 64, tmp_path / "cache").num_parameters() > 0
+
+
+@pytest.mark.parametrize("room", [0, 1, 10, 29])
+def test_a_line_of_progress_that_finds_no_room_leaves_those_before_it_whole(tmp_path, room):
+    path = tmp_path / "progress.jsonl"
+    for number in range(3):
+        _append(path, {"step": number, "loss": "x" * 10})
+    before = path.read_bytes()
+    with full_behind(len(before) + room), pytest.raises(OSError, match=r"File too large|No space left"):
+        _append(path, {"step": 3, "loss": "x" * 10})
+    assert path.read_bytes() == before
+    _append(path, {"step": 3, "loss": "x" * 10})
+    assert [line["step"] for line in _lines(path)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("torn", ["{", '{"step": 4', '{"step": 4, "loss": "é"}'])
+def test_a_line_that_a_killed_writer_left_is_not_read(tmp_path, torn):
+    path = tmp_path / "progress.jsonl"
+    for number in range(4):
+        _append(path, {"step": number})
+    with path.open("ab") as file:
+        file.write(torn.encode()[:-1])
+    _keep(path, 2)
+    assert [line["step"] for line in _lines(path)] == [0, 1, 2]
+    assert path.read_text().count("\n") == 3
 
 
 def test_it_can_be_removed_once_and_again(tmp_path):
