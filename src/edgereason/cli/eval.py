@@ -82,6 +82,10 @@ def task(
     effort: Annotated[Effort | None, typer.Option(help="A budget by name. [medium]")] = None,
     streams: Annotated[int | None, typer.Option(help="Streams a question. [1]")] = None,
     vote: Annotated[Vote | None, typer.Option(help="How streams become one answer.")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="Streams that begin, as 5 of 8; the others only while the vote is open."),
+    ] = None,
     stop_early: Annotated[
         bool | None,
         typer.Option("--stop-early/--no-stop-early", help="Whether a certain vote stops the others. [yes]"),
@@ -126,6 +130,7 @@ def task(
         "effort": effort,
         "streams": streams,
         "vote": vote,
+        "stage": None if stage is None else _numbers(stage, "--stage"),
         "stop_early": stop_early,
         "max_tokens": max_tokens,
         "system": system,
@@ -229,7 +234,7 @@ def sweep(
     """Draw curves from evaluations: votes over streams, the switcher's threshold, hard budgets."""
     from edgereason.evals.run import CutConfig, run_sweep
 
-    limits = _numbers(budgets)
+    limits = _numbers(budgets or "", "--budgets")
     cut = CutConfig(limits_tokens=limits, data=data, model=model, run_code=run_code) if limits else None
     with run_context() as context:
         record = finished(run_sweep(runs, context, cut=cut, draws=draws, seed=seed))
@@ -241,12 +246,12 @@ def sweep(
         echo(text)
 
 
-def _numbers(text: str | None) -> tuple[int, ...]:
+def _numbers(text: str, option: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in (text or "").split(",") if part.strip())
+        return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise typer.BadParameter(
-            f"expected numbers with commas between them, got {text!r}", param_hint="'--budgets'"
+            f"expected numbers with commas between them, got {text!r}", param_hint=f"'{option}'"
         ) from error
 
 

@@ -45,6 +45,13 @@ VoteOption = Annotated[
     Vote | None,
     typer.Option(help="How streams become one answer. [weighted with a verifier, else majority]"),
 ]
+StageOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N…]",
+        help="So many streams begin, as 5 of 8; the others only while the vote is open. [all at once]",
+    ),
+]
 TemperatureOption = Annotated[float | None, typer.Option(help="0 is greedy. [0.7]")]
 SeedOption = Annotated[int | None, typer.Option(help="Stream i draws with seed + i. [0]")]
 MaxTokensOption = Annotated[

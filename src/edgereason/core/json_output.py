@@ -36,6 +36,8 @@ def to_json(response: Response, *, model: str, limit_tokens: int) -> dict[str, A
             "answer_tokens": usage.answer_tokens,
             "total_tokens": usage.total_tokens,
             "all_streams_tokens": usage.all_streams_tokens,
+            "streams_not_begun": response.streams_not_begun,
+            "tokens_saved": response.tokens_saved,
         },
         "timing": {
             "ttft_s": timing.ttft_s,

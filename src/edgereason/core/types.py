@@ -284,13 +284,15 @@ class Sampling:
 class Request:
     """What a caller asks.
 
-    An explicit `budget` wins over `effort`; effort `none` is the chat route whatever the mode. Stream i
-    draws with seed `seed + i`. `max_tokens` caps a chat answer, and a thinking stream too where it is
-    lower than the budget. `vote` None is weighted where a verifier head is loaded, else majority. An answer
-    ends before the first of its `stop` strings. `enable_thinking` goes to the templates of natively
-    reasoning models, which ask for it; None leaves it to them.
+    An explicit `budget` wins over `effort`; effort `none` is the chat route whatever the mode. Stream i draws
+    with seed `seed + i`. `max_tokens` caps a chat answer, and a thinking stream too where it is lower than
+    the budget. `vote` None is weighted where a verifier head is loaded, else majority. An answer ends before
+    the first of its `stop` strings. `stage` (5,) of 8 streams begins with 5, and with the others only while
+    the vote is open; `stop_early` False begins and ends them all. `enable_thinking` goes to the templates of
+    natively reasoning models, which ask for it; None leaves it to them.
 
-    Plain values are taken for enumerations and budgets: "think" for `Mode.THINK`, 200 or "5s" for a `Budget`.
+    Plain values are taken for enumerations, budgets and stages: "think" for `Mode.THINK`, 200 or "5s" for a
+    `Budget`, 5 or "5,6" for stages.
 
     Raises:
         RequestError: a value is of another type, out of range, or not among those allowed.
@@ -307,6 +309,7 @@ class Request:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     stop_early: bool = True
+    stage: tuple[int, ...] = ()
     want_logprobs: bool = False
     enable_thinking: bool | None = None
 
@@ -331,6 +334,7 @@ class Request:
             require_int("max_tokens", self.max_tokens, least=1)
         self._become("stop", _as_stop_strings(self.stop))
         require("stop_early", self.stop_early, bool)
+        self._become("stage", _as_stages(self.stage))
         require("want_logprobs", self.want_logprobs, bool)
         if self.enable_thinking is not None:
             require("enable_thinking", self.enable_thinking, bool)
@@ -384,6 +388,22 @@ def _as_stop_strings(value: Any) -> tuple[str, ...]:
     return tuple(strings)
 
 
+def _as_stages(value: Any) -> tuple[int, ...]:
+    """How many streams have begun with each stage; a number from the streams on is all of them."""
+    expected = "must be numbers of streams in rising order, as 5 or '2,4,8'"
+    if isinstance(value, str):
+        numbers: list[Any] = [whole_number("stage", part, expected) for part in value.split(",")]
+    elif isinstance(value, Iterable):
+        numbers = [*value]
+    else:
+        numbers = [value]
+    for number in numbers:
+        require_int("stage", number, least=1, most=MAX_STREAMS)
+    if numbers != sorted(set(numbers)):
+        raise refusal("stage", expected, value)
+    return tuple(numbers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """What one stream produced.
@@ -410,6 +430,11 @@ class Trace:
     def num_tokens(self) -> int:
         """Tokens spent, as the budget counts them."""
         return self.thinking_tokens + self.answer_tokens
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the stream ran at all; one is cancelled before, where the vote was settled without it."""
+        return self.num_tokens > 0 or self.stop is not Stop.CANCELLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -476,6 +501,17 @@ class Response:
     candidates: tuple[Candidate, ...]
     winner: int | None
     notices: tuple[str, ...] = ()
+
+    @property
+    def streams_not_begun(self) -> int:
+        """Streams of later stages that the vote did not need."""
+        return sum(not candidate.trace.has_begun for candidate in self.candidates)
+
+    @property
+    def tokens_saved(self) -> int:
+        """About how many tokens those would have drawn: each the mean of the streams that finished."""
+        finished = [c.trace.num_tokens for c in self.candidates if c.trace.stop is not Stop.CANCELLED]
+        return round(self.streams_not_begun * sum(finished) / len(finished)) if finished else 0
 
     @property
     def finish_reason(self) -> FinishReason | None:

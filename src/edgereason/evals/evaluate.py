@@ -139,6 +139,7 @@ class EvalConfig:
         budget: most tokens of a stream.
         budget_s: seconds for a request, which then has the machine to itself: `parallel` is 1.
         repeats: how often each question is asked.
+        stage: how many streams begin with each stage; see `Request`.
         stop_early: whether streams stop when their vote is certain; off, all of them run to their ends, so
             that votes over fewer can be drawn from the rows.
         parallel: streams that run at a time; no request is started while there are so many.
@@ -158,6 +159,7 @@ class EvalConfig:
     effort: Effort | None = None
     streams: int = 1
     vote: Vote | None = None
+    stage: tuple[int, ...] | None = None
     stop_early: bool = True
     max_tokens: int | None = None
     system: str | None = None
@@ -237,6 +239,7 @@ class EvalConfig:
             ),
             seed=seed,
             max_tokens=self.max_tokens,
+            stage=self.stage or (),
             stop_early=self.stop_early,
             enable_thinking=self.enable_thinking,
         )

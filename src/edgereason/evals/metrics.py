@@ -228,7 +228,8 @@ def _verify_share(samples: Sequence[Sample]) -> float | None:
 def summarise(samples: Sequence[Sample], *, budget_s: float | None = None) -> dict[str, Any]:
     """The figures of a run, as plain values.
 
-    Lengths are the winning streams', `mean_all_streams_tokens` what all streams of a row spent together.
+    Lengths are the winning streams', `mean_all_streams_tokens` what all streams of a row spent together;
+    `mean_streams_begun` are fewer than a row has where they begin in stages.
     `verify_share` is the rows' seconds in the verifier over all of theirs, None where they were not counted;
     it is a request's cost only where requests ran one at a time, since each waits for the others' steps.
     `share_cut` is the rows whose winning stream was ended by its budget or by `max_tokens`;
@@ -252,6 +253,7 @@ def summarise(samples: Sequence[Sample], *, budget_s: float | None = None) -> di
         "ci95": list(clustered_interval(scores, 0.95)),
         **token_statistics([sample.num_tokens for sample in samples]),
         "mean_all_streams_tokens": fmean(sample.all_streams_tokens for sample in samples),
+        "mean_streams_begun": fmean(sum(trace.has_begun for trace in sample.traces) for sample in samples),
         "share_cut": fmean(sample.stop in (Stop.BUDGET, Stop.LENGTH) for sample in samples),
         "share_think": fmean(sample.route is Route.THINK for sample in samples),
         "share_answered": fmean(sample.winner is not None for sample in samples),

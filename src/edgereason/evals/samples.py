@@ -38,6 +38,11 @@ class RecordedTrace:
         """Tokens spent, as the budget counts them."""
         return self.thinking_tokens + self.answer_tokens
 
+    @property
+    def has_begun(self) -> bool:
+        """As `Trace.has_begun`: whether the stream ran at all."""
+        return self.num_tokens > 0 or self.stop is not Stop.CANCELLED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample(JournalRow):

@@ -36,6 +36,7 @@ class Stream:
         end: the draw that ended the turn; None while it runs, and where it was cut.
         means: take in the states of what it says, where a verifier reads them.
         stop: strings that end its answer.
+        first: the draw that it will begin with; None once it has begun.
     """
 
     index: int
@@ -46,6 +47,7 @@ class Stream:
     want_logprobs: bool = False
     means: TraceMean | None = None
     stop: tuple[str, ...] = ()
+    first: Sampled | None = None
     unencoded: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
@@ -75,6 +77,11 @@ class Stream:
     def is_open(self) -> bool:
         """Whether it thinks, or has been told to close and the engine has not encoded that yet."""
         return self.control.phase is Phase.THINKING or self._is_closing
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has taken its first token; until then it costs no step."""
+        return self.first is None
 
     def take_news(self) -> list[tuple[Phase, str]]:
         """What was said since the last call."""
@@ -194,9 +201,18 @@ class Batch:
 
     def add(self, stream: Stream) -> None:
         """Draws a stream's first token and lets it run; its sequence's logits must be fresh."""
-        self._take(
-            stream, self._engine.sample(stream.sequence, stream.sampler, want_logprob=stream.want_logprobs)
-        )
+        self.draw_first(stream)
+        self.begin(stream)
+
+    def draw_first(self, stream: Stream) -> None:
+        """Draws a stream's first token while its sequence's logits are fresh; it begins when told to."""
+        stream.first = self._engine.sample(stream.sequence, stream.sampler, want_logprob=stream.want_logprobs)
+
+    def begin(self, stream: Stream) -> None:
+        """Lets a stream run whose first token is drawn."""
+        assert stream.first is not None
+        first, stream.first = stream.first, None
+        self._take(stream, first)
         self._running.append(stream)
 
     def resume(self, stream: Stream) -> None:

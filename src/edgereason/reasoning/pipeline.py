@@ -28,7 +28,7 @@ from edgereason.reasoning.events import Answered, Notice, Routed
 from edgereason.reasoning.pace import Deadline, Pace
 from edgereason.reasoning.plan import Plan, Planner, Room, room_of
 from edgereason.reasoning.prefix import Prefix
-from edgereason.reasoning.race import Race
+from edgereason.reasoning.race import Race, why_no_stages
 from edgereason.reasoning.runs import Run
 
 
@@ -137,10 +137,10 @@ class Pipeline:
             verifier = self._verifier if plan.route is Route.THINK else None
             vote, notices = self._settle(request, plan, verifier)
             deadline = self._deadline(request, plan, verifier, batch, accepted_s)
-            race = Race(request, vote, verifier, engine, deadline, self.clock)
+            race = Race(request, vote, verifier, batch, deadline, self.clock)
 
             # No event from here to the last stream's first draw: whoever takes one may use the engine, and
-            # these logits would be gone.
+            # these logits would be gone. Streams of later stages draw here too, and wait on their forks.
             opened = self._open(held, prefix, plan, deadline) if is_whole else prefix.sequence
             prefilled_s = self.clock()
             for index in range(plan.num_streams if is_whole else 0):
@@ -148,7 +148,7 @@ class Pipeline:
                 stream = self._stream(held, request, plan, index, fork, deadline)
                 if verifier is not None and verifier.layers:
                     stream.means = TraceMean(verifier.layers, engine.info.hidden_size)
-                batch.add(stream)
+                batch.draw_first(stream)
                 race.add(stream)
             first_token_s, shared_cells = self.clock(), opened.length
             yield from map(Notice, notices)
@@ -188,7 +188,7 @@ class Pipeline:
         engine, accepted_s = self._engine, self.clock()
         prompt = self.prompt(request)
         plan = self._planner.plans(request, len(prompt))[-1]
-        race = Race(request, Vote.MAJORITY, None, engine)
+        race = Race(request, Vote.MAJORITY, None, batch)
         with ExitStack() as held:
             held.enter_context(engine.reserve(**room_of([plan])._asdict()))
             spoken = prefix = _hold(held, engine, engine.new_sequence())
@@ -261,6 +261,8 @@ class Pipeline:
                 instead = "majority" if vote is Vote.WEIGHTED else "the first stream"
                 notices.append(f"{why}, so the {vote} vote falls back to {instead}")
             vote = Vote.MAJORITY if vote is Vote.WEIGHTED else vote
+        if (why := why_no_stages(request, vote, plan.num_streams)) is not None:
+            notices.append(why)
         return vote, tuple(notices)
 
     def _choose(self, plans: list[Plan], p_think: float | None) -> Plan:

@@ -2,6 +2,15 @@
 
 Watches its streams between steps: passes on what they say, turns each that ended into a candidate, scores
 it if there is a verifier, and cancels the rest as soon as the vote is certain.
+
+Streams may begin in stages. The next one begins as soon as those that run could not settle the vote even if
+they all agreed, so nobody waits for a stage that can't decide anything::
+
+    5,8 of 8 streams   A A A A A           settled by the first five: three never begin
+                       A A B │ A A A       the second answer begins the other three, beside those that run
+
+The answer that wins is the one that all at once would have given: the same seeds draw, and the vote counts a
+stream that waits as one that runs. A request in seconds begins all at once: later ones would have less time.
 """
 
 from __future__ import annotations
@@ -15,13 +24,12 @@ import numpy as np
 from edgereason.core.answers import read_trace
 from edgereason.core.chat import split_chat, split_thinking
 from edgereason.core.types import Candidate, Request, Response, Route, Stop, Timing, Trace, Usage, Vote
-from edgereason.engine.base import Engine
 from edgereason.heads.base import Verifier
-from edgereason.reasoning.batch import Stream
+from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl
 from edgereason.reasoning.events import STEP, Ended, Event, Notice, Step, Tallied, Text
 from edgereason.reasoning.pace import Deadline
-from edgereason.reasoning.vote import Ballot, decided, tally, winner
+from edgereason.reasoning.vote import Ballot, decided, needed, tally, winner
 
 _SHORT_ANSWER_TOKENS: Final = ANSWER_TOKENS // 2
 """Tokens that a stream must have time to say for it to be worth closing: a number, and a word beside it."""
@@ -34,7 +42,7 @@ class Race:
         request: what is asked.
         vote: how it is settled.
         verifier: scores what ended, if there is one.
-        engine: the streams'.
+        batch: where the streams run; those that wait for their stage begin there.
         deadline: of the streams, if they have one; told how many of them still run.
         clock: seconds, for what verifying takes.
     """
@@ -44,15 +52,17 @@ class Race:
         request: Request,
         vote: Vote,
         verifier: Verifier | None,
-        engine: Engine,
+        batch: Batch,
         deadline: Deadline | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._request = request
         self._vote = vote
         self._verifier = verifier
-        self._engine = engine
+        self._batch = batch
+        self._engine = batch.engine
         self._deadline = deadline
+        self._stages = request.stage if request.stop_early and deadline is None else ()
         self._clock = clock
         self._verify_s = 0.0
         self._num_late = 0
@@ -62,11 +72,12 @@ class Race:
         self._candidates: dict[int, Candidate] = {}
 
     def add(self, stream: Stream) -> None:
-        """Enters a stream."""
+        """Enters a stream, which begins in its stage unless it has begun."""
         self._streams.append(stream)
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[Event | Step]:
         """Watches until every stream has ended."""
+        self._begin_stages()
         while True:
             for stream in self._streams:
                 for phase, text in stream.take_news():
@@ -84,9 +95,24 @@ class Race:
             for stream in given_up:
                 stream.cancel()
             if len(given_up) < len(running):
+                self._begin_stages()
                 if self._deadline is not None:
                     self._deadline.num_streams = len(running) - len(given_up)
-                yield STEP
+                if any(_runs(stream) for stream in self._streams):  # or all ended with their first token
+                    yield STEP
+
+    def _begin_stages(self) -> None:
+        """Begins stages until the streams that have begun could settle the vote by themselves."""
+        waiting = [stream for stream in self._streams if not stream.has_begun]
+        while waiting:
+            num_begun = len(self._streams) - len(waiting)
+            num_open = len(self._streams) - len(self._ballots)
+            if needed(self._ordered_ballots(), num_open, self._vote) <= num_begun - len(self._ballots):
+                return
+            end = next((number for number in self._stages if number > num_begun), len(self._streams))
+            for stream in waiting[: end - num_begun]:
+                self._batch.begin(stream)
+            waiting = waiting[end - num_begun :]
 
     def _without_time(self, running: list[Stream]) -> list[Stream]:
         """Streams that are given up because they can't be closed and answer before the deadline.
@@ -167,7 +193,7 @@ class Race:
                 (c.answer.text, c.strength)
                 for c in tally(self._ordered_ballots(), self._vote, self._may_compare)
             )
-            yield Tallied(standing, sum(stream.is_running for stream in self._streams))
+            yield Tallied(standing, sum(_runs(stream) for stream in self._streams))
 
     def _score(self, streams: list[Stream]) -> dict[int, float]:
         """Verifier scores, all in one batch: a verification prompt goes onto each trace's own cells."""
@@ -243,6 +269,25 @@ class Race:
         """Whom to show when nobody has an answer: the first that finished, else the first."""
         finished = [candidate for candidate in candidates if candidate.trace.stop is not Stop.CANCELLED]
         return next(iter(finished or candidates), None)
+
+
+def why_no_stages(request: Request, vote: Vote, num_streams: int) -> str | None:
+    """Why stages that were asked for have no effect, for the caller; None where they have one."""
+    if not request.stage or not request.stop_early or num_streams == 1:
+        return None
+    if request.budget is not None and request.budget.limit_s is not None:
+        return f"a budget in seconds leaves later stages less time: all {num_streams} streams begin at once"
+    least = needed((), num_streams, vote)
+    if any(least <= number < num_streams for number in request.stage):
+        return None
+    return (
+        f"a {vote} vote of {num_streams} streams is open until {least} have ended, and no stage but the last "
+        "has as many: all begin at once"
+    )
+
+
+def _runs(stream: Stream) -> bool:
+    return stream.is_running and stream.has_begun
 
 
 def _trace(stream: Stream) -> Trace:

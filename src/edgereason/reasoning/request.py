@@ -29,6 +29,8 @@ class AskOptions(TypedDict, total=False):
         effort: a budget by name; "none" is chat.
         streams: how many streams think in parallel, 1 to 64.
         vote: "majority", "weighted" or "best"; by default weighted if a verifier is loaded.
+        stage: how many streams begin, as 5 of 8; the others begin only while the vote is open. Several
+            numbers, as (5, 6), are several stages. By default all begin at once.
         sampling: how tokens are drawn; the next four replace single values of it.
         temperature: 0 (greedy) to 5; by default 0.7.
         top_k: only the k most likely tokens are drawn, 0 for all; by default 40.
@@ -46,6 +48,7 @@ class AskOptions(TypedDict, total=False):
     effort: Effort | str | None
     streams: int | None
     vote: Vote | str | None
+    stage: int | str | Sequence[int] | None
     sampling: Sampling | None
     temperature: float | None
     top_k: int | None

@@ -15,7 +15,8 @@ still form is
     max(the other firm atoms) + Σ(the other expression atoms) + running streams
 
 (a score is at most 1, so a running stream counts 1 under *weighted* too), and an atom stronger than that
-has won, with whatever joins it.
+has won, with whatever joins it. A stream that waits for its stage counts as one that runs, and `needed` tells
+how many must end before there can be such an atom.
 """
 
 from __future__ import annotations
@@ -86,23 +87,47 @@ def winner(
     return max(chosen.members, key=lambda i: (ballots[i].score or 0.0, -i))
 
 
-def decided(ballots: Sequence[Ballot], num_running: int, vote: Vote) -> bool:
-    """Whether the winning class is certain although `num_running` streams still run."""
-    if num_running == 0:
+def decided(ballots: Sequence[Ballot], num_open: int, vote: Vote) -> bool:
+    """Whether the winning class is certain although `num_open` streams still run or wait."""
+    if num_open == 0:
         return True
     if vote is Vote.BEST:
         return False
+    return any(strength > rival + num_open for strength, rival in _leaders(ballots, vote))
+
+
+def needed(ballots: Sequence[Ballot], num_open: int, vote: Vote) -> int:
+    """Fewest of `num_open` streams that must end before the winning class can be certain; 0 once it is.
+
+    At best all x of them give the leader's answer, with a score of 1, so that what is still open is
+    outweighed from strength + x > rival + (num_open − x) on.
+    """
+    if decided(ballots, num_open, vote):
+        return 0
+    if vote is Vote.BEST:
+        return num_open
+    lead = max((strength - rival for strength, rival in _leaders(ballots, vote)), default=0.0)
+    return min(num_open, math.floor((num_open - lead) / 2) + 1)
+
+
+def _leaders(ballots: Sequence[Ballot], vote: Vote) -> list[tuple[float, float]]:
+    """Strength of the strongest firm atom and of the strongest expression, each with its rival's.
+
+    Of either sort no other atom leads its rival by more.
+    """
     weights: dict[tuple[Kind, str], list[float]] = {}
     for ballot in ballots:
         if ballot.answer is not None:
             weights.setdefault((ballot.answer.kind, ballot.answer.key), []).append(_weight(ballot, vote))
     atoms = sorted(((math.fsum(ws), kind) for (kind, _), ws in weights.items()), key=lambda atom: -atom[0])
-    if not atoms:
-        return False
-    leader, rivals = atoms[0][0], atoms[1:]
-    firm = max((strength for strength, kind in rivals if kind is not Kind.EXPRESSION), default=0.0)
-    loose = math.fsum(strength for strength, kind in rivals if kind is Kind.EXPRESSION)
-    return leader > firm + loose + num_running
+    firm = [strength for strength, kind in atoms if kind is not Kind.EXPRESSION]
+    loose = [strength for strength, kind in atoms if kind is Kind.EXPRESSION]
+    leaders = []
+    if firm:
+        leaders.append((firm[0], sum(firm[1:2]) + math.fsum(loose)))
+    if loose:
+        leaders.append((loose[0], sum(firm[:1]) + math.fsum(loose[1:])))
+    return leaders
 
 
 def _weight(ballot: Ballot, vote: Vote) -> float:

@@ -58,6 +58,7 @@ def test_an_evaluation_gives_accuracy_with_its_interval_and_the_command_that_ask
         budget=256,
         streams=4,
         vote=Vote.WEIGHTED,
+        stage=(3,),
         stop_early=False,
         temperature=0.5,
         system="Think in steps; it's worth it.",
@@ -78,7 +79,8 @@ def test_an_evaluation_gives_accuracy_with_its_interval_and_the_command_that_ask
     assert result.machine.endswith("threads")
     assert result.command == (
         "edgereason eval gsm8k --bundle BUNDLE --data questions.jsonl --budget 256 --streams 4 "
-        """--vote weighted --no-stop-early --system 'Think in steps; it'"'"'s worth it.' --temperature 0.5"""
+        """--vote weighted --stage 3 --no-stop-early --system 'Think in steps; it'"'"'s worth it.' """
+        "--temperature 0.5"
     )
     assert runs_as_typed(result.command)
 

@@ -45,6 +45,8 @@ def test_json_is_one_object_and_nothing_else_on_stdout(cli):
             "answer_tokens": 26,
             "total_tokens": prompt_tokens + 49,
             "all_streams_tokens": 98,
+            "streams_not_begun": 0,
+            "tokens_saved": 0,
         },
         "kv_bytes": got["kv_bytes"],
         "streams": [{"seed": 3, **stream}, {"seed": 4, **stream}],

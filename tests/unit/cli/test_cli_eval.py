@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,24 @@ def test_the_thinking_switch_is_recorded(evaluate, tmp_path: Path, option: str, 
     assert "enable_thinking" not in (tmp_path / "plain" / "run.toml").read_text()
 
 
+def test_stages_are_recorded_and_so_are_the_streams_that_never_began(evaluate, cli, tmp_path: Path) -> None:
+    asked = ("--mode", "think", "--budget", "100", "--streams", "4", "--vote", "majority")
+    staged = json.loads(evaluate(*asked, "--stage", "3", "--json").out)
+    whole = json.loads(evaluate(*asked, "--json", folder="whole").out)
+    assert staged["config"]["stage"] == [3]
+    assert "stage" not in whole["config"]
+    assert tomllib.loads((tmp_path / "run" / "run.toml").read_text())["eval"]["stage"] == [3]
+    # Streams say 0, 1, 2, 0 in turn, and no three agree, so that the fourth always begins.
+    assert (staged["mean_streams_begun"], whole["mean_streams_begun"]) == (4.0, 4.0)
+    assert staged["accuracy"] == whole["accuracy"]
+    refused = evaluate(*asked)
+    assert refused.code == FAILED
+    assert "stage" in refused.err
+    assert "in rising order, as 5 or '2,4,8'" in evaluate(*asked, "--stage", "3,2", folder="other").err
+    votes = json.loads(cli("eval", "sweep", str(tmp_path / "run")).out)["votes"]
+    assert votes["run"]["least_pool"] == 4
+
+
 def test_a_sweep_prints_its_record_or_writes_it(evaluate, cli, tmp_path: Path) -> None:
     evaluate("--mode", "think", "--budget", "100", "--streams", "3", "--no-stop-early")
     run = str(tmp_path / "run")
@@ -101,6 +120,7 @@ def test_a_comparison_is_a_line_a_folder_or_one_object(evaluate, cli, tmp_path: 
         (["gsm8k", "--repeats", "0"], FAILED, "repeats must be at least 1"),
         (["gsm8k", "--score", "loglik", "--budget", "99"], FAILED, "no setting 'budget'"),
         (["gsm8k", "--orders", "given"], FAILED, "no setting 'orders'"),
+        (["gsm8k", "--streams", "8", "--stage", "five"], USAGE, "'--stage': expected numbers"),
         (["gsm8k", "--kv", "q4_0"], USAGE, "'f16', 'q8_0'"),
         (["ppl", "missing.txt", "--kv", "q4_0"], USAGE, "'f16', 'q8_0'"),
         (["piqa", "--score", "loglik", "--orders", "cyclic"], FAILED, "piqa shows no options"),

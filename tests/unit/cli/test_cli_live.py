@@ -57,6 +57,33 @@ def test_the_board_shows_each_streams_end_state_and_tokens():
     assert "</think>" not in text
 
 
+def test_streams_that_wait_are_shown_behind_the_others_and_counted_apart():
+    board = _board(10)
+    for index in range(5):
+        board.take(Text(index, Phase.THINKING, "hm", 1))
+    board.take(_ended(0, "391"))
+    board.take(Tallied((("391", 1.0),), 4))
+    console = recording(height=26)
+    console.print(board)
+    text = shown(console)
+    for part in ("1 ✓ 391", "2 thinking", "5 thinking", "6 waiting", "8 waiting"):
+        assert part in text
+    assert "tally  391 ×1 · 4 running · 5 waiting · 2 not shown" in text
+
+
+def test_streams_that_never_began_are_said_so_with_what_they_saved():
+    console = recording()
+    reply = "think\n</think>\n\nThe final answer is 391."
+    _watch(console, (reply,), streams=4, stage=3, vote="majority", budget=200, mode="think")
+    rest = shown(console).partition("▸")[2]
+    assert [line.rstrip() for line in rest.splitlines()[2:5]] == [
+        "   3  ✓ 391        40/200  natural",
+        "   4  not begun     0/200",
+        "tally  391 ×3",
+    ]
+    assert "all streams 120 · 1 not begun, about 40 tokens saved" in rest
+
+
 @pytest.mark.parametrize("num_streams", [2, 3, 5, 8, 64])
 @pytest.mark.parametrize(("width", "height"), [(30, 10), (80, 24), (200, 60)])
 def test_the_board_fits_any_terminal(num_streams, width, height):
@@ -74,6 +101,8 @@ def test_when_not_all_fit_the_running_ones_are_shown():
     board = _board(20)
     for index in range(12):
         board.take(_ended(index, "1"))
+    for index in range(12, 20):
+        board.take(Text(index, Phase.THINKING, "hm", 1))
     console = recording()
     console.print(board)
     text = shown(console)

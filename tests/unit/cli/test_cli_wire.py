@@ -18,6 +18,18 @@ def _trace(index: int, stop: Stop, answer_tokens: int) -> Trace:
     )
 
 
+def _never_begun(index: int) -> Trace:
+    return Trace(
+        index=index,
+        seed=7 + index,
+        thinking="",
+        text="",
+        thinking_tokens=0,
+        answer_tokens=0,
+        stop=Stop.CANCELLED,
+    )
+
+
 def test_a_response_becomes_the_object_of_the_contract():
     response = Response(
         route=Route.THINK,
@@ -34,6 +46,7 @@ def test_a_response_becomes_the_object_of_the_contract():
             Candidate(trace=_trace(0, Stop.BUDGET, 3), answer="391", score=0.5),
             # Cancelled streams may have said something; what it amounts to is nobody's answer.
             Candidate(trace=_trace(1, Stop.CANCELLED, 1), answer="3", score=0.1),
+            Candidate(trace=_never_begun(2), answer=None),
         ),
         winner=0,
         notices=("a notice",),
@@ -55,6 +68,8 @@ def test_a_response_becomes_the_object_of_the_contract():
             "answer_tokens": 3,
             "total_tokens": 18,  # 10 + 5 + 3
             "all_streams_tokens": 12,
+            "streams_not_begun": 1,
+            "tokens_saved": 8,  # as many as the one that finished drew
         },
         "timing": {
             "ttft_s": 0.25,
@@ -68,6 +83,7 @@ def test_a_response_becomes_the_object_of_the_contract():
         "streams": [
             {"seed": 7, "answer": "391", "score": 0.5, "tokens": 8, "stop": "budget", "cancelled": False},
             {"seed": 8, "answer": None, "score": None, "tokens": 6, "stop": "cancelled", "cancelled": True},
+            {"seed": 9, "answer": None, "score": None, "tokens": 0, "stop": "cancelled", "cancelled": True},
         ],
         "winner": 0,
         "notices": ["a notice"],

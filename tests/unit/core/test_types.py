@@ -64,6 +64,12 @@ ASKED = (Message("user", "2+2?"),)
         (lambda: Request(messages=ASKED, max_tokens="9"), "max_tokens must be a whole number, got '9'"),
         (lambda: Request(messages=ASKED, max_tokens=0), "max_tokens must be at least 1, got 0"),
         (lambda: Request(messages=ASKED, stop_early=1), "stop_early must be True or False, got 1"),
+        (lambda: Request(messages=ASKED, stage=0), "stage must be between 1 and 64, got 0"),
+        (lambda: Request(messages=ASKED, stage=True), "stage must be a whole number, got True"),
+        (lambda: Request(messages=ASKED, stage=(4, 2)), "in rising order, as 5 or '2,4,8', got (4, 2)"),
+        (lambda: Request(messages=ASKED, stage="4,4"), "in rising order, as 5 or '2,4,8', got '4,4'"),
+        (lambda: Request(messages=ASKED, stage="2;4"), "in rising order, as 5 or '2,4,8', got '2;4'"),
+        (lambda: Request(messages=ASKED, stage=""), "in rising order, as 5 or '2,4,8', got ''"),
         (
             lambda: Request(messages=ASKED, want_logprobs="no"),
             "want_logprobs must be True or False, got 'no'",
@@ -91,6 +97,13 @@ def test_a_request_takes_plain_values_for_its_own() -> None:
         stop=("\n\n",),
     )
     assert plain.mode is Mode.THINK  # not only equal: routes are told apart by identity
+    assert [Request(messages=ASKED, stage=stage).stage for stage in (5, "5", "2, 5", [2, 5], ())] == [
+        (5,),
+        (5,),
+        (2, 5),
+        (2, 5),
+        (),
+    ]
     assert Request(messages=ASKED, budget="5s").budget == Budget(limit_s=5.0)
 
 

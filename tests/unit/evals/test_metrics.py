@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -205,6 +206,7 @@ def test_a_summary_by_hand():
         "median_tokens": 80.0,
         "p90_tokens": pytest.approx(170.0),  # 2.7 steps along 40 60 100 200
         "mean_all_streams_tokens": 190.0,
+        "mean_streams_begun": 1.0,
         "share_cut": 0.5,
         "share_think": 0.5,
         "share_answered": 0.75,
@@ -213,6 +215,13 @@ def test_a_summary_by_hand():
         "verify_share": None,
         "pass_at_k": {"1": 0.75, "2": 1.0},
     }
+
+
+def test_streams_that_never_began_are_told_from_those_that_were_cancelled():
+    began = trace(None, 0.0, stop=Stop.CANCELLED)
+    never = replace(began, thinking_tokens=0, answer_tokens=0)
+    rows = [pool("a", trace(), trace(), began), pool("b", trace(), trace(), never)]
+    assert summarise(rows)["mean_streams_begun"] == 2.5
 
 
 def test_the_verifiers_share_is_of_all_seconds_and_unknown_where_a_row_does_not_say():

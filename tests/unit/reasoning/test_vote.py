@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgereason.core.answers import canonical
 from edgereason.core.types import Vote
-from edgereason.reasoning.vote import Ballot, decided, tally, winner
+from edgereason.reasoning.vote import Ballot, decided, needed, tally, winner
 
 
 def ballots(*answers: str | None, scores: list[float] | None = None) -> list[Ballot]:
@@ -61,20 +61,51 @@ def test_the_winner_of_a_class_is_its_surest_member() -> None:
 
 
 def test_a_lead_that_running_streams_could_equal_is_not_decided() -> None:
-    assert not decided(ballots("1", "1"), num_running=2, vote=Vote.MAJORITY)
-    assert decided(ballots("1", "1", "1"), num_running=2, vote=Vote.MAJORITY)
-    assert not decided(ballots("1", "1", "1", "2"), num_running=2, vote=Vote.MAJORITY)
+    assert not decided(ballots("1", "1"), num_open=2, vote=Vote.MAJORITY)
+    assert decided(ballots("1", "1", "1"), num_open=2, vote=Vote.MAJORITY)
+    assert not decided(ballots("1", "1", "1", "2"), num_open=2, vote=Vote.MAJORITY)
 
 
 def test_expressions_that_a_late_answer_might_bring_together_count_together() -> None:
     # 3 against two expressions of one vote each: a late answer equal to both would make them 3 with itself.
     given = ballots("5", "5", "5", r"x^2+1", r"y+2")
-    assert not decided(given, num_running=1, vote=Vote.MAJORITY)
-    assert decided(ballots("5", "5", "5", "7", "8"), num_running=1, vote=Vote.MAJORITY)
+    assert not decided(given, num_open=1, vote=Vote.MAJORITY)
+    assert decided(ballots("5", "5", "5", "7", "8"), num_open=1, vote=Vote.MAJORITY)
 
 
 def test_best_is_never_decided_early() -> None:
-    assert not decided(ballots("1", scores=[1.0]), num_running=1, vote=Vote.BEST)
+    assert not decided(ballots("1", scores=[1.0]), num_open=1, vote=Vote.BEST)
+
+
+@pytest.mark.parametrize(
+    ("given", "num_open", "fewest"),
+    [
+        # Nothing is said yet: more than half of 2, 3, 4, 8 and 9.
+        ([], 2, 2),
+        ([], 3, 2),
+        ([], 4, 3),
+        ([], 8, 5),
+        ([], 9, 5),
+        (["1"], 7, 4),  # 5 of 8 in all
+        (["1", "2"], 6, 4),  # 5 to 1, and 2 open
+        (["1", "1", "2", "2"], 4, 3),  # 5 to 2, and 1 open; 4 to 2 could end in a tie
+        (["1", "1", "1"], 2, 0),
+        (["1", "1", "1", "2"], 2, 1),
+        (["1", None], 6, 3),  # 4 to 0, and 3 open
+        ([None, None], 2, 2),
+        # Two expressions may be one: 3 of "1" stand against 2, and 2 more are needed of 2.
+        (["1", "1", "1", r"x^2+1", "y+2"], 2, 1),
+    ],
+)
+def test_how_many_must_end_before_a_majority_can_be_certain(given, num_open: int, fewest: int) -> None:
+    assert needed(ballots(*given), num_open, Vote.MAJORITY) == fewest
+
+
+def test_a_weighted_vote_needs_as_many_as_scores_of_one_would_and_best_needs_all() -> None:
+    given = ballots("1", "1", scores=[0.5, 0.25])
+    # x more with a score of 1: 0.75 + x > 4 − x from x = 2 on.
+    assert needed(given, 4, Vote.WEIGHTED) == 2
+    assert needed(given, 4, Vote.BEST) == 4
 
 
 ANSWERS = st.sampled_from(
@@ -101,3 +132,20 @@ def test_whenever_a_vote_is_decided_early_the_full_vote_agrees(
                 for seed in range(3):
                     assert early_class <= winning_class(everybody, vote, seed)
                 break
+
+
+@given(
+    answers=st.lists(st.one_of(st.none(), ANSWERS), min_size=1, max_size=6),
+    scores=st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=6, max_size=6),
+    vote=st.sampled_from([*Vote]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_vote_is_decided_before_as_many_have_ended_as_are_needed(
+    answers: list[str | None], scores: list[float], vote: Vote
+) -> None:
+    everybody = ballots(*answers, scores=scores[: len(answers)])
+    for finished in range(len(answers)):
+        fewest = needed(everybody[:finished], len(answers) - finished, vote)
+        assert fewest <= len(answers) - finished
+        for more in range(fewest):
+            assert not decided(everybody[: finished + more], len(answers) - finished - more, vote)

@@ -61,6 +61,16 @@ class Pane:
     num_tokens: int = 0
     candidate: Candidate | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has not begun."""
+        return self.candidate is None and self.num_tokens == 0
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self.candidate is None and self.num_tokens > 0
+
     def panel(self, routed: Routed, width: int, height: int) -> Panel:
         """Its end, as much of it as fits."""
         state, color = self._state(width - 8)
@@ -76,6 +86,8 @@ class Pane:
         )
 
     def _state(self, cells: int) -> tuple[str, str]:
+        if self.is_waiting:
+            return "waiting", "dim"
         if self.candidate is None:
             return ("thinking", "yellow") if self.phase is Phase.THINKING else ("answering", "cyan")
         return verdict(self.candidate, cells)
@@ -150,14 +162,16 @@ class Board:
         yield self._standing(len(shown))
 
     def _shown(self, most: int) -> list[Pane]:
-        """Those that still run before those that ended, then in their order."""
-        first = sorted(self._panes, key=lambda pane: (pane.candidate is not None, pane.index))[:most]
+        """Those that run before those that ended and those that wait, then in their order."""
+        first = sorted(self._panes, key=lambda pane: (not pane.runs, pane.is_waiting, pane.index))[:most]
         return sorted(first, key=lambda pane: pane.index)
 
     def _standing(self, num_shown: int) -> Text:
-        num_running = sum(pane.candidate is None for pane in self._panes)
+        num_running = sum(pane.runs for pane in self._panes)
         line = tally_line(self.tally) if self.tally else Text("tally  nobody has finished yet", "dim")
         line.append(f" · {num_running} running", "dim")
+        if num_waiting := sum(pane.is_waiting for pane in self._panes):
+            line.append(f" · {num_waiting} waiting", "dim")
         if hidden := len(self._panes) - num_shown:
             line.append(f" · {hidden} not shown", "dim")
         line.no_wrap, line.overflow = True, "ellipsis"
@@ -184,7 +198,7 @@ def spent(num_tokens: int, routed: Routed) -> str:
 def verdict(candidate: Candidate, max_cells: int) -> tuple[str, str]:
     """How a stream ended, and in which colour."""
     if candidate.trace.stop is Stop.CANCELLED:
-        return "cancelled", "dim"
+        return ("cancelled" if candidate.trace.has_begun else "not begun"), "dim"
     if candidate.answer is None:
         return "no answer", "red"
     return prose.one_line(f"✓ {candidate.answer}", max_cells), "green"
@@ -302,7 +316,7 @@ def _results(response: Response, routed: Routed) -> Table:
             Text(state, color),
             Text("" if candidate.score is None else f"score {candidate.score:.2f}"),
             Text(spent(trace.num_tokens, routed), "dim"),
-            Text("" if state == trace.stop.value else trace.stop.value, "dim"),
+            Text("" if trace.stop is Stop.CANCELLED else trace.stop.value, "dim"),
         )
     return table
 
@@ -316,6 +330,8 @@ def _figures(response: Response, width: int) -> Text:
         parts.append(f"answer {usage.answer_tokens} tokens")
     if len(response.candidates) > 1:
         parts.append(f"all streams {usage.all_streams_tokens}")
+    if response.streams_not_begun:
+        parts.append(f"{response.streams_not_begun} not begun, about {response.tokens_saved} tokens saved")
     parts += [
         f"{timing.tokens_per_s:.1f} tok/s",
         f"first token {timing.ttft_s:.2f} s",
