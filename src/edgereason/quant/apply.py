@@ -34,20 +34,28 @@ def _silent(done: int, total: int) -> None:
     pass
 
 
-def apply(teacher: Path, learned: Learned, target: Path, *, progress: Report = _silent) -> None:
+def apply(
+    teacher: Path,
+    learned: Learned,
+    target: Path,
+    *,
+    teacher_sha256: str | None = None,
+    progress: Report = _silent,
+) -> None:
     """Makes the base.
 
     Args:
         teacher: the GGUF that `learned` was learned for.
         learned: transforms, factors, grids.
         target: the base; appears whole or not at all.
+        teacher_sha256: the teacher's hash if it is known; it is computed if not.
         progress: told (weights done, weights in all) after every tensor.
 
     Raises:
         BundleError: another teacher than the one learned for, or transforms that don't fit it.
         ModelFileError: the teacher can't be read, or its shapes can't be cut into blocks.
     """
-    got = file_sha256(teacher)
+    got = teacher_sha256 or file_sha256(teacher)
     if got != learned.teacher_sha256:
         raise BundleError(
             f"{teacher.name} has SHA-256 {got}, and {learned.name} is made from {learned.teacher_sha256}: "
