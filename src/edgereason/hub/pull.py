@@ -21,10 +21,8 @@ from typing import Final
 from edgereason.core.bundle import BASE_FILE, Bundle, clear_temporaries, file_sha256, require_one_file
 from edgereason.core.checks import shown
 from edgereason.errors import BundleError, ModelFileError, PullError
-from edgereason.hub import huggingface, mirror
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource, find, find_by_sha256, suggestion
 from edgereason.hub.fingerprint import known_sha256, remember_sha256
-from edgereason.hub.huggingface import UnavailableError
 from edgereason.hub.part import PartFile, PullProgress
 from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
 from edgereason.hub.trial import require_loadable
@@ -146,6 +144,10 @@ def _fetch(
     notice: Notice,
 ) -> None:
     """Fill `part` from the first source that can."""
+    # What speaks to networks takes long to import, and most models are here.
+    from edgereason.hub import huggingface, mirror
+    from edgereason.hub.huggingface import UnavailableError
+
     hub_cause = "this file isn't on the hub"
     if model.hub is not None:
         require_space(part.path.parent, part.total_bytes - part.left_bytes)
