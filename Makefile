@@ -11,7 +11,10 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: demo test test-fast test-slow lint bench clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.runtime
+# The model is fetched, and its 4-bit base made, while llama.cpp compiles.
+demo: $(VENV)/.light
+	@$(BIN)/python tools/together.py \
+	  build "$(MAKE) -s $(VENV)/.runtime" model "PYTHONPATH=src $(BIN)/python -m edgereason pull"
 	$(BIN)/edgereason ask "$(QUESTION)" --streams 4 --budget 320 --seed 1
 
 test: $(VENV)/.dev lint
@@ -38,8 +41,14 @@ $(VENV)/bin/python:
 	  || { echo "edgereason needs Python 3.11 or newer; say which with: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The native part first, by itself, so that its three minutes show progress.
-$(VENV)/.native: $(wildcard tools/native/*.* tools/native/kernels/*) | $(VENV)/bin/python
+# All that the runtime stands on but llama.cpp: enough to fetch a model and to make a base of it.
+$(VENV)/.light: pyproject.toml | $(VENV)/bin/python
+	@sed -n '/^dependencies/,/^]/s/^ *"\([^"]*\)".*/\1/p' pyproject.toml | grep -v llama > $(VENV)/light.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -r $(VENV)/light.txt
+	@touch $@
+
+# The native part by itself, so that its minutes show progress.
+$(VENV)/.native: $(wildcard tools/native/*.* tools/native/kernels/*) | $(VENV)/.light
 	$(BIN)/python tools/native/install.py "$$(sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)"
 	@touch $@
 

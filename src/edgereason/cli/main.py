@@ -17,6 +17,8 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
@@ -76,6 +78,23 @@ def _edgereason(
     """A reasoning mode for small language models, on this device."""
 
 
+def _part_for(arguments: Sequence[str]) -> typer.Typer:
+    """The application with the command that is called alone, or all of it where no command comes first.
+
+    typer makes validators of all options of all commands before it runs one, which takes longer than to read
+    a model's file.
+    """
+    name = arguments[0] if arguments else None
+    part = copy(app)
+    part.registered_commands = [
+        one for one in app.registered_commands if one.callback and one.callback.__name__ == name
+    ]
+    part.registered_groups = [
+        one for one in app.registered_groups if one.typer_instance and one.typer_instance.info.name == name
+    ]
+    return part if part.registered_commands or part.registered_groups else app
+
+
 def main() -> None:
     """Runs the command line, and exits non-zero unless all went well."""
     if sys.stderr is None:  # closed: the next file that is opened would get what is written there
@@ -123,7 +142,8 @@ def _reason(error: OSError) -> str:
 
 def _run() -> int:
     try:
-        code = int(app(prog_name="edgereason", standalone_mode=False) or 0)
+        run = _part_for(sys.argv[1:])
+        code = int(run(prog_name="edgereason", standalone_mode=False) or 0)
     except Stopped as stopped:
         typer.echo(str(stopped), err=True)
         return _INTERRUPTED

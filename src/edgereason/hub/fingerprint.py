@@ -91,6 +91,16 @@ def kept_sha256(path: Path) -> str | None:
     return _Memory(path).kept.sha256
 
 
+def remember_sha256(path: Path, sha256: str) -> None:
+    """Keeps the hash of a model file that was computed while the file was written.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with _Memory(path) as memory:
+        memory.kept = replace(memory.kept, sha256=sha256, vocab_sha256=None)
+
+
 def try_once(path: Path, version: str, carry_out: Callable[[], None]) -> None:
     """Carries out a trial of a file that raises nothing; once for each version of what loads it.
 

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import filelock
 import platformdirs
 
 from edgereason.errors import PullError
@@ -105,6 +104,8 @@ def pull_lock(target: Path, notice: Callable[[str], None]) -> Iterator[None]:
     Raises:
         PullError: the folder can't be created or written.
     """
+    import filelock  # loading a model that is here needs none
+
     lock = filelock.FileLock(target.with_name(target.name + ".lock"))
     with file_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,9 @@ Knows the order of work; `merge.py` knows transforms, `blocks.py` grids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.core.bundle import file_sha256
+from edgereason.core.machine import usable_cores
 from edgereason.errors import BundleError, ModelFileError
 from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
 from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, Slot, write_model
@@ -31,20 +34,28 @@ def _silent(done: int, total: int) -> None:
     pass
 
 
-def apply(teacher: Path, learned: Learned, target: Path, *, progress: Report = _silent) -> None:
+def apply(
+    teacher: Path,
+    learned: Learned,
+    target: Path,
+    *,
+    teacher_sha256: str | None = None,
+    progress: Report = _silent,
+) -> None:
     """Makes the base.
 
     Args:
         teacher: the GGUF that `learned` was learned for.
         learned: transforms, factors, grids.
         target: the base; appears whole or not at all.
+        teacher_sha256: the teacher's hash if it is known; it is computed if not.
         progress: told (weights done, weights in all) after every tensor.
 
     Raises:
         BundleError: another teacher than the one learned for, or transforms that don't fit it.
         ModelFileError: the teacher can't be read, or its shapes can't be cut into blocks.
     """
-    got = file_sha256(teacher)
+    got = teacher_sha256 or file_sha256(teacher)
     if got != learned.teacher_sha256:
         raise BundleError(
             f"{teacher.name} has SHA-256 {got}, and {learned.name} is made from {learned.teacher_sha256}: "
@@ -55,14 +66,19 @@ def apply(teacher: Path, learned: Learned, target: Path, *, progress: Report = _
     merge = Merge(model, learned)
     slots = [_slot(model, learned.storage, name) for name in output_names(model, tied=learned.storage.tied)]
     total = sum(int(np.prod(slot.shape)) for slot in slots)
+    runs = {slot: merge.runs(slot.name) for slot in slots}
+
+    def stored(slot: Slot, rows: slice) -> npt.NDArray[Any]:
+        return _stored(slot, rows, merge.part(slot.name, rows), learned)
 
     def tensors() -> Iterator[npt.NDArray[Any]]:
         done = 0
+        made = _in_order(stored, ((slot, rows) for slot in slots for rows in runs[slot]))
         for slot in slots:
             parts = []
-            for rows, weight in merge.chunks(slot.name):
-                parts.append(_stored(slot, rows, weight, learned))
-                done += weight.size
+            for rows in runs[slot]:
+                parts.append(next(made))
+                done += (rows.stop - rows.start) * int(np.prod(slot.shape[1:]))
                 progress(done, total)
             yield np.concatenate(parts)
 
@@ -72,6 +88,20 @@ def apply(teacher: Path, learned: Learned, target: Path, *, progress: Report = _
         "edgereason.teacher.name": teacher.name,
     }
     write_model(target, model, slots, tensors(), about)
+
+
+def _in_order(
+    make: Callable[[Slot, slice], npt.NDArray[Any]], pieces: Iterable[tuple[Slot, slice]]
+) -> Iterator[npt.NDArray[Any]]:
+    """What `make` gives for each piece, in their order; made on all cores, a few ahead of who takes it."""
+    waiting: deque[Future[npt.NDArray[Any]]] = deque()
+    with ThreadPoolExecutor(cores := usable_cores()) as pool:
+        for piece in pieces:
+            waiting.append(pool.submit(make, *piece))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _stored(slot: Slot, rows: slice, weight: npt.NDArray[np.float32], learned: Learned) -> npt.NDArray[Any]:

@@ -24,14 +24,12 @@ The torch half of these grids is `train/quant/fake_quant.py`.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edgereason.core.machine import usable_cores
 from edgereason.errors import ConfigError
 from edgereason.quant.dyadic import tree_sum
 
@@ -42,7 +40,7 @@ Bytes = npt.NDArray[np.uint8]
 BLOCK: Final = 32
 _LARGEST: Final = 300_000
 """What a 4-bit block can hold with a scale below fp16's end at 65,504, and some room for its factor."""
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 17
 """Weights worked on at a time: the arrays in between stay in the cache."""
 
 
@@ -105,22 +103,23 @@ def quantize(
     rows, columns = weight.shape
     if columns % BLOCK:
         raise ConfigError(f"{columns} columns are not a multiple of {BLOCK}, the block that {grid} stores")
-    if (largest := np.max(np.abs(weight), initial=0)) > _LARGEST:
-        raise ConfigError(f"a weight of {largest:.3g} is too large for {grid}, whose scales are fp16")
     factors = np.ones(rows, np.float32) if row_factors is None else row_factors.astype(np.float32)
+    codes = np.empty((rows, columns), np.int8)
+    scales = np.empty((rows, columns // BLOCK), np.float16)
+    block = columns if per_row else BLOCK
     step = max(1, _CHUNK // columns)
-
-    def part(start: int) -> Quantized:
-        chunk, factor = weight[start : start + step], factors[start : start + step, None]
-        blocks = chunk.reshape(len(chunk), 1 if per_row else columns // BLOCK, -1)
-        scales = _fp16(_scales(blocks, grid, ranges) * factor)
-        codes = _codes(blocks, scales, grid).astype(np.int8).reshape(chunk.shape)
-        repeated = np.broadcast_to(scales, (len(chunk), columns // BLOCK))
-        return Quantized(codes, repeated.astype(np.float16))
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        parts = list(pool.map(part, range(0, rows, step)))
-    return Quantized(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    for start in range(0, rows, step):
+        chunk = slice(start, start + step)
+        blocks = np.ascontiguousarray(weight[chunk].reshape(-1, block).T)
+        extreme = _extreme(blocks)
+        if (largest := np.max(np.abs(extreme), initial=0)) > _LARGEST:
+            raise ConfigError(f"a weight of {largest:.3g} is too large for {grid}, whose scales are fp16")
+        rule = _Rule(blocks, grid)
+        found = rule.scales(extreme, ranges) * np.repeat(factors[chunk], columns // block)
+        stored = found.astype(np.float16)
+        codes[chunk] = rule.codes(_fp16(found)).astype(np.int8).T.reshape(-1, columns)
+        scales[chunk] = stored.reshape(-1, columns // block)
+    return Quantized(codes, scales)
 
 
 def pack(quantized: Quantized, grid: Grid) -> Bytes:
@@ -135,45 +134,76 @@ def pack(quantized: Quantized, grid: Grid) -> Bytes:
     return np.concatenate([scales, codes], axis=1).reshape(rows, -1)
 
 
-def _scales(blocks: Float32, grid: Grid, ranges: Ranges) -> Float32:
-    """(rows, blocks): scales by rule, not yet rounded to fp16."""
-    at = np.argmax(np.abs(blocks), axis=-1)
-    extreme = np.take_along_axis(blocks, at[..., None], axis=-1)[..., 0]
-    if grid is Grid.Q8_0:
-        return np.divide(np.abs(extreme), np.float32(127), dtype=np.float32)
-    best = extreme / TARGETS[0]
-    if ranges is Ranges.MIN_MAX:
-        return best
-    least = _squared_error(blocks, best, grid)
-    for target in TARGETS[1:]:
-        best, least = _better(blocks, best, least, extreme / target, grid)
-    codes = _codes(blocks, _fp16(best), grid)
-    weight = tree_sum(codes * codes)
-    fitted = np.where(weight == 0, best, tree_sum(blocks * codes) / np.maximum(weight, np.float32(1)))
-    return _better(blocks, best, least, fitted, grid)[0]
+def _extreme(blocks: Float32) -> Float32:
+    """(blocks,): the largest weight of each by magnitude, signed; the first of equals."""
+    high, low = blocks.max(axis=0), blocks.min(axis=0)
+    extreme: Float32 = np.where(high > -low, high, low)
+    if (equal := high == -low).any():
+        tied = blocks[:, equal]
+        extreme[equal] = np.take_along_axis(tied, np.argmax(np.abs(tied), axis=0)[None], axis=0)[0]
+    return extreme
 
 
-def _better(
-    blocks: Float32, best: Float32, least: Float32, scales: Float32, grid: Grid
-) -> tuple[Float32, Float32]:
-    """The better scale of two for every block, and its squared error."""
-    error = _squared_error(blocks, scales, grid)
-    better = error < least
-    return np.where(better, scales, best), np.where(better, error, least)
+class _Rule:
+    """The rule for scales, and the codes that they give.
 
+    Blocks are columns here, so that each operation runs over long rows of memory, and what an operation gives
+    takes the place of what it read: new arrays would cost more than the arithmetic.
 
-def _squared_error(blocks: Float32, scales: Float32, grid: Grid) -> Float32:
-    rounded = _fp16(scales)
-    error = blocks - _codes(blocks, rounded, grid) * rounded[..., None]
-    return tree_sum(error * error)
+    Args:
+        blocks: (weights of a block, blocks).
+        grid: of the codes.
+    """
 
+    def __init__(self, blocks: Float32, grid: Grid) -> None:
+        self._blocks = blocks
+        self._grid = grid
+        self._work = np.empty_like(blocks)
 
-def _codes(blocks: Float32, scales: Float32, grid: Grid) -> Float32:
-    """Codes, still as floats; a block whose scale is 0 gets zeros."""
-    divisors = np.where(scales == 0, np.float32(np.inf), scales)[..., None]
-    low, high = _ENDS[grid]
-    codes: Float32 = np.clip(np.rint(blocks / divisors), np.float32(low), np.float32(high))
-    return codes
+    def scales(self, extreme: Float32, ranges: Ranges) -> Float32:
+        """(blocks,): scales by rule, not yet rounded to fp16."""
+        if self._grid is Grid.Q8_0:
+            return np.divide(np.abs(extreme), np.float32(127), dtype=np.float32)
+        best = extreme / TARGETS[0]
+        if ranges is Ranges.MIN_MAX:
+            return best
+        least = self._squared_error(best)
+        for target in TARGETS[1:]:
+            best, least = self._better(best, least, extreme / target)
+        return self._better(best, least, self._fitted(best))[0]
+
+    def codes(self, scales: Float32) -> Float32:
+        """Codes, still as floats, until the next call; a block whose scale is 0 gets zeros.
+
+        Args:
+            scales: fp16 values.
+        """
+        codes, (low, high) = self._work, _ENDS[self._grid]
+        np.divide(self._blocks, np.where(scales == 0, np.float32(np.inf), scales), out=codes)
+        np.rint(codes, out=codes)
+        return np.clip(codes, np.float32(low), np.float32(high), out=codes)
+
+    def _fitted(self, scales: Float32) -> Float32:
+        """The scale that is best for the codes which a block has under another one."""
+        codes = self.codes(_fp16(scales))
+        products = self._blocks * codes
+        np.multiply(codes, codes, out=codes)
+        weight = tree_sum(codes)
+        return np.where(weight == 0, scales, tree_sum(products) / np.maximum(weight, np.float32(1)))
+
+    def _better(self, best: Float32, least: Float32, scales: Float32) -> tuple[Float32, Float32]:
+        """The better scale of two for every block, and its squared error."""
+        error = self._squared_error(scales)
+        better = error < least
+        return np.where(better, scales, best), np.where(better, error, least)
+
+    def _squared_error(self, scales: Float32) -> Float32:
+        rounded = _fp16(scales)
+        error = self.codes(rounded)
+        np.multiply(error, rounded, out=error)
+        np.subtract(self._blocks, error, out=error)
+        np.multiply(error, error, out=error)
+        return tree_sum(error).copy()
 
 
 def _fp16(values: Float32) -> Float32:

@@ -69,10 +69,15 @@ def exact_product(left: Float64, right: Float64, *, factor: Float64) -> Float64:
 
 
 def tree_sum(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Sums over the last axis, halves onto halves, so that the order is the same everywhere."""
-    while values.shape[-1] > 1:
-        half = (values.shape[-1] + 1) // 2
-        folded = values[..., :half].copy()
-        folded[..., : values.shape[-1] - half] += values[..., half:]
-        values = folded
-    return values[..., 0]
+    """Sums over the first axis, halves onto halves, so that the order is the same everywhere.
+
+    Returns:
+        A view of `values`, whose numbers are lost: the sums are made where they stand.
+    """
+    length = len(values)
+    while length > 1:
+        half = (length + 1) // 2
+        values[: length - half] += values[half:length]
+        length = half
+    total: npt.NDArray[np.float32] = values[0]
+    return total

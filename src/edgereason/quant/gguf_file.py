@@ -132,8 +132,11 @@ class GgufModel:
     def weights(self, name: str, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
         """A tensor dequantized, or some of its rows: (rows, columns) or (n,)."""
         tensor = self._tensors[name]
-        values = gguf.quants.dequantize(tensor.data[rows], tensor.tensor_type)
-        return np.ascontiguousarray(values, np.float32)
+        stored = np.asarray(tensor.data[rows])
+        # As one row: gguf works on 16 rows at a time, and calls would cost more than their arithmetic.
+        values = gguf.quants.dequantize(stored.reshape(1, -1), tensor.tensor_type)
+        shape = (len(stored), *self.shape(name)[1:])
+        return np.ascontiguousarray(values, np.float32).reshape(shape)
 
     def text(self, key: str, default: str = "") -> str:
         """A metadata text."""

@@ -20,7 +20,6 @@ beside it instead of computed, since the last bits of LAPACK's differ between ma
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -47,7 +46,9 @@ _KNOWN: Final = frozenset(
     [(part, "weight") for part in (*_NORM_BEFORE, *_INTO_RESIDUAL, *_NORMS, "attn_q_norm", "attn_k_norm")]
     + [(part, "bias") for part in ("attn_q", "attn_k", "attn_v")]
 )
-_CHUNK_ROWS: Final = 8192
+_OF_HEADS: Final = ("attn_q", "attn_k", "attn_v")
+_CHUNK: Final = 1 << 17
+"""Weights merged at a time: the float64 arrays in between stay in the cache."""
 LINEARS: Final = (*_NORM_BEFORE, *_INTO_RESIDUAL)
 
 
@@ -90,24 +91,34 @@ class Merge:
 
     def tensor(self, name: str) -> Float32:
         """A tensor of the merged model, by the name that it has in the base."""
-        return np.concatenate([chunk for _, chunk in self.chunks(name)])
+        return np.concatenate([self.part(name, rows) for rows in self.runs(name)])
 
-    def chunks(self, name: str) -> Iterator[tuple[slice, Float32]]:
-        """The same in runs of rows, with which rows they are: a vocabulary's matrices are large."""
+    def runs(self, name: str) -> list[slice]:
+        """Rows of a tensor that can be merged apart from the others, in order; few enough for a cache."""
+        shape = self._teacher.shape(self._source(name))
+        num_rows = shape[0]
+        is_whole = len(shape) == 1 or self._mixes_rows(name)
+        step = num_rows if is_whole else max(1, _CHUNK // max(1, shape[1]))
+        return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+    def part(self, name: str, rows: slice) -> Float32:
+        """Some rows of a merged tensor: one of its `runs`. Several threads may ask at a time."""
         told = self._learned.get(name)
         if told is not None:
-            yield slice(0, len(told)), told.astype(np.float32)
-            return
-        num_rows = self._teacher.shape(self._source(name))[0]
-        step = _CHUNK_ROWS if name in (EMBEDDING, HEAD) else num_rows
+            return told[rows].astype(np.float32)
+        merged = self._merged(name, rows)
         left, right = self._factor(f"{name}.left"), self._factor(f"{name}.right")
-        for start in range(0, num_rows, step):
-            rows = slice(start, min(start + step, num_rows))
-            merged = self._merged(name, rows)
-            if left is not None and right is not None:
-                part = left[rows]
-                merged = merged + exact_product(part, right, factor=part)
-            yield rows, merged.astype(np.float32)
+        if left is not None and right is not None:
+            factor = left[rows]
+            merged = merged + exact_product(factor, right, factor=factor)
+        return merged.astype(np.float32)
+
+    def _mixes_rows(self, name: str) -> bool:
+        """Whether a row of a merged matrix comes of several rows of the teacher's."""
+        found = _IN_LAYER.fullmatch(name)
+        if not found:
+            return False
+        return found[2] in _OF_HEADS or (found[2] in _INTO_RESIDUAL and self._rotation is not None)
 
     def _merged(self, name: str, rows: slice) -> Float64:
         if name == EMBEDDING:
@@ -120,14 +131,14 @@ class Merge:
         if not found or (found[2], found[3]) not in _KNOWN:
             raise BundleError(f"{self._teacher.path.name} has a tensor {name!r}, which no merge is known for")
         layer, part, kind = found.groups()
-        values = self._read(name)
         if part in _NORMS:
             return self._gain(name)
+        values = self._read(name, rows)
         if kind == "weight" and part in _NORM_BEFORE:
             values = self._rotated(self._folded(values, f"{layer}.{_NORM_BEFORE[part]}.weight"))
-        return self._through_heads(layer, part, values)
+        return self._through_heads(layer, part, values, rows)
 
-    def _through_heads(self, layer: str, part: str, values: Float64) -> Float64:
+    def _through_heads(self, layer: str, part: str, values: Float64, rows: slice) -> Float64:
         """What T_k, T_v and T_u do to a tensor of a layer, and the way back into the residual stream."""
         match part:
             case "attn_k":
@@ -138,7 +149,7 @@ class Merge:
                 return self._mixed(layer, values)
             case "ffn_up":
                 up = self._factor(f"{layer}.up")
-                return values if up is None else values * up.reshape(-1, *([1] * (values.ndim - 1)))
+                return values if up is None else values * up[rows, None]
             case "attn_output":
                 return self._back(self._unmixed(layer, values))
             case "ffn_down":

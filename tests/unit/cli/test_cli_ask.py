@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from edgereason.cli.main import _part_for, app
 from edgereason.cli.terminal.interrupt import stop_on_interrupt
 from edgereason.reasoning.model import Model
 
@@ -163,3 +164,24 @@ def test_importing_the_command_line_loads_nothing_heavy():
     code = "import sys, edgereason.cli.main; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(found.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "commands", "groups"),
+    [(["ask", "q", "--seed", "1"], ["ask"], []), (["bench", "engine"], [], ["bench"])],
+)
+def test_only_the_command_that_is_called_makes_its_options_ready(arguments, commands, groups):
+    part = _part_for(arguments)
+    assert [one.callback.__name__ for one in part.registered_commands] == commands
+    assert [one.typer_instance.info.name for one in part.registered_groups] == groups
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["aks", "q"], [""]])
+def test_help_and_unknown_words_see_all_commands(arguments):
+    assert _part_for(arguments) is app
+
+
+def test_a_model_that_is_here_needs_neither_network_nor_locks():
+    code = "import sys, edgereason.hub.pull; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"http.client", "ssl", "urllib.request", "filelock"} & set(found.stdout.split())

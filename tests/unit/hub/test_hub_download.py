@@ -30,7 +30,7 @@ def test_the_file_comes_from_the_pinned_revision_and_nothing_else_stays(hub, cac
     assert path == cache / "tiny.gguf"
     assert path.read_bytes() == CONTENT
     assert hub.paths == ["/maker/tiny-GGUF/resolve/c0ffee/tiny.gguf"]
-    assert {entry.name for entry in cache.iterdir()} <= {"tiny.gguf", "tiny.gguf.lock"}
+    assert {entry.name for entry in cache.iterdir()} <= {"tiny.gguf", "tiny.gguf.lock", ".tiny.gguf.json"}
 
 
 def test_what_is_here_isnt_asked_for_again(hub):

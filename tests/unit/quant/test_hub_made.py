@@ -8,6 +8,7 @@ import pytest
 from tiny_gguf import QWEN2, learned_for, random_transforms
 
 from edgereason.errors import PullError
+from edgereason.hub import fingerprint
 from edgereason.hub import pull as pull_module
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource
 from edgereason.hub.pull import LEARNED, pull
@@ -80,6 +81,12 @@ def test_it_is_made_of_the_teacher_once(catalogue, tmp_path):
     pull(catalogue, progress=seen.append, notice=notices.append)
     assert path.stat().st_mtime_ns == before
     assert len(notices) == 1
+
+
+def test_what_was_hashed_while_it_was_made_is_not_hashed_by_a_load(catalogue, monkeypatch):
+    path = pull(catalogue)
+    monkeypatch.setattr(fingerprint, "file_sha256", lambda path: pytest.fail(f"{path} was read again"))
+    assert fingerprint.known_sha256(path) == catalogue.sha256
 
 
 def test_other_bytes_than_the_catalogues_are_refused_and_removed(catalogue, tmp_path):

@@ -160,16 +160,27 @@ def test_a_product_is_added_to_what_the_merge_gives(shape, teacher):
         assert np.abs(more.tensor(name) - expected).max() < 1e-6 * np.abs(expected).max()
 
 
-def test_where_a_vocabulary_is_cut_changes_no_bit(shape, teacher, tmp_path, monkeypatch):
+def test_where_a_matrix_is_cut_changes_no_bit(shape, teacher, tmp_path, monkeypatch):
     learned = everything(shape, teacher)
     whole = Merge(GgufModel(teacher), learned)
     apply(teacher, learned, tmp_path / "whole.gguf")
-    monkeypatch.setattr(merge, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(merge, "_CHUNK", 7 * shape.hidden)
     for name in ("token_embd.weight", "output.weight"):
-        runs = list(whole.chunks(name))
-        assert [(rows.start, rows.stop) for rows, _ in runs] == [(n, min(n + 7, 40)) for n in range(0, 40, 7)]
+        starts = [(rows.start, rows.stop) for rows in whole.runs(name)]
+        assert starts == [(n, min(n + 7, 40)) for n in range(0, 40, 7)]
     apply(teacher, learned, tmp_path / "cut.gguf")
     assert (tmp_path / "cut.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+def test_matrices_whose_rows_are_mixed_are_merged_whole(teachers, monkeypatch, rotates):
+    monkeypatch.setattr(merge, "_CHUNK", QWEN2.hidden)  # a row at a time
+    tensors = random_transforms(
+        QWEN2, 3, KINDS if rotates else [kind for kind in KINDS if kind != "rotation"]
+    )
+    merged = Merge(GgufModel(teachers["qwen2"]), learned_for(teachers["qwen2"], tensors))
+    whole = {part for part in MATRICES if len(merged.runs(f"blk.0.{part}.weight")) == 1}
+    assert whole == {"attn_q", "attn_k", "attn_v"} | ({"attn_output", "ffn_down"} if rotates else set())
 
 
 def test_rules_alone_leave_gains_and_biases_as_they_are_and_weights_within_half_a_step(teachers, tmp_path):
