@@ -182,7 +182,7 @@ def _make(
     """Makes `model` of another one's file and of what was learned about it, which comes with this package.
 
     Making is exact: the same two files give the same bytes on every machine, so the hash is as strict here as
-    for a download. It takes ten seconds or twenty on two cores.
+    for a download. It takes 12 seconds on two cores.
 
     Raises:
         PullError: the bytes are not the catalogue's, the teacher is not what it should be, or no space.
@@ -195,7 +195,7 @@ def _make(
         trial.unlink(missing_ok=True)
         clear_temporaries(trial)
     require_space(target.parent, model.size_bytes)
-    notice(f"making {model.name} from {made.teacher}: once, about ten seconds on two cores")
+    notice(f"making {model.name} from {made.teacher}: once, about 12 seconds on two cores")
     total = model.size_bytes
 
     def show(done: int, weights: int) -> None:
