@@ -111,7 +111,9 @@ def mutate_text(data: bytes, seed: int) -> bytes:
     rng = random.Random(seed)
     if rng.random() < 0.3:
         return mutate(data, seed, range(max(1, len(data) - 8)))
-    found = rng.choice(list(_TOKEN.finditer(data)))
+    tokens = list(_TOKEN.finditer(data))
+    values = [one for one in tokens if data[one.end() : one.end() + 1] != b":"]
+    found = rng.choice(values if rng.random() < 0.8 else tokens)
     return data[: found.start()] + rng.choice(_WORDS) + data[found.end() :]
 
 
@@ -194,7 +196,11 @@ def mutate_arguments(
     rng = random.Random(seed)
     found = list(arguments)
     for _ in range(rng.choice((1, 1, 2))):
-        at, kind = rng.randrange(len(found)), rng.randrange(10)
+        values = [number for number, one in enumerate(found) if number > 0 and not one.startswith("-")]
+        is_value = bool(values) and rng.random() < 0.7
+        at, kind = rng.choice(values or [0]), rng.randrange(6 if is_value else 10)
+        if not is_value:
+            at = rng.randrange(len(found))
         strange = rng.choice((*_ARGUMENTS, *others))
         if found[at - 1] in calm and strange[:1] in "123456789":
             strange = "-3"

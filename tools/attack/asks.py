@@ -45,15 +45,15 @@ def attack(tally: Tally, folder: Path, seed: int) -> None:
 def _options(rng: random.Random) -> dict[str, Any]:
     """What a request may ask for."""
     found: dict[str, Any] = {"seed": rng.randrange(1000), "temperature": rng.choice((0.0, 0.7, 1.5))}
-    kind = rng.randrange(6)
-    if kind == 0:
-        return found | {"mode": "chat", "max_tokens": rng.choice((1, 5, 24))}
-    if kind == 1:
-        return found | {"mode": "think", "budget": f"{rng.choice((2, 3))}s"}
-    if kind == 2:
+    kind = rng.randrange(12)
+    if kind < 4:
+        return found | {"mode": "chat", "max_tokens": rng.choice((1, 5, 16))}
+    if kind == 4:
+        return found | {"mode": "think", "budget": f"{rng.choice((1, 2))}s"}
+    if kind == 5:
         return found | {"mode": "auto", "budget": rng.choice((32, 48)), "max_tokens": 40}
     streams = rng.choice((1, 1, 2, 4))
-    return found | {"mode": "think", "budget": rng.choice((32, 40, 64)), "streams": streams}
+    return found | {"mode": "think", "budget": rng.choice((32, 33, 40)), "streams": streams}
 
 
 def _question(rng: random.Random) -> str:
@@ -86,14 +86,21 @@ def faults(response: Response, options: dict[str, Any], seconds: float) -> list[
 def _ask(model: Model, tally: Tally, count: int, rng: random.Random) -> None:
     """One request after the other."""
     warm_bytes = handles = 0
+    resident: list[float] = []
+    # The largest comes first: the context grows to it, and stays.
+    model.ask(_QUESTIONS[-1], mode="think", budget=48, streams=4)
     for number in range(count):
+        if number % max(1, count // 10) == 0:
+            resident.append(round(resident_bytes() / 1e6, 1))
         options, question = _options(rng), _question(rng)
         if number == max(1, int(count * _WARM_UP)):
             gc.collect()
             warm_bytes, handles = resident_bytes(), model.engine.num_handles
         try:
             response = model.ask(question, **options)
-        except RequestError as error:  # a slow machine does not read the prompt in the seconds that were given
+        except (
+            RequestError
+        ) as error:  # a slow machine does not read the prompt in the seconds that were given
             if not isinstance(options.get("budget"), str):
                 tally.violated(f"ask {number}", f"{options} refused: {error}")
             tally.count("asks", "refused", question)
@@ -102,6 +109,7 @@ def _ask(model: Model, tally: Tally, count: int, rng: random.Random) -> None:
         for fault in faults(response, options, response.timing.total_s):
             tally.violated(case, fault)
         tally.count("asks", response.stop.value, case)
+    tally.figures["asks_resident_mb"] = resident
     _check_growth(tally, "asks", warm_bytes)
     if handles and model.engine.num_handles != handles:
         tally.violated(

@@ -252,8 +252,8 @@ def all_subjects(scene: Scene, folder: Path, url: str) -> list[Subject]:
             name="train heads verifier",
             share=12,
             act=line(
-                "train heads verifier --questions @sums.jsonl --bundle @bundle --threads 1 -o out "
-                "--samples 4 --budget 48 --parallel 1"
+                "train heads verifier --questions @sums.jsonl --bundle @trained --threads 1 -o out "
+                "--samples 8 --budget 64 --parallel 1"
             ),
             results=partial(_files, ["out/heads.safetensors"]),
         ),

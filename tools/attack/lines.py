@@ -22,25 +22,23 @@ _STDIN: Final = (b"", b"2+2?\n", b"\xff\xfe\x00", b"/save /\n/load /\n/drop 9\n/
 
 def attack(tally: Tally, folder: Path, seed: int) -> None:
     """Runs `tally.planned` command lines."""
-    scene = Scene.make(folder / "scene")
+    place = folder / "case"
+    # Every case gets a copy at the place where the scene was made: what is known of its model stays true.
+    whole = Scene.make(place / "scene").moved(folder / "scene")
+    scene = Scene(place / "scene")
     sound = sound_lines(scene)
-    others = [
-        str(scene[name]) for name in ("base.gguf", "questions.jsonl", "sft.toml", "bundle", "run-chat", "")
-    ]
+    others = scene.words("@base.gguf @questions.jsonl @sft.toml @bundle @run-chat @adapter.gguf")
     for line in sound if tally.planned > len(sound) else []:
         if (
-            line[0] != "pull" and (ended := run(line, folder / "case", b"2+2?\n")).code != 0
+            line[0] != "pull" and (ended := run(line, whole, place, b"2+2?\n")).code != 0
         ):  # there is no network
-            tally.violated(shown(line, folder), f"does not work at all: {ended.err.strip()[-300:]}")
+            tally.violated(shown(line, place), f"does not work at all: {ended.err.strip()[-300:]}")
     for number in range(tally.planned):
         at = seed * 1_000_000 + number
         line = sound[number % len(sound)]
         given = mutate_arguments(line, at, others=others, calm=WORK)
-        ended = run(given, folder / "case", random.Random(at).choice(_STDIN))
-        case = (
-            f"line {at}: edgereason {' '.join(one if len(one) < 60 else one[:60] + '…' for one in given)!r}"
-        )
-        case = case.replace(str(folder), "FOLDER")
+        ended = run(given, whole, place, random.Random(at).choice(_STDIN))
+        case = f"line {at}: {shown(given, place)}"
         for fault in faults(ended):
             tally.violated(case, fault)
         tally.count(_command(line), word(ended), case, ended)
@@ -52,8 +50,10 @@ def shown(arguments: Sequence[str], folder: Path) -> str:
     return repr(" ".join(("edgereason", *words)).replace(str(folder), "FOLDER"))
 
 
-def run(arguments: Sequence[str], place: Path, stdin: bytes) -> Ending:
-    """How a command line ends."""
+def run(arguments: Sequence[str], whole: Scene, place: Path, stdin: bytes) -> Ending:
+    """How a command line ends, on a copy of a scene."""
+    shutil.rmtree(place, ignore_errors=True)
+    whole.copied(place / "scene")
     try:
         return run_forked(lambda: command(*arguments), place / "work", stdin=stdin, limit_s=60)
     finally:
@@ -98,7 +98,7 @@ def sound_lines(scene: Scene) -> list[list[str]]:
         train shortest @grpo.toml --from @sft --questions @sums.jsonl --limit 2 {base} -o out
         train export @sft --base @base.gguf
         train heads switcher --prompts @prompts.jsonl {model} --layer -2 --parts average --int8 -o out
-        train heads verifier --questions @sums.jsonl {ours} --samples 2 --budget 64 --reads means -o out
+        train heads verifier --questions @sums.jsonl --bundle @trained --samples 8 --budget 64 -o out
         quantize @base.gguf --recipe @quantize.toml --text @text.txt --threads 1 -o out
     """
     return [scene.words(line) for line in lines.strip().splitlines()]

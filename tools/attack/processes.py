@@ -32,6 +32,7 @@ LIMIT_S: Final = 20.0
 _ADDRESSES_BYTES: Final = 24 << 30
 """Where the system ends a process, to protect the machine; addresses, not memory."""
 _PYTHON_ERROR: Final = 99
+_TICK_S: Final = 0.05
 _CHANGING: Final = frozenset(
     {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}
 )
@@ -124,13 +125,11 @@ def run_forked(
     counted.unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    start_s = time.monotonic()
     child = os.fork()
     if child == 0:
         _in_child(act, folder, (source, out, err, counted), kill, environment or {})
     wait_s = limit_s if kill.after_s is None else min(kill.after_s, limit_s)
-    status, usage, was_killed = _wait(child, wait_s)
-    seconds = time.monotonic() - start_s
+    status, usage, seconds, was_killed = _wait(child, wait_s)
     with suppress(ProcessLookupError, PermissionError):  # what it started and left behind
         os.killpg(child, signal.SIGKILL)
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
@@ -146,18 +145,26 @@ def run_forked(
     )
 
 
-def _wait(child: int, wait_s: float) -> tuple[int, resource.struct_rusage, bool]:
-    """Waits for a process, and kills it when the time is over."""
-    was_killed = False
+def _wait(child: int, wait_s: float) -> tuple[int, resource.struct_rusage, float, bool]:
+    """Waits for a process, and kills it when the time is over; also gives the seconds that it took.
+
+    Where the hypervisor or a signal stops the whole attack for a while, that is not the process's time.
+    """
+    was_killed, took_s, now_s = False, 0.0, time.monotonic()
     descriptor = os.pidfd_open(child)
     try:
-        if not select.select([descriptor], [], [], wait_s)[0]:
-            was_killed = True
-            os.kill(child, signal.SIGKILL)
+        while not select.select([descriptor], [], [], min(_TICK_S, max(0.0, wait_s - took_s)))[0]:
+            before_s, now_s = now_s, time.monotonic()
+            took_s += min(now_s - before_s, 4 * _TICK_S)
+            if took_s >= wait_s:
+                was_killed = True
+                os.kill(child, signal.SIGKILL)
+                break
+        took_s += min(time.monotonic() - now_s, 4 * _TICK_S)
     finally:
         os.close(descriptor)
     _, status, usage = os.wait4(child, 0)
-    return status, usage, was_killed
+    return status, usage, took_s, was_killed
 
 
 def _in_child(

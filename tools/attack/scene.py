@@ -71,7 +71,7 @@ threads = 1
 """
 
 
-_RUN: Final[dict[str, Any]] = {"budget": 64, "max_tokens": 16}
+_RUN: Final[dict[str, Any]] = {"budget": 64, "max_tokens": 64}
 """Settings of the evaluations."""
 
 
@@ -104,8 +104,18 @@ class Scene:
         parts = "--base @base.gguf --adapter @adapter.gguf --heads @heads.safetensors --bucket 64"
         scene._run(f"bundle build {parts} --include-base -o @bundle")
         scene._run("train sft @sft.toml --traces @traces.jsonl --base @base.gguf --threads 1 -o @sft")
+        scene._run("bundle build --from @sft/bundle --base @base.gguf --include-base -o @trained")
         shutil.copyfile(scene["sft"] / "bundle" / "reasoning.gguf", scene["learned.gguf"])
         return scene
+
+    def moved(self, folder: Path) -> Self:
+        """The same in another place."""
+        return type(self)(self.folder.rename(folder))
+
+    def copied(self, folder: Path) -> Self:
+        """A copy for a command that may change it."""
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+        return type(self)(folder)
 
     def words(self, line: str) -> list[str]:
         """The arguments of a command line."""
@@ -121,7 +131,7 @@ class Scene:
 
     def _run(self, line: str) -> None:
         # In a fork: what trains in this process could not fork any more.
-        ended = run_forked(lambda: self.command(line), self.folder / "work", limit_s=120)
+        ended = run_forked(lambda: self.command(line), self.folder.parent / ".made" / "work", limit_s=120)
         if ended.code != 0:
             raise RuntimeError(f"{line} does not work at all: {ended.err}")
 
@@ -142,7 +152,7 @@ def command(*arguments: str | Path) -> None:
 
 
 def _sums(count: int) -> Iterable[dict[str, Any]]:
-    return ({"id": f"s{n}", "question": f"What is {n}?", "answer": str(n % 4)} for n in range(count))
+    return ({"id": f"s{n}", "question": f"What is {n}?", "answer": str(n % 2)} for n in range(count))
 
 
 def _traces(count: int) -> Iterable[dict[str, Any]]:
@@ -150,8 +160,8 @@ def _traces(count: int) -> Iterable[dict[str, Any]]:
         {
             "id": str(n),
             "messages": [{"role": "user", "content": f"What is {n}?"}],
-            "thinking": f"It is {n % 4}.",
-            "answer": f"The final answer is {n % 4}.",
+            "thinking": f"It is {n % 2}.",
+            "answer": f"The final answer is {n % 2}.",
             "source": "sums",
         }
         for n in range(count)

@@ -29,6 +29,7 @@ class Tally:
         self.violations: list[str] = []
         self.figures: dict[str, Any] = {}
         self._endings: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._slowest: tuple[float, str] = (0.0, "")
         self._largest: tuple[int, str] = (0, "")
         self._start_s = self._shown_s = time.monotonic()
@@ -45,6 +46,7 @@ class Tally:
         self.done += 1
         self._endings[kind][how] += 1
         if ending is not None:
+            self._seconds[kind] += ending.seconds
             self._slowest = max(self._slowest, (ending.seconds, case))
             self._largest = max(self._largest, (ending.peak_bytes, case))
         self._show()
@@ -63,6 +65,7 @@ class Tally:
             "kinds": {kind: dict(sorted(ways.items())) for kind, ways in sorted(self._endings.items())},
         }
         if self._slowest[1]:
+            found["seconds_by_kind"] = {kind: round(s, 1) for kind, s in sorted(self._seconds.items())}
             found["slowest"] = {"seconds": round(self._slowest[0], 2), "case": self._slowest[1]}
             found["largest"] = {"bytes": self._largest[0], "case": self._largest[1]}
         found |= self.figures
