@@ -2,10 +2,10 @@
 
 ::
 
-    python -m tools.attack [--scale 0.02] [--seed 1] [--only kills,files] [-o attack.json]
+    python -m tools.attack [--scale 0.02] [--seed 1] [--only kills,files] [-o FOLDER]
 
 Needs `tests` and `tests/unit` on the path, whose small models and mutations it uses. Each part runs in a
-process of its own. The exit code is 1 if anything happened that must not happen; the record lists it.
+process of its own. The exit code is 1 if anything happened that must not happen; the records list it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of all cases")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default=",".join(CASES), help="parts, separated by commas")
-    parser.add_argument("-o", "--output", type=Path, help="file of the record")
+    parser.add_argument("-o", "--output", type=Path, help="folder of the records, one of each part")
     parser.add_argument("--part", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -55,16 +55,19 @@ def main() -> int:
     wanted = given.only.split(",")
     if unknown := [part for part in wanted if part not in CASES]:
         parser.error(f"there is no part {', '.join(unknown)}; known: {', '.join(CASES)}")
-    start_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="edgereason-attack-") as folder:
         parts = _run_parts(wanted, given.scale, given.seed, Path(folder))
-    record = _record(parts, given.scale, given.seed, time.monotonic() - start_s)
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(text)
-    sys.stdout.write(text)
-    return 1 if record["num_violations"] else 0
+    for part, found in parts.items():
+        record = _record(part, found, given.scale, given.seed)
+        if given.output:
+            given.output.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            (given.output / f"{part}.json").write_text(text)
+        sys.stdout.write(
+            f"{part}: {found.get('cases', 0)} cases in {found.get('seconds', 0):.0f} s, "
+            f"{found['num_violations']} violations\n" + "".join(f"  {one}\n" for one in found["violations"])
+        )
+    return 1 if any(found["num_violations"] for found in parts.values()) else 0
 
 
 def _planned(part: str, scale: float) -> int:
@@ -153,20 +156,19 @@ def preload() -> None:
     gc.freeze()  # what is here stays; a fork that looked through it would copy it
 
 
-def _record(parts: dict[str, Any], scale: float, seed: int, seconds: float) -> dict[str, Any]:
+def _record(part: str, found: dict[str, Any], scale: float, seed: int) -> dict[str, Any]:
     from edgereason.records.machine import describe, versions
 
     return {
         "format": FORMAT,
+        "part": part,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m tools.attack --scale {scale:g} --seed {seed} --only {','.join(parts)}",
+        "command": f"make attack ATTACK='--only {part} --scale {scale:g} --seed {seed}'",
         "scale": scale,
         "seed": seed,
-        "seconds": round(seconds, 1),
         "machine": describe(os.cpu_count() or 1),
         "versions": versions(),
-        "num_violations": sum(part["num_violations"] for part in parts.values()),
-        "parts": parts,
+        **found,
     }
 
 

@@ -18,13 +18,14 @@ from edgereason.core.types import Response, Stop
 from edgereason.errors import RequestError
 from edgereason.reasoning.async_model import AsyncModel
 from edgereason.reasoning.model import Model
+from tools.attack.processes import crowding
 from tools.attack.tally import Tally
 
 MODEL: Final = "smollm2-135m"
 GROWTH_BYTES: Final = 24_000_000
 """More resident memory than after the warm-up is a violation. One leaked sampler has 0.6 MB."""
 LATE_S: Final = 1.0
-"""How much longer than its seconds a request may take; the machine does other things, too."""
+"""How much longer than its seconds a request may take, on a machine that is not crowded."""
 _WARM_UP: Final = 0.2
 _QUESTIONS: Final = (
     "Tom has {} apples and buys 5 more. How many apples does Tom have?",
@@ -69,7 +70,7 @@ def faults(response: Response, options: dict[str, Any], seconds: float) -> list[
     budget = options.get("budget")
     if isinstance(budget, str):
         limit_s = float(budget.removesuffix("s"))
-        if seconds > limit_s + LATE_S:
+        if seconds > limit_s + LATE_S * crowding():
             found.append(f"{seconds:.2f} s of {limit_s:g}")
     limits = [one for one in (budget, options.get("max_tokens")) if isinstance(one, int)]
     limit = (

@@ -66,6 +66,7 @@ class Ending:
         signal: name of the signal.
         is_late: it was ended because it took longer than its limit.
         peak_bytes: most memory that was resident.
+        crowding: how many times longer than on a quiet machine it may have taken.
         changes: changes of files below the watched folder, of a process that was not killed.
     """
 
@@ -74,6 +75,7 @@ class Ending:
     is_late: bool
     seconds: float
     peak_bytes: int
+    crowding: float
     changes: int
     out: str
     err: str
@@ -86,7 +88,7 @@ class Ending:
     def faults(self, *, limit_s: float | None = LIMIT_S) -> list[str]:
         """What no process may do, whatever it is given."""
         found = []
-        if self.is_late or (limit_s is not None and self.seconds > limit_s):
+        if self.is_late or (limit_s is not None and self.seconds > limit_s * self.crowding):
             found.append(f"took {self.seconds:.1f} s")
         elif self.signal:
             found.append(f"ended by {self.signal}")
@@ -96,6 +98,11 @@ class Ending:
             lines = self.err.strip().splitlines()
             found.append(f"traceback: {lines[-1][:200] if lines else ''}")
         return found
+
+
+def crowding() -> float:
+    """How many processes want each core: 1 on a machine that has cores for all of them."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def run_forked(
@@ -115,7 +122,7 @@ def run_forked(
             parent count.
         stdin: what the process reads.
         kill: when it dies.
-        limit_s: when it is ended as too late.
+        limit_s: when it is ended as too late, on a machine that is not crowded.
         environment: more variables.
     """
     place = folder.parent
@@ -128,7 +135,8 @@ def run_forked(
     child = os.fork()
     if child == 0:
         _in_child(act, folder, (source, out, err, counted), kill, environment or {})
-    wait_s = limit_s if kill.after_s is None else min(kill.after_s, limit_s)
+    crowd = crowding()
+    wait_s = limit_s * crowd if kill.after_s is None else kill.after_s
     status, usage, seconds, was_killed = _wait(child, wait_s)
     with suppress(ProcessLookupError, PermissionError):  # what it started and left behind
         os.killpg(child, signal.SIGKILL)
@@ -139,6 +147,7 @@ def run_forked(
         is_late=was_killed and kill.after_s is None,
         seconds=seconds,
         peak_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        crowding=crowd,
         changes=int(counted.read_text()) if counted.is_file() else 0,
         out=out.read_text("utf-8", "replace"),
         err=err.read_text("utf-8", "replace"),

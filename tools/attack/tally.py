@@ -31,6 +31,7 @@ class Tally:
         self._endings: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._slowest: tuple[float, str] = (0.0, "")
+        self._crowding = 1.0
         self._largest: tuple[int, str] = (0, "")
         self._start_s = self._shown_s = time.monotonic()
 
@@ -48,6 +49,7 @@ class Tally:
         if ending is not None:
             self._seconds[kind] += ending.seconds
             self._slowest = max(self._slowest, (ending.seconds, case))
+            self._crowding = max(self._crowding, ending.crowding)
             self._largest = max(self._largest, (ending.peak_bytes, case))
         self._show()
 
@@ -67,6 +69,7 @@ class Tally:
         if self._slowest[1]:
             found["seconds_by_kind"] = {kind: round(s, 1) for kind, s in sorted(self._seconds.items())}
             found["slowest"] = {"seconds": round(self._slowest[0], 2), "case": self._slowest[1]}
+            found["most_crowding"] = round(self._crowding, 1)
             found["largest"] = {"bytes": self._largest[0], "case": self._largest[1]}
         found |= self.figures
         return found | {
