@@ -253,7 +253,7 @@ def all_subjects(scene: Scene, folder: Path, url: str) -> list[Subject]:
             share=12,
             act=line(
                 "train heads verifier --questions @sums.jsonl --bundle @trained --threads 1 -o out "
-                "--samples 8 --budget 64 --parallel 1"
+                "--samples 4 --budget 64 --parallel 1"
             ),
             results=partial(_files, ["out/heads.safetensors"]),
         ),

@@ -98,7 +98,7 @@ def sound_lines(scene: Scene) -> list[list[str]]:
         train shortest @grpo.toml --from @sft --questions @sums.jsonl --limit 2 {base} -o out
         train export @sft --base @base.gguf
         train heads switcher --prompts @prompts.jsonl {model} --layer -2 --parts average --int8 -o out
-        train heads verifier --questions @sums.jsonl --bundle @trained --samples 8 --budget 64 -o out
+        train heads verifier --questions @sums.jsonl --bundle @trained --samples 4 --budget 64 -o out
         quantize @base.gguf --recipe @quantize.toml --text @text.txt --threads 1 -o out
     """
     return [scene.words(line) for line in lines.strip().splitlines()]

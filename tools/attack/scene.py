@@ -33,6 +33,8 @@ micro_rows = 4
 learning_rate = 5e-3
 checkpoint_minutes = 0.001
 """
+LONG: Final = SFT.replace("epochs = 3", "epochs = 10").replace("minutes = 0.001", "minutes = 10")
+"""So long that some answers are right."""
 GRPO: Final = """[base]
 name = "tiny"
 [budgets]
@@ -96,14 +98,20 @@ class Scene:
         _write_lines(scene["choices.jsonl"], _choices(6))
         scene["text.txt"].write_text("A bakery sells forty rolls a day, and ten loaves of bread. " * 60)
         scene["question.txt"].write_text("How many rolls are sold in a week?")
-        for name, text in (("sft", SFT), ("grpo", GRPO), ("quantize", QUANTIZE), ("eval", EVAL)):
+        for name, text in (
+            ("sft", SFT),
+            ("long", LONG),
+            ("grpo", GRPO),
+            ("quantize", QUANTIZE),
+            ("eval", EVAL),
+        ):
             scene[f"{name}.toml"].write_text(text)
         for mode, scores in ((Mode.CHAT, [0.0, 1.0, 0.0]), (Mode.THINK, [1.0, 0.0, 1.0])):
             data = scene["questions.jsonl"]
             write_evaluation(scene[f"run-{mode.value}"], mode, scores, base=base, data=data, **_RUN)
         parts = "--base @base.gguf --adapter @adapter.gguf --heads @heads.safetensors --bucket 64"
         scene._run(f"bundle build {parts} --include-base -o @bundle")
-        scene._run("train sft @sft.toml --traces @traces.jsonl --base @base.gguf --threads 1 -o @sft")
+        scene._run("train sft @long.toml --traces @traces.jsonl --base @base.gguf --threads 1 -o @sft")
         scene._run("bundle build --from @sft/bundle --base @base.gguf --include-base -o @trained")
         shutil.copyfile(scene["sft"] / "bundle" / "reasoning.gguf", scene["learned.gguf"])
         return scene
