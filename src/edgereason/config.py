@@ -70,7 +70,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         return load_toml(read_bounded(path).decode("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    except (OSError, ValueError, OverflowError) as error:  # a NUL in the name and numbers beyond counting too
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror or error}") from error
+    except (ValueError, OverflowError) as error:  # a NUL in the name and numbers beyond counting too
         raise ConfigError(f"{path} can't be read: {error}") from error
 
 

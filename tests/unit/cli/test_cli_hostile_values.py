@@ -193,6 +193,13 @@ def test_toml_that_can_not_be_read_is_one_line(text, tmp_path):
     assert len(str(refused.value)) < 400
 
 
+def test_a_long_name_stands_once_in_the_error():
+    name = "x" * 5_000
+    with pytest.raises(ConfigError) as refused:
+        read_toml(Path(name))
+    assert str(refused.value) == f"{name} can't be read: File name too long"
+
+
 @pytest.mark.parametrize("text", [DEEP, DEEP_OBJECT, f'{{"version": {NINES}}}'])
 def test_a_manifest_nested_too_deep_is_not_a_bundle(text, tmp_path, cli):
     (tmp_path / "bundle.json").write_text(text)
