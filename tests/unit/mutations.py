@@ -48,8 +48,11 @@ def mutate(data: bytes, seed: int, at_best: Sequence[int]) -> bytes:
     rng = random.Random(seed)
     found = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 3))):
+        if not found:
+            break
         is_best = at_best and rng.random() < 0.8
-        at = min(rng.choice(at_best) if is_best else rng.randrange(len(found)), len(found) - 8)
+        at = rng.choice(at_best) if is_best else rng.randrange(len(found))
+        at = max(0, min(at, len(found) - 8))
         kind = rng.randrange(5 if is_best else 8)
         if kind == 0:
             found[at] ^= 1 << rng.randrange(8)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mutations import mutate_arguments, mutate_template
+from mutations import mutate, mutate_arguments, mutate_template, mutate_text
 
 from edgereason.core.types import Stop
 from tools.attack import asks
@@ -109,6 +109,9 @@ def test_mutations_are_the_same_for_the_same_seed_and_others_for_others():
     assert len({*map(tuple, given)}) > 150
     counts = [one[one.index("--repeats") + 1] for one in given if "--repeats" in one[:-1]]
     assert not [count for count in counts if count[:1] in set("3456789")]  # long work is not a fault
+    for data in (b"", b"3", b" [32]", b'"x"\n'):
+        assert len({mutate(data, seed, [0]) for seed in range(100)}) >= min(2, 1 + len(data))
+        assert len({mutate_text(data or b"0", seed) for seed in range(100)}) > 10
     source = "{% for m in messages %}{{ m.content }}{% endfor %}"
     assert mutate_template(source, 3) == mutate_template(source, 3)
     assert len({mutate_template(source, seed) for seed in range(100)}) > 60
