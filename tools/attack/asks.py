@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import edgereason
+from edgereason.core.answers import grade
 from edgereason.core.types import Response, Stop
 from edgereason.errors import RequestError
 from edgereason.reasoning.async_model import AsyncModel
@@ -41,6 +42,7 @@ _QUESTIONS: Final = (
 def attack(tally: Tally, folder: Path, seed: int) -> None:
     """Three fifths of `tally.planned` are asked one by one, the others at the same time."""
     one_by_one = round(tally.planned * 0.6)
+    grade(r"\frac{2}{4} + x", r"\frac{1}{2} + x")  # imports SymPy, which takes 40 MB once
     with edgereason.load(MODEL, context_tokens=CONTEXT_TOKENS) as model:
         _ask(model, tally, one_by_one, random.Random(f"asks {seed}"))
     asyncio.run(_ask_together(tally, tally.planned - one_by_one, random.Random(f"together {seed}")))
