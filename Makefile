@@ -8,7 +8,7 @@ QUESTION ?= Sara reads 15 pages a day for 6 days and then 20 pages a day for 3 d
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-fast test-slow lint bench clean
+.PHONY: demo test test-fast test-slow lint bench attack clean
 .DELETE_ON_ERROR:
 
 # The model is fetched, and its 4-bit base made, while llama.cpp compiles.
@@ -35,6 +35,10 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/edgereason bench engine --json
+
+# Kills, damaged files, senseless command lines, many requests; a trial of minutes: make attack ATTACK="--scale 0.1"
+attack: $(VENV)/.dev
+	$(BIN)/python -m tools.attack $(ATTACK)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

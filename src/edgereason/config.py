@@ -22,7 +22,7 @@ import typing
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, BinaryIO, Final, Self, TypeVar
 
 from edgereason.errors import ConfigError, EdgeReasonError
 
@@ -31,7 +31,33 @@ T = TypeVar("T")
 _MOST_BITS: Final = 63
 """Of a whole number, its sign aside: TOML's and everybody's integers."""
 
+_MOST_BYTES: Final = 1 << 28
+"""Of a recipe, a manifest or a record, with room: the largest record of this repository has 1 MB."""
+
 _WORDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def read_bounded(path: Path) -> bytes:
+    """The content of a file that is small by its nature, such as a recipe or a record.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is longer than any of these, or has no end, as a device.
+    """
+    with path.open("rb") as file:
+        return bounded(file)
+
+
+def bounded(file: BinaryIO) -> bytes:
+    """The rest of an open file, as `read_bounded` reads it.
+
+    Raises:
+        ValueError: it is longer.
+    """
+    content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes, or no end")
+    return content
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -41,10 +67,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: it can't be read, or is not TOML.
     """
     try:
-        return load_toml(path.read_text("utf-8"))
+        return load_toml(read_bounded(path).decode("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    except (OSError, ValueError, OverflowError) as error:  # a NUL in the name and numbers beyond counting too
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror or error}") from error
+    except (ValueError, OverflowError) as error:  # a NUL in the name and numbers beyond counting too
         raise ConfigError(f"{path} can't be read: {error}") from error
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,8 +40,9 @@ from edgereason.bundles.results import HEAD, RESULT_FORMATS, RecordFile, read_re
 from edgereason.bundles.verify import BaseFile, read_base, require_adapter
 from edgereason.core.bundle import BASE_FILE, Bundle, Part, Result, file_sha256, write_atomically
 from edgereason.core.chat import CLOSING
-from edgereason.errors import BundleError
+from edgereason.errors import BundleError, ConfigError
 from edgereason.reasoning.model import heads_of
+from edgereason.records.lock import LOCK, FolderLock
 from edgereason.records.machine import versions
 
 ADAPTER_FILE: Final = "reasoning.gguf"
@@ -91,7 +94,12 @@ def build(folder: Path, parts: Parts, notice: Callable[[str], None] = lambda lin
     base = read_base(parts.base, _base_name(parts.start))
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
+        _clear_killed(folder)
         partial.mkdir(parents=True)
+        lock = FolderLock(partial)
+    except OSError as error:
+        raise BundleError(f"{folder} can't be written: {error.strerror or error}") from error
+    try:
         bundle = _with_parts(partial, parts, base, _buckets(parts, records))
         same = SameHeads.of(bundle, parts.start)
         bundle = _with_records(bundle, records, parts.start, same, notice)
@@ -100,12 +108,22 @@ def build(folder: Path, parts: Parts, notice: Callable[[str], None] = lambda lin
         card = render_card(bundle)
         bundle.write()
         write_atomically(partial / CARD, card)
+        lock.close()
+        (partial / LOCK).unlink()
         partial.rename(folder)
     except OSError as error:
         raise BundleError(f"{folder} can't be written: {error.strerror or error}") from error
     finally:
+        lock.close()
         shutil.rmtree(partial, ignore_errors=True)
     return replace(bundle, folder=folder)
+
+
+def _clear_killed(folder: Path) -> None:
+    """Removes what builders of this folder left that were killed; who still builds holds a lock."""
+    for left in folder.parent.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 8}"):
+        with suppress(ConfigError), FolderLock(left):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _base_name(start: Bundle | None) -> str | None:

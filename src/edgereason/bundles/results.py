@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgereason.bench.record import AS_IS
-from edgereason.config import load_json
+from edgereason.config import load_json, read_bounded
 from edgereason.core.bundle import Base, Result
 from edgereason.core.fields import Fields
 from edgereason.errors import BundleError
@@ -115,7 +115,7 @@ def read_record(path: Path) -> RecordFile:
             )
         file = found[0]
     try:
-        content = file.read_bytes()
+        content = read_bounded(file)
         values = load_json(content)
     except OSError as error:
         raise BundleError(f"the record {file} can't be read: {error.strerror}") from error

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _PROMPT: Final = "› "
 _INTERRUPTED: Final = 130
+_MOST_LINE_BYTES: Final = 1 << 24
 
 
 def chat(
@@ -157,13 +158,21 @@ def _recite(model: Model, options: AskOptions) -> None:
 
     went_well = True
     with closing(Talk(model, options, show=show, say=say)) as talk:
-        while not talk.is_over and (line := sys.stdin.buffer.readline()):
+        while not talk.is_over and (line := _next_line()):
             with stop_on_interrupt() as should_stop:
                 went_well &= _is_done(talk, line, should_stop)
             if should_stop():
                 raise typer.Exit(_INTERRUPTED)
     if not went_well:
         raise typer.Exit(1)
+
+
+def _next_line() -> bytes:
+    """The next line of standard input, empty at its end."""
+    line = sys.stdin.buffer.readline(_MOST_LINE_BYTES + 1)
+    if len(line) > _MOST_LINE_BYTES:
+        raise RequestError(f"a line of standard input has more than {_MOST_LINE_BYTES:,} bytes, or no end")
+    return line
 
 
 def _is_done(talk: Talk, line: str | bytes, should_stop: Callable[[], bool]) -> bool:

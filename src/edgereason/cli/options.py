@@ -106,7 +106,12 @@ def read_question(argument: str | None, file: Path | None) -> str:
         raise typer.BadParameter(
             "there is none: give it as argument, with --file, or on standard input", param_hint="'QUESTION'"
         )
-    return _decoded(sys.stdin.buffer.read(), "standard input")
+    from edgereason.config import bounded
+
+    try:
+        return _decoded(bounded(sys.stdin.buffer), "standard input")
+    except ValueError as error:
+        raise RequestError(f"can't read the question from standard input: {error}") from error
 
 
 def checked(text: str, what: str) -> str:
@@ -119,10 +124,14 @@ def checked(text: str, what: str) -> str:
 
 
 def _bytes_of(file: Path) -> bytes:
+    from edgereason.config import read_bounded
+
     try:
-        return file.read_bytes()
+        return read_bounded(file)
     except OSError as error:
         raise RequestError(f"can't read the question from {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise RequestError(f"can't read the question from {file}: {error}") from error
 
 
 def _decoded(content: bytes, source: str) -> str:

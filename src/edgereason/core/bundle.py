@@ -28,7 +28,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.config import load_json, parse
+from edgereason.config import load_json, parse, read_bounded
 from edgereason.errors import BundleError, ModelFileError
 
 MANIFEST: Final = "bundle.json"
@@ -147,7 +147,7 @@ class Bundle:
         """
         path = folder / MANIFEST
         try:
-            manifest = load_json(path.read_text(encoding="utf-8"))
+            manifest = load_json(read_bounded(path).decode("utf-8"))
         except FileNotFoundError as error:
             raise BundleError(f"no {MANIFEST} in {folder}: that folder is not a bundle") from error
         except (OSError, ValueError) as error:

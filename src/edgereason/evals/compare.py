@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgereason.config import load_json, read_toml
+from edgereason.config import load_json, read_bounded, read_toml
 from edgereason.errors import ConfigError
 from edgereason.evals.likelihood.loglik import ChoiceRow
 from edgereason.evals.metrics import bootstrap_intervals, scores_by_question
@@ -134,7 +134,7 @@ def _budget_tokens(folder: Path) -> int:
 def _read_cut(sweep: Path, limit_tokens: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """What must be the same, and the scores by question, of traces that a sweep cut."""
     try:
-        record = load_json(sweep.read_text("utf-8"))
+        record = load_json(read_bounded(sweep).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{sweep} can't be read: give the record of a sweep over hard budgets") from error
     curves = (record.get("budgets") if isinstance(record, dict) else None) or {}
@@ -166,7 +166,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """What must be the same, and the scores by question."""
     path = folder / SUMMARY
     try:
-        summary = load_json(path.read_text("utf-8"))
+        summary = load_json(read_bounded(path).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{folder} holds no readable {SUMMARY}: give the folder of a finished evaluation"

@@ -26,6 +26,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from edgereason.config import read_value
 from edgereason.errors import BundleError
 from edgereason.heads.base import Array
 
@@ -92,9 +93,9 @@ class Features:
         """
         try:
             features = cls(
-                layer=values["layer"],
+                layer=read_value(int, values["layer"], "layer", BundleError),
                 parts=tuple(map(FeaturePart, values["parts"])),
-                skipped_tokens=values["skipped_tokens"],
+                skipped_tokens=read_value(int, values["skipped_tokens"], "skipped_tokens", BundleError),
             )
             if features.to_json() == values:
                 return features

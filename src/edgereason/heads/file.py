@@ -26,13 +26,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from edgereason.config import load_json
+from edgereason.config import load_json, read_value
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import BundleError
 from edgereason.heads.base import Array
@@ -40,6 +40,7 @@ from edgereason.heads.features import Features
 from edgereason.heads.switcher import MlpSwitcher
 from edgereason.heads.verifier import LinearVerifier, TraceFeatures
 
+T = TypeVar("T")
 Axes = tuple[str, ...]
 """Of an array, by name, such as H for the size of a state; "1" for one."""
 
@@ -323,13 +324,17 @@ def _unpacked(path: Path, stored: _Stored) -> Heads:
         if not there:
             raise ValueError("it holds neither a switcher nor a verifier")
         storages = {Storage(described[name]["storage"]) for name in there}
-        sizes = {"1": 1, "H": int(described["hidden_size"])}
+        sizes = {"1": 1, "H": _value(int, described, "hidden_size")}
         heads = Heads(
-            base_sha256=described["base_sha256"], storage=storages.pop() if len(storages) == 1 else None
+            base_sha256=_value(str, described, "base_sha256"),
+            storage=storages.pop() if len(storages) == 1 else None,
         )
         if "switcher" in described:
             features = Features.from_json(described["switcher"]["features"])
-            sizes["F"], threshold = features.size(sizes["H"]), float(described["switcher"]["threshold"])
+            sizes["F"], threshold = (
+                features.size(sizes["H"]),
+                _value(float, described["switcher"], "threshold"),
+            )
             switcher = MlpSwitcher(**arrays("switcher"), features=features, threshold=threshold)
             heads = replace(heads, switcher=switcher)
         if "verifier" in described:
@@ -339,10 +344,10 @@ def _unpacked(path: Path, stored: _Stored) -> Heads:
             judge = LinearVerifier(
                 **arrays("verifier"),
                 features=read,
-                prompt=of_verifier["prompt"],
-                prompt_ids=tuple(int(token) for token in of_verifier["prompt_ids"]),
+                prompt=_value(str, of_verifier, "prompt"),
+                prompt_ids=_value(tuple[int, ...], of_verifier, "prompt_ids"),
             )
-            buckets = tuple(map(int, of_verifier["buckets"])) if "buckets" in of_verifier else None
+            buckets = _value(tuple[int, ...], of_verifier, "buckets") if "buckets" in of_verifier else None
             heads = replace(
                 heads, verifier=judge, adapter_sha256=of_verifier["adapter_sha256"], buckets=buckets
             )
@@ -351,6 +356,12 @@ def _unpacked(path: Path, stored: _Stored) -> Heads:
     except _UNREADABLE as error:
         raise _not_ours(path, error) from error
     return heads
+
+
+def _value(hint: type[T], described: Mapping[str, Any], name: str) -> T:
+    """A value of the description, which is of this type."""
+    found: T = read_value(hint, described[name], name, BundleError)
+    return found
 
 
 def _not_ours(path: Path, error: Exception) -> BundleError:

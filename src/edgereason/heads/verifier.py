@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from edgereason.config import read_value
 from edgereason.errors import BundleError
 from edgereason.heads.base import Array, sigmoid
 
@@ -64,8 +65,8 @@ class TraceFeatures:
         """
         try:
             found = cls(
-                layers=tuple(int(layer) for layer in described["mean_of_layers"]),
-                behind_prompt=bool(described["behind_prompt"]),
+                layers=read_value(tuple[int, ...], described["mean_of_layers"], "layers", BundleError),
+                behind_prompt=read_value(bool, described["behind_prompt"], "behind_prompt", BundleError),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the verifier reads features {dict(described)}: train it again") from error

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from edgereason.config import load_json, read_toml
+from edgereason.config import load_json, read_bounded, read_toml
 from edgereason.core.fields import Fields
 from edgereason.core.printable import on_one_line
 from edgereason.errors import ConfigError
@@ -281,7 +281,7 @@ def kv_setting(settings: Fields) -> Iterator[str]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return load_json(path.read_text("utf-8"))
+        return load_json(read_bounded(path).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
     except ValueError as error:  # text that is not JSON, or bytes that are not text

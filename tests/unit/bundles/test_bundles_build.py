@@ -15,6 +15,7 @@ from edgereason.core.types import Mode
 from edgereason.errors import BundleError, ModelFileError
 from edgereason.evals.record import bundle_entry
 from edgereason.reasoning.model import load
+from edgereason.records.lock import FolderLock
 
 
 @pytest.fixture
@@ -394,3 +395,15 @@ def test_a_head_that_was_put_beside_another_is_known_by_its_weights(tiny, parts,
     (tmp_path / "mine" / "heads.safetensors").unlink()
     with pytest.raises(BundleError, match=r"heads.safetensors is not beside the record"):
         build(tmp_path / "c", parts(records=(tmp_path / "mine",)))
+
+
+def test_what_killed_builders_left_is_cleared_and_who_still_builds_is_left_alone(tiny, parts, tmp_path):
+    killed, building, other = (tmp_path / f".{name}" for name in ("b.0123abcd", "b.ffffffff", "c.0123abcd"))
+    for folder in (killed, building, other):
+        folder.mkdir()
+        (folder / "base.gguf").write_bytes(b"hundreds of megabytes")
+        (folder / ".lock").touch()
+    with FolderLock(building):
+        build(tmp_path / "b", parts())
+        assert {path.name for path in tmp_path.iterdir()} == {"b", building.name, other.name}
+    assert not (tmp_path / "b" / ".lock").exists()

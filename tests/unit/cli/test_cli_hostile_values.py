@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,12 +193,47 @@ def test_toml_that_can_not_be_read_is_one_line(text, tmp_path):
     assert len(str(refused.value)) < 400
 
 
+def test_a_long_name_stands_once_in_the_error():
+    name = "x" * 5_000
+    with pytest.raises(ConfigError) as refused:
+        read_toml(Path(name))
+    assert str(refused.value) == f"{name} can't be read: File name too long"
+
+
 @pytest.mark.parametrize("text", [DEEP, DEEP_OBJECT, f'{{"version": {NINES}}}'])
 def test_a_manifest_nested_too_deep_is_not_a_bundle(text, tmp_path, cli):
     (tmp_path / "bundle.json").write_text(text)
     with pytest.raises(BundleError, match="can't be read as JSON"):
         Bundle.read(tmp_path)
     assert_refused(cli("bundle", "show", str(tmp_path)), FAILED, "can't be read as JSON")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="the system has no endless device")
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("ask --file /dev/zero", "can't read the question from /dev/zero: it has more than"),
+        ("ask - < /dev/zero", "can't read the question from standard input: it has more than"),
+        ("eval gsm8k --config /dev/zero", "/dev/zero can't be read: it has more than"),
+        ("report /dev/zero -o report", "/dev/zero is not JSON: it has more than"),
+        ("eval compare /dev/zero /dev/zero", "/dev/zero"),
+        ("bundle build --from linked -o b", "linked/bundle.json can't be read as JSON: it has more than"),
+    ],
+)
+def test_input_without_an_end_is_one_line_and_takes_little_memory(command, says, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "bundle.json").symlink_to("/dev/zero")
+    shell = f"ulimit -v 4000000; exec {sys.executable} -m edgereason {command}"
+    ran = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (FAILED, "", 1), ran.stderr
+    assert says in ran.stderr
+
+
+def test_a_line_without_an_end_ends_a_chat(cli, monkeypatch):
+    monkeypatch.setattr("edgereason.cli.chat._MOST_LINE_BYTES", 100)
+    ran = cli("chat", "--mode", "think", stdin=f"What is 17 × 23?\n{'x' * 101}\n")
+    assert (ran.code, ran.out.strip()) == (FAILED, "The final answer is 391.")
+    assert "edgereason: a line of standard input has more than 100 bytes, or no end\n" in ran.err
 
 
 def test_json_of_ordinary_depth_is_read():

@@ -210,6 +210,39 @@ def changed(path: Path, *, described: dict | None = None, tensors: dict | None =
     save_file(stored, path, {"edgereason-heads": json.dumps(told)})
 
 
+@pytest.mark.parametrize(
+    ("head", "change"),
+    [
+        ("switcher", {"threshold": "0.5"}),
+        ("switcher", {"threshold": True}),
+        ("switcher", {"features": {"skipped_tokens": 1.0}}),
+        ("switcher", {"features": {"skipped_tokens": 1.5}}),
+        ("switcher", {"features": {"skipped_tokens": True}}),
+        ("switcher", {"features": {"layer": -2.0}}),
+        ("switcher", {"features": {"layer": "-2"}}),
+        ("verifier", {"prompt": 5}),
+        ("verifier", {"prompt_ids": [1.5, 2]}),
+        ("verifier", {"prompt_ids": ["1"]}),
+        ("verifier", {"prompt_ids": "12"}),
+        ("verifier", {"buckets": [128.0]}),
+        ("verifier", {"features": {"behind_prompt": 1}}),
+    ],
+)
+def test_a_value_of_another_type_never_becomes_a_number(path: Path, head: str, change: dict) -> None:
+    described = told_of(path, both_heads())[head]
+    inner = {"features": described["features"] | change["features"]} if "features" in change else change
+    changed(path, described={head: described | inner})
+    with pytest.raises(BundleError):
+        read_heads(path)
+
+
+@pytest.mark.parametrize("described", [{"hidden_size": 16.0}, {"hidden_size": "16"}, {"base_sha256": 5}])
+def test_what_heads_belong_to_has_its_type(path: Path, described: dict) -> None:
+    changed(path, described=described)
+    with pytest.raises(BundleError):
+        read_heads(path)
+
+
 def test_a_missing_an_empty_a_truncated_and_a_foreign_file_are_refused(path: Path) -> None:
     with pytest.raises(BundleError, match="can't be read as heads"):
         read_heads(path)

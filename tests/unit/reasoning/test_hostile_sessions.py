@@ -140,3 +140,14 @@ def test_mutated_conversations_are_typed_errors_or_go_on(saved):
         except EdgeReasonError:
             refused += 1
     assert 100 < refused <= 400
+
+
+def test_saving_clears_what_killed_savings_of_the_same_file_left(tmp_path):
+    ours = [".talk.kv.0123abcd", ".talk.kv.ffffffff"]
+    others = [".other.kv.0123abcd", ".talk.kv.notes", "talk.kv.0123abcd"]
+    for name in (*ours, *others):
+        (tmp_path / name).write_bytes(b"half")
+    with Model(ScriptedEngine(["It is 4."])).session() as session:
+        session.ask("2+2?", mode="chat", max_tokens=30)
+        session.save(tmp_path / "talk.kv")
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "talk.kv"}
