@@ -4,10 +4,10 @@
 
     python tools/study/kernel_texts.py QUESTIONS.jsonl --limit 50 -o RECORD.json
 
-Each question is answered greedily in chat, and thought about with the bundle's adapter, once with each kernels
-in a process of its own. Sums are added in another order, so log-probabilities differ a little, and where two
-tokens are nearly equally likely the texts part. For each such place the record has the two tokens'
-log-probabilities under both kernels, beside the spread of log-probabilities where the texts are still the same.
+Each question is answered greedily in chat, and thought about with the bundle's adapter, once with
+our kernels and once with llama.cpp's, in two processes. The two add sums in another order, so log-probabilities differ a little. Where two
+tokens are nearly equally likely, the texts part. The record has the log-probabilities of both tokens there,
+under both kernels. Beside them it has how far log-probabilities differ where the texts are the same.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def compare(questions: list[str], ours: Worker, theirs: Worker) -> dict[str, Any
                 same += 1
                 continue
             tokens = [a[common][0], b[common][0]]
-            probe = {"question": question, "mode": mode, "prefix": [t for t, _ in a[:common]], "tokens": tokens}
+            prefix = [token for token, _ in a[:common]]
+            probe = {"question": question, "mode": mode, "prefix": prefix, "tokens": tokens}
             under = {"ours": ours.ask(**probe), "llama.cpp": theirs.ask(**probe)}
             gaps = {name: first - second for name, (first, second) in under.items()}
             partings.append({"row": number, "mode": mode, "at": common, "logprobs": under, "gaps": gaps})
