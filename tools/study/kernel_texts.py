@@ -4,10 +4,10 @@
 
     python tools/study/kernel_texts.py QUESTIONS.jsonl --limit 50 -o RECORD.json
 
-Each question is answered greedily in chat, and thought about with the bundle's adapter, once with
-our kernels and once with llama.cpp's, in two processes. The two add sums in another order, so log-probabilities differ a little. Where two
-tokens are nearly equally likely, the texts part. The record has the log-probabilities of both tokens there,
-under both kernels. Beside them it has how far log-probabilities differ where the texts are the same.
+Each question is answered greedily in chat, and thought about with the bundle's adapter: in one process with
+our kernels, in another with llama.cpp's. The two add sums in another order, so log-probabilities differ a
+little. Where two tokens are nearly equally likely, the texts part. The record has the log-probabilities of
+both tokens there, under both kernels, and how far log-probabilities differ where the texts are the same.
 """
 
 from __future__ import annotations
