@@ -51,6 +51,9 @@ PEERS: Final[Mapping[str, PeerEntry]] = {
     OURS: PeerEntry("Edgereason", ("edgereason",), ("edgereason", "llama-cpp-python")),
     UPSTREAM_KERNELS: PeerEntry("Edgereason", ("edgereason",), ("edgereason", "llama-cpp-python")),
     "llama-cpp-python": PeerEntry("LlamaCppPython", ("llama_cpp",), ("llama-cpp-python",)),
+    "ik-llama-cpp-python": PeerEntry(
+        "IkLlamaCppPython", ("ik_llama_cpp",), ("ik-llama-cpp-python",), slowness=2.0
+    ),
     "xllamacpp": PeerEntry("Xllamacpp", ("xllamacpp",), ("xllamacpp",), slowness=1.5),
     "openvino-genai": PeerEntry("OpenvinoGenai", ("openvino_genai",), ("openvino-genai",)),
     "transformers": PeerEntry(

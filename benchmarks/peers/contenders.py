@@ -129,6 +129,41 @@ class LlamaCppPython(Peer):
         self._llama.close()
 
 
+class IkLlamaCppPython(Peer):
+    """ik_llama.cpp through its `IkLlama.generate`, one completion after another, each with its own prefill.
+
+    It has no batch for texts and takes no seed. Without AVX-VNNI it turns its flash attention off by itself.
+    Where turns must not end, its question whether a token ends one is answered with no.
+    """
+
+    is_sequential = True
+    remarks = ("IkLlama.generate, which encodes the prompt for each completion and takes no seed",)
+
+    def load(self, setting: CaseSetting) -> None:
+        self._api: Any = importlib.import_module("ik_llama_cpp.llama").C
+        self._ends_turn = self._api.llama_token_is_eog
+        self._llama: Any = importlib.import_module("ik_llama_cpp").IkLlama(
+            setting.model, n_ctx=setting.context_tokens, n_threads=setting.threads, verbose=False
+        )
+
+    def complete(self, case: Case) -> CaseResult:
+        self._api.llama_token_is_eog = self._ends_turn if case.votes else lambda *_: False
+        return CaseResult([self._draw(case) for _ in range(case.num_completions)])
+
+    def _draw(self, case: Case) -> Completion:
+        tokens = self._llama.generate(
+            list(case.prompt_ids),
+            max_tokens=case.limit_tokens,
+            temperature=SAMPLING.temperature,
+            top_k=SAMPLING.top_k,
+            top_p=SAMPLING.top_p,
+        )
+        return Completion(self._llama.detokenize(tokens), len(tokens))
+
+    def close(self) -> None:
+        self._llama.close()
+
+
 class Xllamacpp(Peer):
     """llama.cpp's own server, in process: `n` completions over one prompt in one request.
 

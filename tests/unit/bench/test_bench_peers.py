@@ -129,6 +129,7 @@ def test_what_is_missing_fails_or_dies_is_recorded_as_that_and_the_others_go_on(
         "edgereason": "measured",
         "edgereason-upstream-kernels": "measured",
         "llama-cpp-python": "measured",
+        "ik-llama-cpp-python": "measured",
         "xllamacpp": "not installed",
         "openvino-genai": "failed",
         "transformers": "failed",
