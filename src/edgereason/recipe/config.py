@@ -19,7 +19,6 @@ A table that is left out is a stage that is left out, except for `[sft]`. Unknow
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -334,13 +333,13 @@ def _value(text: str) -> Any:
 
 
 def _full_name(kind: type, parts: Sequence[str], asked: str) -> list[str]:
-    """A setting's whole name: "sft.epochs" is "sft.training.epochs", as nothing else in [sft] is called so."""
+    """A setting's whole name: "sft.epochs" is "sft.training.epochs", as nothing else there is called so."""
     first, *rest = parts
     children = _children(kind)
     if first not in children:
         found = [[name, *parts] for name, inner in children.items() if inner and first in _children(inner)]
         if len(found) != 1:
-            known = [*children, *(name for inner in children.values() if inner for name in _children(inner))]
+            known = [*children, *(name for one in children.values() if one for name in _children(one))]
             several = " and ".join(".".join(one) for one in found)
             why = f"it could be {several}" if found else nearest(first, known)
             raise ConfigError(f"--set {asked}: there is no setting {first!r}: {why}")
@@ -359,9 +358,9 @@ def _full_name(kind: type, parts: Sequence[str], asked: str) -> list[str]:
 def _children(kind: type) -> dict[str, type | None]:
     """A dataclass's settings by name, with the dataclass that those are made of which are tables."""
     found: dict[str, type | None] = {}
-    for name, hint in get_type_hints(kind).items():
-        if name not in {one.name for one in dataclasses.fields(kind)}:
-            continue
+    hints = get_type_hints(kind)
+    for name in (one.name for one in fields(kind)):
+        hint = hints[name]
         kinds = get_args(hint) if get_origin(hint) in (UnionType, Mapping) else (hint,)
         inner = [one for one in kinds if one is not NoneType and is_dataclass(one)]
         found[name] = cast("type", inner[0]) if inner else None

@@ -1,4 +1,4 @@
-"""The data of a recipe: rows of a file, of the hub or of a generator, some of them chosen, in a file of its own.
+"""The data of a recipe: rows of a file, of the hub or of a generator, of which some count.
 
 ::
 
@@ -53,7 +53,7 @@ class DataConfig:
         leave_out: fields; a row where one of them is true does not count.
         most_steps: of a worked solution: lines without the one that repeats the answer.
         every: 5 for every fifth of the rows that are left.
-        limit: so many of them, evenly spread.
+        first: so many of these from the beginning; `limit` so many, evenly spread.
         label: of a switcher's prompts: 1 for those that need thinking, else 0; rows may bring their own.
     """
 
@@ -67,11 +67,12 @@ class DataConfig:
     leave_out: tuple[str, ...] = ()
     most_steps: int | None = None
     every: int = 1
+    first: int | None = None
     limit: int | None = None
     label: int | None = None
 
     def __post_init__(self) -> None:
-        require_at_least_one(every=self.every, limit=self.limit, most_steps=self.most_steps)
+        require_at_least_one(every=self.every, first=self.first, limit=self.limit, most_steps=self.most_steps)
         if (self.file is None and self.hub is None) == (self.generate is None):
             raise ConfigError("data come from a file, from the hub or from `generate`: say which one")
         if self.generate is not None and (kind := self.generate.partition(":")[0]) not in GENERATORS:
@@ -163,7 +164,7 @@ class Source:
         """
         config = self.config
         found = [row for row in self._all()[slice(*(config.rows or (None,)))] if self._counts(row)]
-        found = _spread(found[:: config.every], config.limit)
+        found = _spread(found[:: config.every][: config.first], config.limit)
         if not found:
             raise ConfigError(f"[data.{self.name}]: no row is left: choose less strictly")
         if config.label is None:
@@ -182,7 +183,8 @@ class Source:
         if any(row.values.get(field) for field in self.config.leave_out):
             return False
         most = self.config.most_steps
-        return most is None or num_steps(row.text("solution")) <= most
+        solution = "solution" if row.has("solution") else "answer"  # GSM8K's own rows end with "#### 72"
+        return most is None or num_steps(row.text(solution)) <= most
 
     def _all(self) -> Sequence[Row]:
         config = self.config

@@ -99,15 +99,17 @@ def estimates(
         paces: by stage.
         counts: rows of every data set.
     """
-    return [
-        Estimate(
-            stage=stage.name,
-            amount=None if stage.amount is None else stage.amount(counts),
-            unit=stage.unit,
-            pace=paces.get(stage.name),
-        )
-        for stage in stages
-    ]
+    return [_estimate(stage, paces.get(stage.name), counts) for stage in stages]
+
+
+def _estimate(stage: Stage, pace: Pace | None, counts: Mapping[str, int]) -> Estimate:
+    amount = None
+    try:
+        if stage.amount is not None:
+            amount = stage.amount(counts)
+    except KeyError:  # data that are not here yet
+        pace = None
+    return Estimate(stage=stage.name, amount=amount, unit=stage.unit, pace=pace)
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ again, and moves what they made to `earlier`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatch
@@ -110,17 +110,18 @@ class Choice:
         return [stages[n] for n in places] if self.only is not None else [*stages[: places[-1] + 1]]
 
 
-def look(stages: Sequence[Stage], folder: Path) -> list[Found]:
-    """How far each stage is; reads what is there and changes nothing.
+def look(chosen: Sequence[Stage], folder: Path, stages: Sequence[Stage]) -> list[Found]:
+    """How far stages are; reads what is there and changes nothing.
 
     Args:
-        stages: of the recipe, in order.
+        chosen: which of them.
         folder: of what is made.
+        stages: all of the recipe, in order.
     """
     found: dict[str, Found] = {}
     for stage in stages:
         found[stage.name] = look_at(stage, folder, found)
-    return [*found.values()]
+    return [found[stage.name] for stage in chosen]
 
 
 def look_at(stage: Stage, folder: Path, before: Mapping[str, Found]) -> Found:
@@ -133,14 +134,11 @@ def look_at(stage: Stage, folder: Path, before: Mapping[str, Found]) -> Found:
     entry = note_of(folder, stage.name)
     if not entry:
         return Found(stage=stage, standing=Standing.MISSING, entry={})
-    there, now = _inputs(entry), {"config": stage.config, "needs": {}}
-    waits = []
-    for name in stage.needs:
-        if before[name].standing is Standing.FINISHED:
-            now["needs"][name] = needed(stage, before[name])
-        else:
-            waits.append(name)
-            there["needs"].pop(name, None)
+    waits = [name for name in stage.needs if before[name].standing is not Standing.FINISHED]
+    was = {name: hashes for name, hashes in entry.get("needs", {}).items() if name not in waits}
+    needs = {name: needed(stage, before[name]) for name in stage.needs if name not in waits}
+    there = {"config": entry.get("config", {}), "needs": was}
+    now = {"config": stage.config, "needs": needs}
     why = [line for line in differences(there, now) if not _is_free(line)]
     products = entry.get("products")
     if products is not None and file_hashes(own, stage.products) != products:
@@ -160,10 +158,6 @@ def needed(stage: Stage, before: Found) -> dict[str, str]:
     return {name: sha256 for name, sha256 in products.items() if any(fnmatch(name, one) for one in patterns)}
 
 
-def _inputs(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {"config": entry.get("config", {}), "needs": dict(entry.get("needs", {}))}
-
-
 def _is_free(line: str) -> bool:
     return line.partition(":")[0].rpartition(".")[2] in FREE
 
@@ -181,8 +175,8 @@ def require_fresh(chosen: Sequence[Found], choice: Choice) -> None:
     said = "; ".join(f"{one.stage.name} ({_some(one.why)})" for one in stale)
     after = f", and with them perhaps {', '.join(follow)}" if follow else ""
     raise ConfigError(
-        f"the recipe has changed, or what was made of it: stale are {said}{after}: --redo makes them again and "
-        f"keeps what there is in {EARLIER}/, or take the change back"
+        f"the recipe has changed, or what was made of it: stale are {said}{after}: --redo makes them again "
+        f"and keeps what there is in {EARLIER}/, or take the change back"
     )
 
 
@@ -220,26 +214,50 @@ def make(
     """
     sources = sources_of(recipe, data_folders)
     stages = stages_of(recipe, sources)
-    chosen = {stage.name for stage in choice.of(stages)}
-    run = RunFolder(folder, "recipe")
-    require_fresh([one for one in look(stages, folder) if one.stage.name in chosen], choice)
-    content = plain(recipe)
-    run.claim(RECIPE, content, lambda there, now: _other_bundle(there, now))
+    work = Work(recipe=recipe, root=folder, sources=sources, context=context)
+    require_fresh(look(choice.of(stages), folder, stages), choice)
+    run = claim(recipe, folder)
     with run.lock():
-        write_atomically(folder / RECIPE, tomli_w.dumps(content))
-        work = Work(recipe=recipe, root=folder, sources=sources, context=context)
-        found: dict[str, Found] = {}
-        later = _Later.of(stages, folder)
-        for number, stage in enumerate(stages, 1):
-            now = look_at(stage, folder, found)
-            if stage.name in chosen and now.standing is not Standing.FINISHED:
-                require_needs(stage, found)
-                titled = later.titled(context, stage, f"{number} of {len(stages)}, {stage.name}")
-                if not _carry_out(now, found, replace(work, context=titled), choice):
-                    return None
-                now = look_at(stage, folder, found)
-            found[stage.name] = now
-        return run.write(_record(recipe, found) | context.about())
+        write_atomically(folder / RECIPE, tomli_w.dumps(plain(recipe)))
+        found = carry_out(stages, work, choice)
+        return None if found is None else run.write(_record(recipe, found) | context.about())
+
+
+def carry_out(stages: Sequence[Stage], work: Work, choice: Choice = Choice()) -> dict[str, Found] | None:
+    """Carries out what is chosen and not finished; None if it was stopped.
+
+    Args:
+        stages: all, in order.
+        work: what they are carried out with.
+        choice: of them.
+
+    Raises:
+        ConfigError: a stage is stale, or needs one that is not finished.
+    """
+    chosen = {stage.name for stage in choice.of(stages)}
+    found: dict[str, Found] = {}
+    later = _Later.of(stages, work.root)
+    for number, stage in enumerate(stages, 1):
+        now = look_at(stage, work.root, found)
+        if stage.name in chosen and now.standing is not Standing.FINISHED:
+            require_needs(stage, found)
+            titled = later.titled(work.context, stage, f"{number} of {len(stages)}, {stage.name}")
+            if not _carry_out(now, found, replace(work, context=titled), choice):
+                return None
+            now = look_at(stage, work.root, found)
+        found[stage.name] = now
+    return found
+
+
+def claim(recipe: MakeRecipe, folder: Path) -> RunFolder:
+    """The folder of a bundle, which is new or holds one of this name and model.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    run = RunFolder(folder, "bundle")
+    run.claim(RECIPE, plain(recipe), _other_bundle)
+    return run
 
 
 def _other_bundle(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -289,7 +307,7 @@ def _carry_out(now: Found, before: Mapping[str, Found], work: Work, choice: Choi
     products = file_hashes(own, stage.products)
     if products is None:
         raise ConfigError(f"{stage.name} left none of {', '.join(stage.products)} in {own}: make it again")
-    amount = None if stage.amount is None else stage.amount(_counts(before | {stage.name: now}, work))
+    amount = None if stage.amount is None else stage.amount(rows_there(work.root, before))
     made = {
         "seconds": watch.seconds(),
         "row_s": watch.row_s(amount),
@@ -348,19 +366,15 @@ def sources_of(recipe: MakeRecipe, folders: Sequence[Path]) -> dict[str, Source]
     return {name: Source.of(name, config, (*folders, Path())) for name, config in recipe.data.items()}
 
 
-def _counts(found: Mapping[str, Found], work: Work) -> dict[str, int]:
-    """Rows of each data set that is there."""
-    return rows_there(work.root, found)
-
-
-def rows_there(folder: Path, names: Mapping[str, Any]) -> dict[str, int]:
+def rows_there(folder: Path, names: Iterable[str]) -> dict[str, int]:
     """Rows of each data set whose stage is finished, by its name; those of `asked/X` under `asked-X`."""
     counts = {}
     for name in names:
         kind, _, rest = name.partition("/")
         if kind in ("data", "asked"):
             rows = note_of(folder, name).get("made", {}).get("rows")
-            counts[rest if kind == "data" else f"asked-{rest}"] = rows or 0
+            if rows is not None:
+                counts[rest if kind == "data" else f"asked-{rest}"] = rows
     return counts
 
 
@@ -376,14 +390,14 @@ def plan(
     """
     sources = sources_of(recipe, data_folders)
     stages = stages_of(recipe, sources)
-    found = look(stages, folder)
-    counts = rows_there(folder, {stage.name: stage for stage in stages})
+    found = look(stages, folder, stages)
+    counts = rows_there(folder, [stage.name for stage in stages])
     for name, source in sources.items():
-        if not counts.get(name) and source.config.hub is None and source.file_name.endswith(".jsonl"):
+        if name not in counts and source.config.hub is None and source.file_name.endswith(".jsonl"):
             counts[name] = len(source.rows())
     for name, evaluation in recipe.evaluation.items():
-        if not counts.get(f"asked-{name}"):
-            counts[f"asked-{name}"] = evaluation.eval.limit or 0
+        if (limit := evaluation.eval.limit) is not None:
+            counts.setdefault(f"asked-{name}", limit)
     judged = estimates(stages, paces_in(folder, stages), counts)
     return list(zip(found, judged, strict=True))
 
@@ -408,19 +422,15 @@ class _Later:
     @classmethod
     def of(cls, stages: Sequence[Stage], folder: Path) -> _Later:
         paces = paces_in(folder, stages)
-        counts = rows_there(folder, {stage.name: stage for stage in stages})
+        counts = rows_there(folder, [stage.name for stage in stages])
         ahead: dict[str, float | None] = {}
         total: float | None = 0.0
         for stage in reversed(stages):
             ahead[stage.name] = total
             if "products" in note_of(folder, stage.name):
                 continue
-            pace = paces.get(stage.name)
-            try:
-                amount = None if stage.amount is None else stage.amount(counts)
-            except KeyError:
-                pace = None
-            total = None if pace is None or total is None else total + pace.seconds_for(amount)
+            (judged,) = estimates([stage], paces, counts)
+            total = None if judged.seconds is None or total is None else total + judged.seconds
         return cls(ahead)
 
     def titled(self, context: RunContext, stage: Stage, title: str) -> RunContext:
@@ -440,7 +450,12 @@ def _record(recipe: MakeRecipe, found: Mapping[str, Found]) -> dict[str, Any]:
         | {k: one.entry[k] for k in ("products", "made") if k in one.entry}
         for name, one in found.items()
     }
-    return {"format": FORMAT, "name": recipe.name, "recipe": plain(recipe), "stages": stages}
+    said = plain(recipe) | {"model": Path(recipe.model).name}  # a record holds no local paths
+    said["data"] = {
+        name: {key: Path(value).name if key == "file" else value for key, value in one.items()}
+        for name, one in said["data"].items()
+    }
+    return {"format": FORMAT, "name": recipe.name, "recipe": said, "stages": stages}
 
 
 def smoke(
@@ -455,5 +470,6 @@ def smoke(
 
     A smoke run is cheap: what is stale in it is made again without asking.
     """
+    claim(recipe, folder)
     few = smoke_of(recipe)
     return make(few, folder / SMOKE, context, data_folders=data_folders, choice=replace(choice, redo=True))

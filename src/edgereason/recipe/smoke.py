@@ -33,8 +33,8 @@ def smoke_of(recipe: MakeRecipe) -> MakeRecipe:
 
     for sft in (recipe.sft, recipe.refine):
         for name in sft.traces if sft else ():
-            data = recipe.traces[name].data if name in recipe.traces else name
-            need((data,), UPDATES * sft.training.batch_rows if sft else 0)
+            of = recipe.traces[name].data if name in recipe.traces else name
+            need((of,), UPDATES * sft.training.batch_rows if sft else 0)
     for traces in recipe.traces.values():
         if traces.format is None:
             need((traces.data,), _QUESTIONS)

@@ -5,11 +5,13 @@ A stage's entrance takes up what is in its folder, so that a stage that was stop
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +49,7 @@ from edgereason.train.heads.verifier import train_verifier
 from edgereason.train.lora import run as lora_run
 from edgereason.train.quant import run as quant_run
 
-CHOICES: Final = ("rows", "leave_out", "most_steps", "every", "limit", "label")
+CHOICES: Final = ("rows", "leave_out", "most_steps", "every", "first", "limit", "label")
 """Settings of data that choose among rows; where the rows are from is told by a hash."""
 
 FOLDER: Final = "stages"
@@ -483,8 +485,11 @@ def _about(made: Bundle) -> Record:
 
 
 def free_memory() -> None:
-    """Gives up what the stage before left: trainers and models hold each other."""
+    """Gives back what a stage left: trainers and models hold each other, and glibc keeps what is freed."""
     gc.collect()
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def file_hashes(folder: Path, patterns: Sequence[str]) -> dict[str, str] | None:
