@@ -124,8 +124,13 @@ class Source:
     @property
     def file_name(self) -> str:
         """What the chosen rows are called."""
-        suffix = "" if self.path is None else self.path.suffix
-        return self.name + (suffix if suffix in _TEXTS else ".jsonl")
+        suffix = ".jsonl" if self.has_rows or self.path is None else self.path.suffix
+        return f"{self.name}{suffix}"
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it is more than a text."""
+        return self.path is None or self.path.suffix not in _TEXTS
 
     def identity(self) -> dict[str, Any]:
         """What decides which rows there are, without local paths."""
@@ -143,7 +148,7 @@ class Source:
             ConfigError: they can't be had, or none is left.
         """
         target = folder / self.file_name
-        if target.suffix in _TEXTS:
+        if not self.has_rows:
             if self.config.chooses:
                 raise ConfigError(
                     f"[data.{self.name}]: {self.config.file} is a text and has no rows to choose"

@@ -132,7 +132,7 @@ class Stopwatch:
     """
 
     progress: Progress
-    _start_s: float = field(default_factory=time.monotonic)
+    _start_s: float = field(default_factory=lambda: time.monotonic())
     _spans: dict[str, _Span] = field(default_factory=dict)
 
     def __call__(

@@ -393,7 +393,8 @@ def plan(
     found = look(stages, folder, stages)
     counts = rows_there(folder, [stage.name for stage in stages])
     for name, source in sources.items():
-        if name not in counts and source.config.hub is None and source.file_name.endswith(".jsonl"):
+        is_near = source.path is not None or source.config.hub is None  # nothing is fetched for a plan
+        if name not in counts and is_near and source.has_rows:
             counts[name] = len(source.rows())
     for name, evaluation in recipe.evaluation.items():
         if (limit := evaluation.eval.limit) is not None:
@@ -436,7 +437,11 @@ class _Later:
     def titled(self, context: RunContext, stage: Stage, title: str) -> RunContext:
         """The context of a stage, whose progress says where in the whole it is."""
         ahead = self.seconds[stage.name]
-        return context.titled(title if not ahead else f"{title} ({_duration(ahead)} behind it)")
+        is_long = ahead is not None and ahead >= _WORTH_SAYING_S
+        return context.titled(f"{title} ({_duration(ahead)} behind it)" if ahead and is_long else title)
+
+
+_WORTH_SAYING_S: Final = 60.0
 
 
 def _duration(seconds: float) -> str:
