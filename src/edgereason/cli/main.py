@@ -31,8 +31,9 @@ from edgereason.cli.eval import eval_app, report
 from edgereason.cli.long_run import Stopped
 from edgereason.cli.make import make_app
 from edgereason.cli.models import models, pull
+from edgereason.cli.quantize import quantize
 from edgereason.cli.terminal.echo import echo
-from edgereason.cli.train import quantize, train_app
+from edgereason.cli.train import train_app
 from edgereason.core.printable import on_one_line
 from edgereason.errors import EdgeReasonError
 

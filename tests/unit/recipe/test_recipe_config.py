@@ -33,7 +33,10 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         ("[data.x]\nfile = 'a'\nrows = [3, 3]", r"rows must be the first and the one behind the last"),
         ("[data.'a/b']\nfile = 'a'", "names of tables must be names of folders, got 'a/b'"),
         ("[traces.x]\ndata = 'sums'\nformat = 'gsm'", "there is no format 'gsm' of traces"),
-        ("[evaluation.x.eval]\ntask = 'gsm8k'\nmodel = 'm'", "the bundle is evaluated; leave the setting out"),
+        (
+            "[evaluation.x.eval]\ntask = 'gsm8k'\nmodel = 'm'",
+            "the bundle is evaluated; leave the setting out",
+        ),
         ("[quantize]\nname = '../x'", r"\[quantize\] name must be one that a file can have"),
     ],
 )

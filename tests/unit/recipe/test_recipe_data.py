@@ -72,7 +72,9 @@ def test_the_first_folder_that_has_the_file_counts(folder: Path, tmp_path: Path)
     other.mkdir()
     (other / "rows.jsonl").write_text('{"question": "?"}\n')
     assert Source.of("x", DataConfig(file="rows.jsonl"), [other, folder]).path == other / "rows.jsonl"
-    with pytest.raises(ConfigError, match=r"\[data.x\]: no.jsonl is not beside the recipe: say .* \(--data\)"):
+    with pytest.raises(
+        ConfigError, match=r"\[data.x\]: no.jsonl is not beside the recipe: say .* \(--data\)"
+    ):
         Source.of("x", DataConfig(file="no.jsonl"), [folder])
     assert Source.of("x", DataConfig(file="no.jsonl", hub="a/b"), [folder]).path is None  # the hub's then
 

@@ -1,4 +1,4 @@
-"""Which stages of a recipe are carried out: kept, resumed, stale, chosen; by stages that write a line each."""
+"""Which stages of a recipe are carried out: kept, resumed, stale, chosen. Stages here write a line each."""
 
 from __future__ import annotations
 
