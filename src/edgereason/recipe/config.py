@@ -107,8 +107,7 @@ class SftStage:
     """A pass of fine-tuning; see `train.lora.run.SftRecipe`.
 
     Attributes:
-        traces: sets of traces by name, or data whose rows are traces. `[warm]` has none: it learns from
-            the shortest right responses.
+        traces: sets of traces by name. `[warm]` has none: it learns from the shortest right responses.
     """
 
     traces: tuple[str, ...] = ()
@@ -251,7 +250,12 @@ class MakeRecipe:
                 raise ConfigError(f"{where}: there is no [data.{name}]: {nearest(name, self.data)}")
         for where, stage in (("sft", self.sft), ("refine", self.refine)):
             if stage is not None and not stage.traces:
-                raise ConfigError(f"[{where}] needs traces: names of [traces.NAME] or of [data.NAME]")
+                raise ConfigError(f"[{where}] needs traces: names of [traces.NAME]")
+            for name in stage.traces if stage is not None else ():
+                if name not in self.traces:
+                    raise ConfigError(
+                        f"[{where}] traces: there is no [traces.{name}]: {nearest(name, self.traces)}"
+                    )
         if (self.shortest is None) != (self.warm is None):
             raise ConfigError("[shortest] and [warm] go together: what is drawn, and how it is learned")
         if self.warm is not None and self.warm.traces:
@@ -276,10 +280,6 @@ class MakeRecipe:
                 said = getattr(stage, setting, None)
                 for name in (said,) if isinstance(said, str) else said or ():
                     yield f"[{where}] {setting}", name
-        for where, sft in (("sft", self.sft), ("refine", self.refine)):
-            for name in sft.traces if sft else ():
-                if name not in self.traces:
-                    yield f"[{where}] traces", name
 
     @classmethod
     def read(cls, path: Path, settings: Sequence[str] = ()) -> Self:

@@ -33,8 +33,7 @@ def smoke_of(recipe: MakeRecipe) -> MakeRecipe:
 
     for sft in (recipe.sft, recipe.refine):
         for name in sft.traces if sft else ():
-            of = recipe.traces[name].data if name in recipe.traces else name
-            need((of,), UPDATES * sft.training.batch_rows if sft else 0)
+            need((recipe.traces[name].data,), UPDATES * sft.training.batch_rows if sft else 0)
     for traces in recipe.traces.values():
         if traces.format is None:
             need((traces.data,), _QUESTIONS)
@@ -77,7 +76,7 @@ def smoke_of(recipe: MakeRecipe) -> MakeRecipe:
 
 
 def _few_updates_of_sft(recipe: MakeRecipe, stage: SftStage) -> SftStage:
-    made = [name for name in stage.traces if name in recipe.traces and recipe.traces[name].format is None]
+    made = [name for name in stage.traces if recipe.traces[name].format is None]
     return _with_batch(stage, _MADE if made else stage.training.batch_rows)
 
 

@@ -128,12 +128,12 @@ def _traces(recipe: MakeRecipe, name: str, stage: TracesStage) -> Stage:
         run=work.traces(name),
         amount=lambda counts: counts[stage.data] * samples,
         unit="samples" if is_made else "rows",
-        keeps=("config.generate.samples:", "config.generate.keep:", "needs.data/", "needs.asked/")
-        if is_made
-        else (),
+        keeps=("config.generate.samples:", "config.generate.keep:", *_QUESTIONS) if is_made else (),
     )
 
 
+_QUESTIONS: Final = ("config.data:", "config.against:", "needs.data/", "needs.asked/")
+"""What may change where answers to single questions are kept: those that are asked already still count."""
 _MADE: Final = ("data", "teacher", "against", "generate")
 _READ: Final = ("data", "format", "against", "max_tokens")
 
@@ -156,7 +156,7 @@ def _adapters(recipe: MakeRecipe) -> Iterator[Stage]:
             run=work.shortest,
             amount=lambda counts: drawn * _rows(counts, shortest.data),
             unit="responses",
-            keeps=("needs.data/", "needs.asked/"),
+            keeps=_QUESTIONS,
         )
         yield Stage(
             name="warm",
@@ -195,7 +195,7 @@ def _sft(recipe: MakeRecipe, name: str, stage: SftStage) -> Stage:
 
     return Stage(
         name=name,
-        needs={"base": ALL} | before | {work.traces_stage(recipe, one): ALL for one in stage.traces},
+        needs={"base": ALL} | before | {f"traces/{one}": ALL for one in stage.traces},
         config=plain(stage),
         products=_ADAPTER,
         run=work.sft(name),
@@ -206,8 +206,6 @@ def _sft(recipe: MakeRecipe, name: str, stage: SftStage) -> Stage:
 
 def _num_traces(recipe: MakeRecipe, name: str, counts: Mapping[str, int]) -> float:
     """At most so many traces are in a set."""
-    if name not in recipe.traces:
-        return counts[name]
     stage = recipe.traces[name]
     return counts[stage.data] * (stage.generate.keep if stage.format is None else 1)
 
@@ -223,7 +221,10 @@ def _heads(recipe: MakeRecipe) -> Iterator[Stage]:
             run=work.switcher,
             amount=lambda counts: _rows(counts, names),
             unit="prompts",
-            keeps=("config.", "needs.data/"),
+            keeps=(
+                *("config.data:", "config.tests:", "config.int8:", "needs.data/", "config.training.mlp."),
+                *(f"config.training.{one}:" for one in ("seed", "parts", "weight_decays", "held_out_share")),
+            ),
         )
     if recipe.verifier is not None:
         verifier = recipe.verifier
@@ -240,7 +241,7 @@ def _heads(recipe: MakeRecipe) -> Iterator[Stage]:
             unit="traces",
             keeps=(
                 *("config.training.traces.samples:", "config.training.l2:", "config.training.folds:"),
-                *("config.training.reads_prompt:", "config.int8:", "needs.data/", "needs.asked/"),
+                *("config.training.reads_prompt:", "config.int8:", "config.tests:", *_QUESTIONS),
             ),
         )
 

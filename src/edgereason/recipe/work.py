@@ -143,15 +143,10 @@ def against_stages(recipe: MakeRecipe, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*asked, *(f"data/{name}" for name in names)]))
 
 
-def traces_stage(recipe: MakeRecipe, name: str) -> str:
-    """The stage of a set of traces, or of data whose rows are traces."""
-    return f"traces/{name}" if name in recipe.traces else f"data/{name}"
-
-
 def learned_from(recipe: MakeRecipe) -> list[str]:
     """Every stage on the way to the last adapter, in order."""
     used = [name for stage in (recipe.sft, recipe.refine) if stage is not None for name in stage.traces]
-    made = [traces_stage(recipe, name) for name in dict.fromkeys(used) if name in recipe.traces]
+    made = [f"traces/{name}" for name in dict.fromkeys(used)]
     adapters = [
         name for name in ("sft", "refine", "shortest", "warm", "grpo") if getattr(recipe, name) is not None
     ]
@@ -278,16 +273,12 @@ def sft(name: str) -> Run:
             recipe,
             folder,
             context,
-            traces=[_trace_file(work, one) for one in stage.traces],
+            traces=[work.folder(f"traces/{one}") / TRACES for one in stage.traces],
             examples=work.folder("shortest") / shortest_run.EXAMPLES if name == "warm" else None,
             start=None if name == "sft" else work.folder(adapter_before(work.recipe, name)),
         )
 
     return run
-
-
-def _trace_file(work: Work, name: str) -> Path:
-    return work.folder(f"traces/{name}") / TRACES if name in work.recipe.traces else work.data(name)
 
 
 def shortest(work: Work, folder: Path) -> Record | None:

@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         ("[stf]\nepochs = 1", r"recipe.toml has no setting 'stf': did you mean 'sft'"),
         ("[grpo]\ndata = ['sums']\n[grpo.training]\nstep = 3", r"grpo: training has no setting 'step': did"),
         ("[grpo]\ndata = ['sumz']", r"\[grpo\] data: there is no \[data.sumz\]: did you mean 'sums'"),
-        ("[refine]\ntraces = ['own']", r"\[refine\] traces: there is no \[data.own\]"),
+        ("[refine]\ntraces = ['own']", r"\[refine\] traces: there is no \[traces.own\]"),
         ("[refine]", r"\[refine\] needs traces"),
         ("[shortest]\ndata = ['sums']", r"\[shortest\] and \[warm\] go together"),
         ("[shortest]\ndata = ['sums']\n[warm]\ntraces = ['sums']", r"\[warm\] traces: it learns from \[sh"),
