@@ -65,12 +65,12 @@ def stages_of(recipe: MakeRecipe, sources: Mapping[str, Source]) -> list[Stage]:
     return [
         *_data(recipe, sources),
         _base(recipe),
+        *_perplexity(recipe),
         *(_traces(recipe, name, one) for name, one in recipe.traces.items()),
         *_adapters(recipe),
         *_heads(recipe),
         *_bundle(recipe),
         *(_evaluation(recipe, name) for name in recipe.evaluation),
-        *_perplexity(recipe),
         _card(recipe),
     ]
 

@@ -68,9 +68,9 @@ def stages(text: str, folder: Path) -> dict[str, Stage]:
 def test_stages_come_in_the_order_in_which_they_are_carried_out(tmp_path: Path) -> None:
     assert [*stages(EVERYTHING, tmp_path)] == [
         *("data/book", "data/sums", "data/kept", "data/test", "asked/made"),
-        *("base", "traces/own", "traces/worked", "sft", "refine", "shortest", "warm", "grpo"),
+        *("base", "perplexity", "traces/own", "traces/worked", "sft", "refine", "shortest", "warm", "grpo"),
         *("switcher", "verifier", "bundle", "calibration"),
-        *("evaluation/local", "evaluation/made", "perplexity", "card"),
+        *("evaluation/local", "evaluation/made", "card"),
     ]
 
 

@@ -59,7 +59,7 @@ def test_a_recipe_makes_a_bundle_whose_base_is_found_and_whose_card_has_its_figu
     made = Bundle.read(folder / "out" / "six-layers-sums")
     assert made.title == "six-layers-sums"
     assert made.adapter_sha256 == stages["sft"]["products"]["bundle/reasoning.gguf"]
-    assert [result.what for result in made.results] == ["gym:chain_sum, think"]
+    assert [result.what for result in made.results] == ["gym:chain_sum, think, 40 tokens"]
     assert {check.outcome for check in verify(made.folder)} == {CheckOutcome.OK}
     assert "5 of 8, sft, training" in titles
     text = (folder / "out" / "record.json").read_text()
