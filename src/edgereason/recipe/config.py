@@ -47,6 +47,8 @@ from edgereason.train.quant.end_to_end import EndToEndConfig, LocalConfig
 from edgereason.train.quant.student import CorrectionConfig
 from edgereason.train.quant.transforms import TransformConfig
 
+_FOLDERS: Final = ("earlier", "smoke", "stages")
+"""Beside the bundle."""
 BASE: Final = "base"
 """What `teacher` says for the recipe's own base."""
 
@@ -239,8 +241,11 @@ class MakeRecipe:
     perplexity: PerplexityStage | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name:
-            raise ConfigError(f"name must be one that a folder can have, got {self.name!r}")
+        if not self.name or Path(self.name).name != self.name or self.name in _FOLDERS:
+            raise ConfigError(
+                f"name must be one that a folder can have, and none of {', '.join(_FOLDERS)}, "
+                f"got {self.name!r}"
+            )
         for table in (self.data, self.traces, self.evaluation):
             for name in table:
                 if not name or Path(name).name != name:

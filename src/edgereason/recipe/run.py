@@ -36,14 +36,13 @@ from edgereason.recipe.data import Source
 from edgereason.recipe.pace import Estimate, Pace, Stopwatch, estimates
 from edgereason.recipe.smoke import smoke_of
 from edgereason.recipe.stages import Stage, stages_of
-from edgereason.recipe.work import FOLDER, Work, disk_bytes, file_hashes, free_memory
+from edgereason.recipe.work import EARLIER, FOLDER, Work, disk_bytes, file_hashes, free_memory, vacant
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RECIPE, RunFolder, differences, forget_peak_rss, peak_rss_bytes
 
 FORMAT: Final = "edgereason-make"
 STAGE_FORMAT: Final = "edgereason-stage"
 SMOKE: Final = "smoke"
-EARLIER: Final = "earlier"
 FREE: Final = frozenset(
     {
         *("parallel", "checkpoint_minutes", "cached_prompt_bytes", "checkpoint_activations"),
@@ -336,10 +335,7 @@ def _note(folder: Path, stage: str, record: Mapping[str, Any]) -> None:
 def _put_aside(stale: Found, work: Work) -> None:
     """Moves what a stale stage made to `earlier`; where rows of it still count, a copy."""
     own, name = work.folder(stale.stage.name), stale.stage.name
-    place = work.root / EARLIER
-    number = next(n for n in range(1, 10**6) if not (place / f"{name}-{n}").exists())
-    target = place / f"{name}-{number}"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = vacant(work.root / EARLIER, name)
     keeps = stale.stage.keeps
     note = work.root / FOLDER / f"{name}.json"
     if not own.is_dir():

@@ -53,6 +53,7 @@ CHOICES: Final = ("rows", "leave_out", "most_steps", "every", "first", "limit", 
 """Settings of data that choose among rows; where the rows are from is told by a hash."""
 
 FOLDER: Final = "stages"
+EARLIER: Final = "earlier"
 _FORMAT_BASE: Final = "edgereason-given-base"
 
 Record = Mapping[str, Any]
@@ -456,12 +457,23 @@ def card(work: Work, folder: Path) -> Record:
 
 
 def publish(made: Path, target: Path) -> None:
-    """Puts a copy of a bundle in the place of the one before it."""
+    """Puts a copy of a bundle in the place of the one before it, which moves to `earlier`.
+
+    Somebody may have changed that one, by `bundle calibrate` for instance.
+    """
     partial_copy = target.with_name(f".{target.name}.copy")
     shutil.rmtree(partial_copy, ignore_errors=True)
     shutil.copytree(made, partial_copy)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        target.rename(vacant(target.parent / EARLIER, target.name))
     partial_copy.rename(target)
+
+
+def vacant(folder: Path, name: str) -> Path:
+    """The first of NAME-1, NAME-2, … that is not in a folder, which is made."""
+    place = next(one for n in range(1, 10**6) if not (one := folder / f"{name}-{n}").exists())
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def _built(work: Work, folder: Path, parts: Parts) -> Record:

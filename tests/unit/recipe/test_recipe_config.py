@@ -45,6 +45,11 @@ def test_what_is_not_understood_is_refused_with_what_was_expected(tmp_path: Path
         recipe_of(MINIMAL + more, tmp_path)
 
 
+def test_a_bundle_is_not_called_as_the_folders_beside_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none of earlier, smoke, stages, got 'smoke'"):
+        recipe_of(MINIMAL, tmp_path, ["name=smoke"])
+
+
 @pytest.mark.parametrize(
     ("setting", "read"),
     [

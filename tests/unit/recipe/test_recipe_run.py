@@ -13,7 +13,7 @@ from edgereason.core.bundle import file_sha256
 from edgereason.errors import ConfigError, EngineError
 from edgereason.recipe.run import Choice, Standing, carry_out, look, require_fresh
 from edgereason.recipe.stages import ALL, Stage
-from edgereason.recipe.work import Work
+from edgereason.recipe.work import Work, publish
 from edgereason.records.context import RunContext
 
 
@@ -219,3 +219,14 @@ def test_looking_changes_nothing(bench: Bench) -> None:
     before = sorted(bench.work.root.rglob("*"))
     bench.standings()
     assert sorted(bench.work.root.rglob("*")) == before
+
+
+def test_a_bundle_that_somebody_changed_is_kept_when_another_takes_its_place(tmp_path: Path) -> None:
+    made, target = tmp_path / "stages" / "card" / "tiny", tmp_path / "tiny"
+    made.mkdir(parents=True)
+    (made / "bundle.json").write_text("made")
+    publish(made, target)
+    (target / "bundle.json").write_text("calibrated by hand")
+    publish(made, target)
+    assert (target / "bundle.json").read_text() == "made"
+    assert (tmp_path / "earlier" / "tiny-1" / "bundle.json").read_text() == "calibrated by hand"
