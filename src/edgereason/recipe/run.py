@@ -434,7 +434,7 @@ class _Later:
         """The context of a stage, whose progress says where in the whole it is."""
         ahead = self.seconds[stage.name]
         is_long = ahead is not None and ahead >= _WORTH_SAYING_S
-        return context.titled(f"{title} ({_duration(ahead)} behind it)" if ahead and is_long else title)
+        return context.titled(f"{title} (later stages: {_duration(ahead)})" if ahead and is_long else title)
 
 
 _WORTH_SAYING_S: Final = 60.0
