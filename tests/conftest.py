@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("any machine")
 TORCH = ("torch", "transformers", "trl", "peft", "accelerate")
 NEED_TORCH = (
     *("parity", "unit/train", "unit/quant/learn", "integration/test_heads.py"),
-    *("unit/bench/test_bench_study.py", "unit/cli/test_cli_train.py"),
+    *("unit/bench/test_bench_study.py", "unit/cli/test_cli_train.py", "unit/recipe"),
 )
 """Where modules may import torch at their top; elsewhere a test that needs it is marked so."""
 MODELS = {"smollm2", "qwen", "shallow", "real_model"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,3 +32,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         heads=write_tiny_heads(folder / "heads.safetensors", base, adapter),
         data=write_questions(folder / "questions.jsonl", 8),
     )
+
+
+_TESTS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def local_bases(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test knows the bases of another, or of this machine."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(_TESTS)}"
+    monkeypatch.setattr("edgereason.hub.local_bases.cache_folder", lambda: folder)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles that are built are looked at as on a machine that has not seen their base."""
+    monkeypatch.setattr("edgereason.bundles.build.remember_base", lambda path, sha256: None)

@@ -14,11 +14,7 @@ from pathlib import Path
 
 from edgereason.core.bundle import write_atomically
 from edgereason.data.rows import read_file
-
-
-def num_steps(solution: str) -> int:
-    """Lines of a GSM8K solution, without the one that repeats the answer."""
-    return sum(bool(line.strip()) and not line.startswith("####") for line in solution.splitlines())
+from edgereason.train.data.solutions import num_steps
 
 
 def main() -> None:

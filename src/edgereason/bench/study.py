@@ -147,7 +147,7 @@ def run(
         )
     rows: list[dict[str, Any]] = []
     for number, variant in enumerate(study.variants, 1):
-        here = _titled(context, f"{variant.name} ({number} of {len(study.variants)})")
+        here = context.titled(f"{variant.name} ({number} of {len(study.variants)})")
         own = folder / variant.name
         trained = _trained(own, variant, traces) or train_lora(variant.recipe, own, here, traces=traces)
         judged = trained and run_task(
@@ -220,12 +220,3 @@ def _tax(folder: Path, model: str, context: RunContext) -> dict[str, Any]:
 def _finished(path: Path) -> dict[str, Any] | None:
     """What an earlier call left."""
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
-
-
-def _titled(context: RunContext, title: str) -> RunContext:
-    """The same, told of one variant's work under its title."""
-
-    def progress(stage: str, done: float, total: float, note: str = "", details: Sequence[str] = ()) -> None:
-        context.progress(", ".join(filter(None, (title, stage))), done, total, note, details)
-
-    return replace(context, progress=progress)

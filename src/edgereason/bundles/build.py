@@ -41,6 +41,7 @@ from edgereason.bundles.verify import BaseFile, read_base, require_adapter
 from edgereason.core.bundle import BASE_FILE, Bundle, Part, Result, file_sha256, write_atomically
 from edgereason.core.chat import CLOSING
 from edgereason.errors import BundleError, ConfigError
+from edgereason.hub.local_bases import remember_base
 from edgereason.reasoning.model import heads_of
 from edgereason.records.lock import LOCK, FolderLock
 from edgereason.records.machine import versions
@@ -111,6 +112,7 @@ def build(folder: Path, parts: Parts, notice: Callable[[str], None] = lambda lin
         lock.close()
         (partial / LOCK).unlink()
         partial.rename(folder)
+        remember_base(parts.base, base.base.sha256)
     except OSError as error:
         raise BundleError(f"{folder} can't be written: {error.strerror or error}") from error
     finally:

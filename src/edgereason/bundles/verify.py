@@ -23,6 +23,7 @@ from edgereason.core.chat import CLOSING, Seams
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError, EdgeReasonError
 from edgereason.hub.catalog import find_by_sha256
+from edgereason.hub.local_bases import remember_base
 from edgereason.hub.pull import find_base, require_base
 from edgereason.quant.adapter_file import AdapterInfo, read_adapter_info, require_fit
 from edgereason.quant.gguf_file import GgufModel
@@ -158,6 +159,7 @@ def _checked_base(bundle: Bundle, path: Path) -> BaseFile:
     require_base(bundle, path)
     base = read_base(path)
     bundle.check_base(base.base)
+    remember_base(path, base.base.sha256)
     return base
 
 

@@ -31,9 +31,11 @@ from edgereason.cli.bundle import bundle_app
 from edgereason.cli.chat import chat
 from edgereason.cli.eval import eval_app, report
 from edgereason.cli.long_run import Stopped
+from edgereason.cli.make import make_app
 from edgereason.cli.models import models, pull
+from edgereason.cli.quantize import quantize
 from edgereason.cli.terminal.echo import echo
-from edgereason.cli.train import quantize, train_app
+from edgereason.cli.train import train_app
 from edgereason.core.printable import on_one_line
 from edgereason.errors import EdgeReasonError
 
@@ -60,6 +62,7 @@ app.command()(report)
 app.add_typer(bench_app)
 app.add_typer(bundle_app)
 app.add_typer(eval_app)
+app.add_typer(make_app)
 app.add_typer(train_app)
 
 

@@ -33,6 +33,7 @@ Limit = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record.")]
 Named = Annotated[str | None, typer.Option("--model", help="A name of `edgereason models`, or a GGUF file.")]
+Base = Annotated[str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")]
 
 
 class Reads(StrEnum):
@@ -60,6 +61,7 @@ def switcher(
     ] = None,
     model: Named = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle: its base counts.")] = None,
+    base: Base = None,
     layer: Annotated[
         list[int] | None,
         typer.Option(
@@ -80,7 +82,7 @@ def switcher(
     as_json: AsJson = False,
 ) -> None:
     """Train the switcher, which decides between chat and think; stopped or killed, it goes on."""
-    _require_training(threads, model, bundle)
+    _require_training(threads, model, bundle, base)
     from edgereason.heads.file import Storage
     from edgereason.train.heads.mlp import MlpConfig
     from edgereason.train.heads.prompt_states import read_prompts
@@ -89,7 +91,7 @@ def switcher(
     given: dict[str, Any] = {"parts": tuple(map(_parts, parts))} if parts else {}
     config = SwitcherConfig(mlp=MlpConfig(seed=seed), seed=seed, layers=tuple(layer or ()), **given)
     learned, judged = ([read_prompts(path) for path in paths] for paths in (prompts, test or []))
-    with run_context(threads) as context, _loaded(model, bundle, context, into) as loaded:
+    with run_context(threads) as context, _loaded(model, bundle, base, context, into) as loaded:
         record = train_switcher(
             output,
             config,
@@ -124,6 +126,7 @@ def verifier(
     ] = None,
     model: Named = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle, whose adapter thinks.")] = None,
+    base: Base = None,
     into: Into = None,
     samples: Annotated[int | None, typer.Option(help="Traces of each question. [8]")] = None,
     temperature: Annotated[float | None, typer.Option(help="[0.7]")] = None,
@@ -142,7 +145,7 @@ def verifier(
     as_json: AsJson = False,
 ) -> None:
     """Train the verifier, which scores finished traces; stopped or killed, it goes on."""
-    _require_training(threads, model, bundle)
+    _require_training(threads, model, bundle, base)
     from edgereason.heads.file import Storage
     from edgereason.train.data.decontaminate import Evaluations
     from edgereason.train.data.questions import read_questions
@@ -157,7 +160,7 @@ def verifier(
     learned = [read_questions(one, limit=limit, seed=seed) for one in questions]
     judged = [read_questions(one, seed=seed) for one in test or []]
     known = Evaluations.read(against or ())
-    with run_context(threads) as context, _loaded(model, bundle, context, into) as loaded:
+    with run_context(threads) as context, _loaded(model, bundle, base, context, into) as loaded:
         record = train_verifier(
             output,
             config,
@@ -184,12 +187,14 @@ def _parts(text: str) -> tuple[FeaturePart, ...]:
         ) from error
 
 
-def _require_training(threads: int | None, model: str | None, bundle: Path | None) -> None:
+def _require_training(threads: int | None, model: str | None, bundle: Path | None, base: str | None) -> None:
     """Refuses to begin without torch, or with two models."""
     from edgereason.core.machine import require_threads, usable_cores
 
     if model is not None and bundle is not None:
         raise typer.BadParameter("a bundle brings its model: give one of the two", param_hint="'--model'")
+    if base is not None and bundle is None:
+        raise typer.BadParameter("only a bundle has a base: give --bundle too", param_hint="'--base'")
     torch = import_torch("heads are trained")
     require_threads(threads)
     torch.set_num_threads(threads or usable_cores())
@@ -197,7 +202,7 @@ def _require_training(threads: int | None, model: str | None, bundle: Path | Non
 
 @contextmanager
 def _loaded(
-    model: str | None, bundle: Path | None, context: RunContext, into: Path | None
+    model: str | None, bundle: Path | None, base: str | None, context: RunContext, into: Path | None
 ) -> Iterator[Model]:
     """The model that will run, without the heads that its bundle may have; `into` may get its heads."""
     from edgereason.cli.models import display
@@ -214,6 +219,7 @@ def _loaded(
         with display() as (report, notice):
             opened = load(
                 bundle,
+                base=None if base is None else context.fetch(base),
                 threads=context.threads,
                 shares_cells=False,
                 use_heads=False,

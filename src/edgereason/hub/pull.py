@@ -6,9 +6,9 @@
       └no→ lock ─ .part ─ hub ─unreachable→ mirror ─ SHA-256 ─ move into place → its path
                  └ made from another model: pull that one ─ quant.apply ─┘
 
-A bundle's base is found in the bundle, or in the catalogue by its hash, which is checked before anything
-parses the file; a file of unknown origin is tried in another process (`trial.py`). How hub and mirror are
-read stands in `huggingface.py` and `mirror.py`.
+A bundle's base is found in the bundle, or by its hash in the catalogue or among the bases of this machine
+(`local_bases.py`). The hash is checked before anything parses the file; a file of unknown origin is tried in
+another process (`trial.py`). How hub and mirror are read stands in `huggingface.py` and `mirror.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edgereason.core.checks import shown
 from edgereason.errors import BundleError, ModelFileError, PullError
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource, find, find_by_sha256, suggestion
 from edgereason.hub.fingerprint import known_sha256, remember_sha256
+from edgereason.hub.local_bases import remembered_base
 from edgereason.hub.part import PartFile, PullProgress
 from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
 from edgereason.hub.trial import require_loadable
@@ -239,7 +240,7 @@ class FoundBase:
         if self.is_inside:
             return "in the bundle"
         if self.path is not None:
-            return "pulled"
+            return "pulled" if self.model else "on this machine"
         return "can be pulled" if self.model else "neither here nor in the catalogue"
 
 
@@ -248,7 +249,10 @@ def find_base(bundle: Bundle) -> FoundBase:
     model, inside = find_by_sha256(bundle.base.sha256), bundle.folder / BASE_FILE
     if inside.is_file():
         return FoundBase(path=inside, is_inside=True, model=model)
-    path = model_path(model) if model is not None and is_here(model) else None
+    if model is None:
+        path = remembered_base(bundle.base.sha256)
+    else:
+        path = model_path(model) if is_here(model) else None
     return FoundBase(path=path, is_inside=False, model=model)
 
 
@@ -260,7 +264,7 @@ def base_file(bundle: Bundle, fetch: Callable[[str], Path]) -> Path:
         fetch: gives a model's file by its name in the catalogue, if it is not here.
 
     Raises:
-        BundleError: it is neither in the bundle nor in the catalogue, or another file than the bundle's.
+        BundleError: it is nowhere to be found, or another file than the bundle's.
     """
     found = find_base(bundle)
     if found.path is not None:
@@ -269,8 +273,9 @@ def base_file(bundle: Bundle, fetch: Callable[[str], Path]) -> Path:
     if found.model is not None:
         return fetch(found.model.name)
     raise BundleError(
-        f"the base {bundle.base.name} of {bundle.title} is neither in the bundle nor in the catalogue: "
-        "say where it is (base=…, or --base)"
+        f"the base {bundle.base.name} of {bundle.title} is neither in the bundle, nor in the catalogue, nor "
+        "known on this machine: give its file (base=…), or say once where it is: edgereason bundle verify "
+        f"{bundle.folder} --base FILE"
     )
 
 

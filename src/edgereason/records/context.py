@@ -6,7 +6,7 @@ Every long run takes one `RunContext`; its defaults run to the end in silence, w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +74,16 @@ class RunContext:
     def num_threads(self) -> int:
         """CPU threads to use."""
         return self.threads or usable_cores()
+
+    def titled(self, title: str) -> RunContext:
+        """The same, told of one part's work under its title."""
+
+        def progress(
+            stage: str, done: float, total: float, note: str = "", details: Sequence[str] = ()
+        ) -> None:
+            self.progress(", ".join(filter(None, (title, stage))), done, total, note, details)
+
+        return replace(self, progress=progress)
 
     def about(self) -> dict[str, Any]:
         """What a record says of its making: date, machine, versions, peak memory so far, command."""

@@ -15,7 +15,7 @@ from edgereason.core.bundle import Part, file_sha256
 
 
 @pytest.fixture
-def bundle(tiny, tmp_path):
+def bundle(tiny, tmp_path, elsewhere):
     return build(tmp_path / "b", Parts(base=tiny.base, adapter=tiny.adapter, heads=tiny.heads))
 
 

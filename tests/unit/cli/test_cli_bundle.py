@@ -27,7 +27,7 @@ def run(cli, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def built(run, tiny):
+def built(run, tiny, elsewhere):
     """A bundle called `b`."""
     ran = run("build", "-o", "b", "--base", tiny.base, "--adapter", tiny.adapter, "--heads", tiny.heads)
     assert ran.code == 0, ran.err
@@ -79,17 +79,18 @@ def test_show_knows_a_base_of_the_catalogue(run, built, tmp_path):
 
 
 def test_verify_is_a_line_a_check_and_fails_if_one_does(run, built, tiny, tmp_path):
-    ran = run("verify", "b", "--base", tiny.base)
-    assert (ran.code, ran.err) == (0, "")
-    assert len(ran.out.splitlines()) == 8
-    assert all(line.startswith("ok ") for line in ran.out.splitlines())
     ran = run("verify", "b")
     assert (ran.code, ran.out.splitlines()[1][:19]) == (0, "left out  base     ")
+    for base in (["--base", tiny.base], []):  # where it is has to be said once
+        ran = run("verify", "b", *base)
+        assert (ran.code, ran.err) == (0, "")
+        assert len(ran.out.splitlines()) == 8
+        assert all(line.startswith("ok ") for line in ran.out.splitlines())
     (tmp_path / "b" / "reasoning.gguf").write_bytes(b"GGUF")
     ran = run("verify", "b")
     assert ran.code == FAILED
     assert [line[:9].strip() for line in ran.out.splitlines()] == [
-        "ok", "left out", "wrong", "wrong", "ok", "ok", "wrong",
+        "ok", "ok", "wrong", "wrong", "ok", "ok", "wrong",
     ]  # fmt: skip
     ran = run("verify", tmp_path)
     assert (ran.code, ran.out) == (
@@ -148,7 +149,7 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
         (
             ["build", "-o", "c", "--from", "b"],
             FAILED,
-            "neither in the bundle nor in the catalogue: say where it is",
+            "nor known on this machine: give its file (base=…), or say once where it is",
         ),
         (["build", "-o", "b", "--base", "BASE"], FAILED, "b is there already"),
         (["build", "-o", "c", "--base", "BASE", "--bucket", "0"], USAGE, "bucket"),
@@ -167,7 +168,11 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
             "p.jsonl is not a file",
         ),
         (["calibrate", "b", "--prompts", "DATA", "--target-think-rate", "30"], FAILED, "between 0 and 1"),
-        (["calibrate", "b", "--prompts", "DATA", "--target-think-rate", "0.3"], FAILED, "say where it is"),
+        (
+            ["calibrate", "b", "--prompts", "DATA", "--target-think-rate", "0.3"],
+            FAILED,
+            "say once where it is",
+        ),
         (["calibrate", ".", "--prompts", "DATA", "--target-think-rate", "0.3"], FAILED, "is not a bundle"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from edgereason.core.bundle import Base, Bundle
 from edgereason.errors import BundleError
 from edgereason.hub.catalog import CATALOG, find_by_sha256
+from edgereason.hub.local_bases import remember_base
 from edgereason.hub.pull import base_file, find_base
 from edgereason.hub.store import model_path
 
@@ -68,5 +70,33 @@ def test_a_base_is_hashed_before_anything_parses_it(bundle, monkeypatch, inside)
 def test_a_base_that_nobody_knows_has_to_be_given(bundle):
     strange = bundle("00" * 32)
     assert find_base(strange).place == "neither here nor in the catalogue"
-    with pytest.raises(BundleError, match=r"base x.gguf of b is neither in the bundle nor in the catalogue"):
+    with pytest.raises(
+        BundleError, match=r"base x.gguf of b is neither in the bundle, .* bundle verify \S*b --base FILE"
+    ):
         base_file(strange, never)
+
+
+def test_a_base_of_this_machine_is_found_by_its_hash_until_it_is_changed(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgereason.hub.pull.require_loadable", lambda path: None)
+    path = tmp_path / "made" / "base.gguf"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    strange = bundle(hashlib.sha256(b"weights").hexdigest())
+    remember_base(path, strange.base.sha256)
+    assert (find_base(strange).place, find_base(strange).path) == ("on this machine", path)
+    assert base_file(strange, never) == path
+    path.write_bytes(b"other weights")
+    assert find_base(strange).path is None
+    path.unlink()
+    assert find_base(strange).path is None
+
+
+def test_a_cache_that_cannot_be_written_remembers_nothing_and_does_not_complain(
+    bundle, tmp_path, monkeypatch
+):
+    path = tmp_path / "base.gguf"
+    path.write_bytes(b"weights")
+    strange = bundle("00" * 32)
+    monkeypatch.setattr("edgereason.hub.local_bases.cache_folder", lambda: path / "no-folder")
+    remember_base(path, strange.base.sha256)
+    assert find_base(strange).path is None

@@ -72,6 +72,11 @@ _ALONE: Final = re.compile(
 _HEADING: Final = re.compile(r"^(?:the )?(?:final )?answer(?: is)?(?: |$)")
 
 
+def num_steps(solution: str) -> int:
+    """Lines of a GSM8K solution, without the one that repeats the answer."""
+    return sum(bool(line.strip()) and not line.startswith("####") for line in solution.splitlines())
+
+
 def choose(
     question: Question,
     samples: Sequence[SampleRow],

@@ -38,6 +38,7 @@ from edgereason.core.chat import CLOSING, Seams
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError, ConfigError
 from edgereason.hub.catalog import find_by_sha256
+from edgereason.hub.local_bases import remember_base
 from edgereason.hub.store import converted_folder
 from edgereason.quant.gguf_file import GgufModel
 from edgereason.reasoning.model import describe_base
@@ -361,6 +362,7 @@ def write_bundle(
     Bundle(
         folder=bundle, base=base, opening_ids=opening, closing=CLOSING, buckets=buckets, adapter=part
     ).write()
+    remember_base(base_path, base.sha256)
     return {"sha256": part.sha256, "size_bytes": target.stat().st_size, "grid": str(grid)}
 
 

@@ -44,6 +44,7 @@ from edgereason.data.rows import Row, Rows, read_file, read_text
 from edgereason.engine.base import Engine
 from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError
+from edgereason.hub.local_bases import remember_base
 from edgereason.hub.store import converted_folder
 from edgereason.quant.apply import apply, require_blocks
 from edgereason.quant.gguf_file import GgufModel
@@ -280,10 +281,12 @@ def quantize(
         progress=partial(context.progress, "merging and packing"),
     )
     (folder / _CHECKPOINT).unlink(missing_ok=True)
+    base = file_entry(folder / BASE)
+    remember_base(folder / BASE, base["sha256"])
     return record | {
         "teacher": file_entry(teacher),
         "learned": file_entry(folder / LEARNED),
-        "base": file_entry(folder / BASE),
+        "base": base,
         "recipe": recipe.to_tables(),
         "threads": context.num_threads,
         "torch": torch.__version__,

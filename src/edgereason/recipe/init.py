@@ -1,0 +1,58 @@
+"""A recipe to begin with, for a model of the catalogue or a GGUF file."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from edgereason.core.bundle import write_atomically
+from edgereason.errors import ConfigError, PullError
+from edgereason.hub.catalog import CATALOG, suggestion
+
+_QUANTIZE: Final = """
+[quantize]                              # the plain rule; see docs/base.md for training it
+name = "$name-w4"
+
+[quantize.storage]
+head = "q8_0"
+
+[quantize.transforms]
+residual = false
+keys = false
+values = false
+up = false
+"""
+
+
+def write_recipe(model: str, target: Path) -> None:
+    """Writes a recipe; its comments say what can be changed.
+
+    Args:
+        model: a name of the catalogue, or a GGUF file.
+        target: of the recipe; must not be there.
+
+    Raises:
+        PullError: the model is neither a file nor known.
+        ConfigError: the target is there, or can't be written.
+    """
+    known = next((one for one in CATALOG if one.name == model), None)
+    path = Path(model).expanduser()
+    if known is None and not path.is_file():
+        raise PullError(f"{model!r} is neither a file nor a known model; {suggestion(model)}")
+    if target.exists():
+        raise ConfigError(f"{target} is there already: choose another name, or remove it")
+    name = known.name if known else path.stem.lower()
+    is_ready = known is not None and known.made is not None
+    quantize = "" if is_ready else Template(_QUANTIZE).substitute(name=name)
+    text = (resources.files("edgereason.recipe") / "template.toml").read_text("utf-8")
+    said = known.name if known else path.resolve().as_posix()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(
+            target,
+            Template(text).substitute(model=said, name=name, file=target.name, quantize=quantize),
+        )
+    except OSError as error:
+        raise ConfigError(f"{target} can't be written: {error.strerror}") from error
