@@ -258,7 +258,8 @@ def test_final_norm_states_times_the_output_matrix_are_the_logits(
     for state, expected in zip(states, logits, strict=True):
         got = output_matrix @ state
         assert np.corrcoef(got, expected)[0, 1] > 0.999
-        assert int(got.argmax()) == int(expected.argmax())
+        # llama.cpp rounds the state to 8 bits first, so two tokens that are nearly as likely may change places.
+        assert got.max() - got[expected.argmax()] < 0.1
 
 
 def test_states_of_base_and_adapter_sequences_come_in_the_order_asked_for(
