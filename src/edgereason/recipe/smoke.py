@@ -31,9 +31,11 @@ def smoke_of(recipe: MakeRecipe) -> MakeRecipe:
         for name in names:
             rows[name] = max(rows[name], count)
 
-    for sft in (recipe.sft, recipe.refine):
-        for name in sft.traces if sft else ():
-            need((recipe.traces[name].data,), UPDATES * sft.training.batch_rows if sft else 0)
+    for sft in filter(None, (recipe.sft, recipe.refine)):
+        batch_rows = _few_updates_of_sft(recipe, sft).training.batch_rows
+        for traces in (recipe.traces[name] for name in sft.traces):
+            if traces.format is not None:
+                need((traces.data,), UPDATES * batch_rows)
     for traces in recipe.traces.values():
         if traces.format is None:
             need((traces.data,), _QUESTIONS)

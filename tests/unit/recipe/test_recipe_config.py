@@ -132,6 +132,7 @@ def test_where_a_teacher_makes_the_traces_an_update_of_a_smoke_run_takes_two(tmp
     recipe = recipe_of(MINIMAL.replace("format = 'worked'", "").replace('format = "worked"', ""), tmp_path)
     few = smoke_of(recipe)
     assert (few.sft.training.batch_rows, few.sft.training.micro_rows) == (2, 2)
+    assert few.data["sums"].limit == 8  # questions for the teacher
 
 
 def test_what_is_evaluated_on_is_whole_in_a_smoke_run(tmp_path: Path) -> None:
