@@ -258,7 +258,7 @@ def test_final_norm_states_times_the_output_matrix_are_the_logits(
     for state, expected in zip(states, logits, strict=True):
         got = output_matrix @ state
         assert np.corrcoef(got, expected)[0, 1] > 0.999
-        # llama.cpp rounds the state to 8 bits first, so two tokens that are nearly as likely may change places.
+        # llama.cpp rounds the state to 8 bits first: tokens that are nearly as likely may change places.
         assert got.max() - got[expected.argmax()] < 0.1
 
 

@@ -21,6 +21,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -282,6 +283,8 @@ def clear_temporaries(path: Path) -> None:
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; what is there in the end takes the place of `path`.
 
+    A device or a pipe is written to and stays what it is: a rename would replace /dev/null by a file.
+
     Raises:
         OSError: it can't be written; the error names `path`.
     """
@@ -289,9 +292,15 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Not tempfile's: its files are for their owner's eyes only, whatever the umask says.
     temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{secrets.token_hex(4)}")
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    if is_special:
+        temporary = Path(tempfile.gettempdir()) / temporary.name
     try:
         yield temporary
-        temporary.replace(path)
+        if is_special:
+            path.write_bytes(temporary.read_bytes())
+        else:
+            temporary.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename in {None, str(temporary)}:
             error.filename = str(path)

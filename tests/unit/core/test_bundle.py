@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,3 +192,17 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path, name):
     temporary.write_text("half")
     clear_temporaries(tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {name, ".other.0123abcd"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
+    # As root, `-o /dev/null` once put a file in the place of the device.
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_atomically(pipe, "all of it")
+    reader.join(10)
+    assert read == ["all of it"]
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

@@ -30,7 +30,7 @@ from edgereason.report.overview import Point, draw_points, quantization_blocks, 
 from edgereason.report.page import PAGE, PARTS, write_report
 from edgereason.report.records import read_records
 
-BENCH = Path(__file__).parents[3] / "benchmarks" / "engine-qwen2.5-coder-0.5b-epyc-2cpu.json"
+BENCH = Path(__file__).parents[3] / "benchmarks" / "engine-qwen2.5-coder-0.5b-epyc-2cpu-upstream-kernels.json"
 
 
 @pytest.fixture
