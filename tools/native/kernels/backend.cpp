@@ -3,7 +3,8 @@
 // ggml lets a backend keep weights in a buffer type of its own and compute the operations on them itself;
 // its AMX kernels and its repacked layouts work that way. This file adds one more such type, in front of
 // the others. llama.cpp then asks it for each weight whether it wants it, and loads what it wants through
-// `set_tensor`, which repacks. Attention is taken over by the same way. Nothing of llama.cpp is changed.
+// `set_tensor`, which repacks. Attention is taken over in the same way. llama.cpp itself stays as it is, but for
+// one condition that lets adapters in (kernels.cmake).
 
 #include "kernels.h"
 #include "vectors.h"
