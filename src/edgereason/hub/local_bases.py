@@ -33,9 +33,8 @@ def remember_base(path: Path, sha256: str) -> None:
     with suppress(OSError, PullError):
         place = _place(sha256)
         place.parent.mkdir(parents=True, exist_ok=True)
-        clear_temporaries(
-            place
-        )  # of a process that was killed here; one that writes now only fails to note it
+        # Of a process that was killed here. One that writes at this moment fails to note its base, no more.
+        clear_temporaries(place)
         write_atomically(place, json.dumps(_entry(path.resolve())) + "\n")
 
 

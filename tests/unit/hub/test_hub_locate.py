@@ -12,7 +12,7 @@ from edgereason.errors import BundleError
 from edgereason.hub.catalog import CATALOG, find_by_sha256
 from edgereason.hub.local_bases import remember_base
 from edgereason.hub.pull import base_file, find_base
-from edgereason.hub.store import CACHE_VARIABLE, model_path
+from edgereason.hub.store import model_path
 
 KNOWN = CATALOG[0]
 
@@ -92,7 +92,7 @@ def test_a_base_of_this_machine_is_found_by_its_hash_until_it_is_changed(bundle,
 
 
 def test_a_killed_note_leaves_nothing_once_the_base_is_noted_again(tmp_path, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr("edgereason.hub.local_bases.cache_folder", lambda: tmp_path / "cache")
     path, sha256 = tmp_path / "own.gguf", "ab" * 32
     path.write_bytes(b"weights")
     left = tmp_path / "cache" / "bases" / f".{sha256[:50]}.0123abcd"
