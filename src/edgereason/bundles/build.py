@@ -111,8 +111,8 @@ def build(folder: Path, parts: Parts, notice: Callable[[str], None] = lambda lin
         write_atomically(partial / CARD, card)
         lock.close()
         (partial / LOCK).unlink()
+        remember_base(parts.base, base.base.sha256)  # before the end: a run that is killed here is run again
         partial.rename(folder)
-        remember_base(parts.base, base.base.sha256)
     except OSError as error:
         raise BundleError(f"{folder} can't be written: {error.strerror or error}") from error
     finally:
