@@ -44,6 +44,7 @@ _LIMIT_S: Final = 120.0
 """Of one run; trainings are among them."""
 _MOST_IN_A_ROUND: Final = 4
 _HEX: Final = re.compile("[0-9a-f]{8,}")
+_CHECKPOINT: Final = re.compile(r"checkpoint-\d+")
 _PULLED_BYTES: Final = 64 << 20
 
 
@@ -205,9 +206,9 @@ def _run(subject: Subject, place: Path, kill: Kill = NO_KILL) -> Ending:
 
 
 def _names(place: Path) -> frozenset[str]:
-    """Every file, numbers that are drawn left out."""
+    """Every file, without the numbers that are drawn, and those of checkpoints, which time decides."""
     files = (path.relative_to(place) for path in place.rglob("*") if path.is_file() and path.parent != place)
-    return frozenset(_HEX.sub("*", path.as_posix()) for path in files)
+    return frozenset(_HEX.sub("*", _CHECKPOINT.sub("checkpoint-*", path.as_posix())) for path in files)
 
 
 def all_subjects(scene: Scene, folder: Path, url: str) -> list[Subject]:

@@ -261,7 +261,11 @@ def require_one_file(path: Path, num_parts: int = 1) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file whole or not at all, and removes what killed writers of it left.
+
+    Of two that write it at the same moment, one may fail with an OSError.
+    """
+    clear_temporaries(path)
     with (
         temporary_beside(path) as temporary,
         # Bytes of a file's name that are not UTF-8 become what JSON spells them by.

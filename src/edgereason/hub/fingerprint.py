@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
-from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.core.bundle import clear_temporaries, file_sha256, write_atomically
 from edgereason.errors import PullError
 from edgereason.hub.store import cache_folder
 
@@ -101,6 +101,17 @@ def remember_sha256(path: Path, sha256: str) -> None:
         memory.kept = replace(memory.kept, sha256=sha256, vocab_sha256=None)
 
 
+def clear_parts(path: Path) -> None:
+    """Removes what killed processes left beside what is kept of a file.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    for place in _Memory(path).places:
+        with suppress(OSError):
+            clear_temporaries(place)
+
+
 def try_once(path: Path, version: str, carry_out: Callable[[], None]) -> None:
     """Carries out a trial of a file that raises nothing; once for each version of what loads it.
 
@@ -119,10 +130,10 @@ class _Memory:
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
         self._origin = _origin(self._path)
-        self._places = [self._path.with_name(f".{self._path.name}.json")]
+        self.places = [self._path.with_name(f".{self._path.name}.json")]
         with suppress(PullError):  # no home directory
-            self._places.append(cache_folder() / "fingerprints" / f"{self._origin['path_sha256']}.json")
-        found = (_read(place, self._origin) for place in self._places)
+            self.places.append(cache_folder() / "fingerprints" / f"{self._origin['path_sha256']}.json")
+        found = (_read(place, self._origin) for place in self.places)
         self.kept = self._found = next(filter(None, found), _Kept())
 
     def sha256(self) -> str:
@@ -138,7 +149,7 @@ class _Memory:
         is_same = kind is None and _origin(self._path) == self._origin  # nobody wrote to the file meanwhile
         if is_same and self.kept != self._found:
             known = {name: value for name in _NAMES if (value := getattr(self.kept, name)) is not None}
-            _keep(self._places, json.dumps(self._origin | known, indent=2) + "\n")
+            _keep(self.places, json.dumps(self._origin | known, indent=2) + "\n")
 
 
 def _origin(path: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgereason.config import load_json
-from edgereason.core.bundle import clear_temporaries, write_atomically
+from edgereason.core.bundle import write_atomically
 from edgereason.errors import PullError
 from edgereason.hub.catalog import find_by_sha256
 from edgereason.hub.store import cache_folder
@@ -33,8 +33,6 @@ def remember_base(path: Path, sha256: str) -> None:
     with suppress(OSError, PullError):
         place = _place(sha256)
         place.parent.mkdir(parents=True, exist_ok=True)
-        # Of a process that was killed here. One that writes at this moment fails to note its base, no more.
-        clear_temporaries(place)
         write_atomically(place, json.dumps(_entry(path.resolve())) + "\n")
 
 

@@ -22,7 +22,7 @@ from edgereason.core.bundle import BASE_FILE, Bundle, clear_temporaries, file_sh
 from edgereason.core.checks import shown
 from edgereason.errors import BundleError, ModelFileError, PullError
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource, find, find_by_sha256, suggestion
-from edgereason.hub.fingerprint import known_sha256, remember_sha256
+from edgereason.hub.fingerprint import clear_parts, known_sha256, remember_sha256
 from edgereason.hub.local_bases import remembered_base
 from edgereason.hub.part import PartFile, PullProgress
 from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
@@ -74,6 +74,8 @@ def pull(
     notice = notice or _silent
     target = model_path(model)
     if is_here(model) and (not verify or matches_hash(model)):
+        with file_errors(target):
+            clear_parts(target)
         return target
     with pull_lock(target, notice):
         if is_here(model):  # the process that we waited for brought it, or it is damaged

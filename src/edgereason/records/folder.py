@@ -25,7 +25,7 @@ from typing import Any, Final
 import tomli_w
 
 from edgereason.config import load_json, load_toml
-from edgereason.core.bundle import clear_temporaries, file_sha256, write_atomically
+from edgereason.core.bundle import file_sha256, write_atomically
 from edgereason.core.machine import usable_cores
 from edgereason.data.rows import Rows
 from edgereason.engine.base import ModelInfo
@@ -119,7 +119,6 @@ class RunFolder:
             with self.lock():  # two processes may have found it vacant
                 if file.is_file():
                     return found()
-                clear_temporaries(file)
                 write_atomically(file, text)
         except OSError as error:
             raise ConfigError(f"{self.path} can't be written: {error.strerror}") from error
