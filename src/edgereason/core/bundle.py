@@ -261,11 +261,7 @@ def require_one_file(path: Path, num_parts: int = 1) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all, and removes what killed writers of it left.
-
-    Of two that write it at the same moment, one may fail with an OSError.
-    """
-    clear_temporaries(path)
+    """Writes a text file whole or not at all."""
     with (
         temporary_beside(path) as temporary,
         # Bytes of a file's name that are not UTF-8 become what JSON spells them by.
@@ -287,6 +283,7 @@ def clear_temporaries(path: Path) -> None:
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; what is there in the end takes the place of `path`.
 
+    What killed writers of `path` left is removed first. Of two that write at the same moment, one may fail.
     A device or a pipe is written to and stays what it is: a rename would replace /dev/null by a file.
 
     Raises:
@@ -299,6 +296,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     is_special = path.exists() and not path.is_file() and not path.is_dir()
     if is_special:
         temporary = Path(tempfile.gettempdir()) / temporary.name
+    clear_temporaries(path)
     try:
         yield temporary
         if is_special:

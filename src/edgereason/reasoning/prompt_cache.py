@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgereason.config import load_json, parse
-from edgereason.core.bundle import clear_temporaries, temporary_beside
+from edgereason.core.bundle import temporary_beside
 from edgereason.core.types import Message
 from edgereason.errors import BundleError, ConfigError, RequestError
 from edgereason.heads.base import Array
@@ -117,7 +117,6 @@ class PromptCache:
         np.savez(body, **arrays)  # type: ignore[arg-type]
         content = body.getvalue()
         try:
-            clear_temporaries(path)
             with temporary_beside(path) as temporary, temporary.open("xb") as file:
                 file.write(MAGIC + hashlib.sha256(content).digest())
                 file.write(content)

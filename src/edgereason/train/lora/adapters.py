@@ -27,7 +27,7 @@ from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from edgereason.config import load_json
-from edgereason.core.bundle import clear_temporaries, file_sha256, temporary_beside, write_atomically
+from edgereason.core.bundle import file_sha256, temporary_beside, write_atomically
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, Product, base_of, read_adapter, write_adapter
 from edgereason.quant.blocks import BLOCK
@@ -232,8 +232,6 @@ def grid_for(rank: int) -> AdapterGrid:
 def _write(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], base_sha256: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    for name in (WEIGHTS, CONFIG):
-        clear_temporaries(folder / name)
     with temporary_beside(folder / WEIGHTS) as partial:
         partial.write_bytes(_in_order(save(tensors, {"format": "pt", _BASE: base_sha256})))
     plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}

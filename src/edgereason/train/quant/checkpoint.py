@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgereason.core.bundle import clear_temporaries, temporary_beside
+from edgereason.core.bundle import temporary_beside
 from edgereason.errors import ConfigError, TrainingError
 
 _EVERY_S: Final = 600.0
@@ -101,7 +101,6 @@ class Checkpoint:
         for name, values in model.named_buffers():
             tensors[f"buffer/{name}"] = values.contiguous()
         try:
-            clear_temporaries(self._path)
             with temporary_beside(self._path) as partial:
                 save_file(tensors, partial, metadata={"identity": self._identity, "step": str(step)})
         except (OSError, SafetensorError) as error:  # safetensors writes by itself
