@@ -271,19 +271,33 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def clear_temporaries(path: Path) -> None:
-    """Removes what killed writers of `path` left beside it.
+    """Removes what killed writers of `path`, or of a file whose name begins the same, left beside it.
 
-    Nobody else may write to it meanwhile, nor to a file whose name begins with the same 50 characters.
+    A temporary file's name has its writer's process in it. Those of processes that are there are left alone.
     """
     for left in path.parent.glob(f".{escape(path.name[:_NAME_CHARACTERS])}.{'[0-9a-f]' * 8}"):
-        left.unlink(missing_ok=True)
+        if not _is_running(int(left.name[-8:-2], 16)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is a process with this number; on Windows, where a signal would end it, never."""
+    if os.name == "nt":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; what is there in the end takes the place of `path`.
 
-    What killed writers of `path` left is removed first. Of two that write at the same moment, one may fail.
+    What killed writers of `path` left is removed first.
     A device or a pipe is written to and stays what it is: a rename would replace /dev/null by a file.
 
     Raises:
@@ -292,7 +306,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Not tempfile's: its files are for their owner's eyes only, whatever the umask says.
-    temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{secrets.token_hex(4)}")
+    writer = f"{os.getpid() & 0xFFFFFF:06x}{secrets.token_hex(1)}"
+    temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{writer}")
     is_special = path.exists() and not path.is_file() and not path.is_dir()
     if is_special:
         temporary = Path(tempfile.gettempdir()) / temporary.name

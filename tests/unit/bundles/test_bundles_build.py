@@ -398,7 +398,7 @@ def test_a_head_that_was_put_beside_another_is_known_by_its_weights(tiny, parts,
 
 
 def test_what_killed_builders_left_is_cleared_and_who_still_builds_is_left_alone(tiny, parts, tmp_path):
-    killed, building, other = (tmp_path / f".{name}" for name in ("b.0123abcd", "b.ffffffff", "c.0123abcd"))
+    killed, building, other = (tmp_path / f".{name}" for name in ("b.fffff0cd", "b.ffffffff", "c.fffff0cd"))
     for folder in (killed, building, other):
         folder.mkdir()
         (folder / "base.gguf").write_bytes(b"hundreds of megabytes")

@@ -186,12 +186,13 @@ def test_a_file_written_atomically_has_the_mode_that_the_umask_gives(tmp_path: P
 @pytest.mark.parametrize("name", ["short", "long" * 40, "[0-9]*"])
 def test_what_a_killed_writer_left_is_cleared(tmp_path, name):
     (tmp_path / name).write_text("whole")
-    (tmp_path / ".other.0123abcd").write_text("another's")
+    (tmp_path / ".other.fffff0cd").write_text("another's")
     with temporary_beside(tmp_path / name) as temporary:
         temporary.write_text("whole")
-    temporary.write_text("half")
+    killed = temporary.name.removesuffix(temporary.name[-8:]) + "ffffffab"  # a number that no process has
+    temporary.with_name(killed).write_text("half")
     clear_temporaries(tmp_path / name)
-    assert {path.name for path in tmp_path.iterdir()} == {name, ".other.0123abcd"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, ".other.fffff0cd"}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -206,3 +207,13 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
     assert read == ["all of it"]
     assert pipe.is_fifo()
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, a process can't be asked for without ending it")
+def test_what_another_running_process_writes_is_left_alone(tmp_path):
+    running = tmp_path / f".a.json.{os.getppid():06x}ab"
+    killed = tmp_path / ".a.json.ffffffab"
+    running.write_text("half")
+    killed.write_text("half")
+    write_atomically(tmp_path / "a.json", "{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", running.name}

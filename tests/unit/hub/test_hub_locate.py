@@ -95,7 +95,7 @@ def test_a_killed_note_leaves_nothing_once_the_base_is_noted_again(tmp_path, mon
     monkeypatch.setattr("edgereason.hub.local_bases.cache_folder", lambda: tmp_path / "cache")
     path, sha256 = tmp_path / "own.gguf", "ab" * 32
     path.write_bytes(b"weights")
-    left = tmp_path / "cache" / "bases" / f".{sha256[:50]}.0123abcd"
+    left = tmp_path / "cache" / "bases" / f".{sha256[:50]}.fffff0cd"
     left.parent.mkdir(parents=True)
     left.write_text("half")
     remember_base(path, sha256)

@@ -58,8 +58,8 @@ def catalogue(teachers, tmp_path, monkeypatch):
 
 def test_what_a_killed_making_left_is_cleared_by_the_next_one_and_nothing_else(catalogue, tmp_path):
     models = tmp_path / "models"
-    ours = [".tiny-w4.gguf.made.0123abcd", "tiny-w4.gguf.made", ".tiny-w4.gguf.made.ffffffff"]
-    others = [".other.gguf.made.0123abcd", ".tiny-w4.gguf.made.notes", "tiny-w4.gguf.made.0123abcd"]
+    ours = [".tiny-w4.gguf.made.fffff0cd", "tiny-w4.gguf.made", ".tiny-w4.gguf.made.ffffffff"]
+    others = [".other.gguf.made.fffff0cd", ".tiny-w4.gguf.made.notes", "tiny-w4.gguf.made.fffff0cd"]
     for name in (*ours, *others):
         (models / name).write_bytes(b"GGUF of hundreds of megabytes")
     assert sha256(pull(catalogue)) == catalogue.sha256

@@ -143,8 +143,8 @@ def test_mutated_conversations_are_typed_errors_or_go_on(saved):
 
 
 def test_saving_clears_what_killed_savings_of_the_same_file_left(tmp_path):
-    ours = [".talk.kv.0123abcd", ".talk.kv.ffffffff"]
-    others = [".other.kv.0123abcd", ".talk.kv.notes", "talk.kv.0123abcd"]
+    ours = [".talk.kv.fffff0cd", ".talk.kv.ffffffff"]
+    others = [".other.kv.fffff0cd", ".talk.kv.notes", "talk.kv.fffff0cd"]
     for name in (*ours, *others):
         (tmp_path / name).write_bytes(b"half")
     with Model(ScriptedEngine(["It is 4."])).session() as session:

@@ -51,7 +51,7 @@ def test_a_folder_with_somebody_elses_files_is_left_as_it_is(tmp_path: Path, oth
 
 @pytest.mark.parametrize("name", [RECIPE, RECORD, "run.toml", "recipe.json"])
 def test_what_a_killed_claim_left_is_no_obstacle_and_is_cleared(tmp_path: Path, name: str) -> None:
-    for random in ("ab12cd34", "00000000"):
+    for random in ("ffffffab", "fffff000"):
         (tmp_path / f".{name}.{random}").write_text("[trai")
     (tmp_path / ".lock").touch()
     assert RunFolder(tmp_path, "training").claim(name, CONTENT) == CONTENT
