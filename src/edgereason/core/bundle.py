@@ -274,10 +274,12 @@ def clear_temporaries(path: Path) -> None:
     """Removes what killed writers of `path`, or of a file whose name begins the same, left beside it.
 
     A temporary file's name has its writer's process in it. Those of processes that are there are left alone.
+    What can't be removed stays: it is no reason not to write.
     """
     for left in path.parent.glob(f".{escape(path.name[:_NAME_CHARACTERS])}.{'[0-9a-f]' * 8}"):
         if not _is_running(int(left.name[-8:-2], 16)):
-            left.unlink(missing_ok=True)
+            with suppress(OSError):
+                left.unlink()
 
 
 def _is_running(process: int) -> bool:
@@ -288,8 +290,8 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
-        return True
+    except PermissionError:  # somebody else's
+        pass
     return True
 
 

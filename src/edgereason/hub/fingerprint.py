@@ -108,8 +108,7 @@ def clear_parts(path: Path) -> None:
         OSError: the file can't be read.
     """
     for place in _Memory(path).places:
-        with suppress(OSError):
-            clear_temporaries(place)
+        clear_temporaries(place)
 
 
 def try_once(path: Path, version: str, carry_out: Callable[[], None]) -> None:
