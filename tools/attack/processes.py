@@ -46,7 +46,7 @@ class Kill:
     Attributes:
         after_s: seconds from its start; None if it dies at a change.
         at_change: number of the change of a file, from 1, before which it dies.
-        is_torn: whether it dies behind an opening instead, with the new file there and empty.
+        is_torn: whether it dies behind an opening instead, so that a new file is there and empty.
     """
 
     after_s: float | None = None
@@ -233,7 +233,9 @@ class _Changes:
         if self.count == self._kill.at_change:
             if event == "open" and self._kill.is_torn:
                 self.is_over = True  # the next line is seen by this hook, too
-                os.open(str(arguments[0]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+                path, _, flags = arguments
+                assert isinstance(flags, int)
+                os.open(str(path), flags, 0o644)  # its own flags: what is opened to append to keeps its bytes
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_change(self, event: str, arguments: tuple[object, ...]) -> bool:
