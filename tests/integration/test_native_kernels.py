@@ -9,18 +9,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgereason.bench.files import plain_q4_0
 from edgereason.engine.native import kernels
 from edgereason.hub.fingerprint import known_sha256
+from edgereason.quant.adapter_file import AdapterGrid, Product, write_adapter
+from edgereason.quant.gguf_file import GgufModel
+from edgereason.quant.merge import is_linear
 
 pytestmark = [
     pytest.mark.model,
     pytest.mark.skipif(not kernels(), reason="this build of llama.cpp is without our kernels"),
 ]
 
-# Greedy tokens and their log-probabilities: of one stream alone, and of the same stream beside six others.
+# Greedy tokens and their log-probabilities: of one stream alone, of the same stream beside six others, and of both
+# under each adapter.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -29,7 +34,7 @@ from edgereason.engine.base import Feed
 from edgereason.engine.llama import LlamaEngine
 from edgereason.engine.native import kernels
 
-def draw(engine, streams):
+def draw(engine, streams, adapter=None):
     drawn = []
     with engine.reserve(cells=512, sequences=streams + 1):
         prompt = engine.new_sequence()
@@ -38,6 +43,8 @@ def draw(engine, streams):
         forks = [engine.fork(prompt) for _ in range(streams)]
         samplers = [engine.sampler(Sampling(temperature=min(i, 1)), i) for i in range(streams)]
         last = [engine.sample(prompt, samplers[0]).token] * streams
+        for fork in forks if adapter else ():
+            engine.cross(fork, adapter)
         for _ in range(24):
             feeds = [Feed(f, [t], s, want_logprob=True) for f, t, s in zip(forks, last, samplers)]
             sampled = engine.step(feeds)
@@ -48,13 +55,17 @@ def draw(engine, streams):
     return drawn
 
 with LlamaEngine(Path(sys.argv[1]), threads=2) as engine:
-    print(json.dumps({"kernels": kernels(), "alone": draw(engine, 1), "beside": draw(engine, 7)}))
+    found = {"kernels": kernels(), "alone": draw(engine, 1), "beside": draw(engine, 7)}
+    adapters = [engine.load_adapter(Path(path)) for path in sys.argv[2:]]
+    found["adapted"] = [draw(engine, 1, one) for one in adapters]
+    found["adapted_beside"] = [draw(engine, 7, one) for one in adapters]
+    print(json.dumps(found))
 """
 
 
-def run(model: Path, switch: str) -> dict[str, Any]:
+def run(model: Path, switch: str, adapters: tuple[Path, ...] = ()) -> dict[str, Any]:
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(model)],
+        [sys.executable, "-c", SCRIPT, str(model), *map(str, adapters)],
         env={**os.environ, "EDGEREASON_KERNELS": switch},
         capture_output=True,
         text=True,
@@ -71,18 +82,55 @@ def model(smollm2: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def with_kernels(model: Path) -> dict[str, Any]:
-    return run(model, "1")
+def adapters(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """The same adapter twice: the second's scale is 2 and its B is half as large, which is exact in Q8_0."""
+    base, random, products = GgufModel(model), np.random.default_rng(0), {}
+    for name in filter(is_linear, base.names):
+        num_out, num_in = base.shape(name)
+        a = random.standard_normal((32, num_in), np.float32) / np.float32(np.sqrt(num_in))
+        products[name] = Product(a, random.standard_normal((num_out, 32), np.float32) * np.float32(0.05))
+    paths = tuple(tmp_path_factory.mktemp("adapters") / f"scale-{scale}.gguf" for scale in (1, 2))
+    for scale, path in zip((1, 2), paths, strict=True):
+        scaled = {name: Product(one.a, one.b / np.float32(scale)) for name, one in products.items()}
+        write_adapter(path, base, scaled, alpha=32.0 * scale, grid=AdapterGrid.Q8_0)
+    return paths
 
 
-def test_the_switch_leaves_llama_cpp_as_it_is(model: Path, with_kernels: dict[str, Any]) -> None:
-    without = run(model, "0")
-    assert with_kernels["kernels"] == kernels() and without["kernels"] == ""
-    tokens, reference = ([token for token, _ in found["alone"]] for found in (with_kernels, without))
-    same = next((i for i, (a, b) in enumerate(zip(tokens, reference, strict=True)) if a != b), len(tokens))
+@pytest.fixture(scope="module")
+def with_kernels(model: Path, adapters: tuple[Path, ...]) -> dict[str, Any]:
+    return run(model, "1", adapters)
+
+
+@pytest.fixture(scope="module")
+def without(model: Path, adapters: tuple[Path, ...]) -> dict[str, Any]:
+    return run(model, "0", adapters)
+
+
+def assert_same_but_for_rounding(ours: list[list[float]], theirs: list[list[float]]) -> None:
+    """Texts may part where two tokens are nearly as likely, but not at once."""
+    same = next((i for i, ((a, _), (b, _)) in enumerate(zip(ours, theirs, strict=True)) if a != b), len(ours))
     assert same >= 8
-    for (_, ours), (_, theirs) in zip(with_kernels["alone"][:same], without["alone"], strict=False):
-        assert abs(ours - theirs) < 0.05
+    for (_, a), (_, b) in zip(ours[:same], theirs, strict=False):
+        assert abs(a - b) < 0.05
+
+
+def test_the_switch_leaves_llama_cpp_as_it_is(with_kernels: dict[str, Any], without: dict[str, Any]) -> None:
+    assert with_kernels["kernels"] == kernels() and without["kernels"] == ""
+    assert_same_but_for_rounding(with_kernels["alone"], without["alone"])
+
+
+def test_an_adapter_draws_as_with_llama_cpps_kernels(
+    with_kernels: dict[str, Any], without: dict[str, Any]
+) -> None:
+    for ours, theirs in zip(with_kernels["adapted"], without["adapted"], strict=True):
+        assert_same_but_for_rounding(ours, theirs)
+        assert ours != with_kernels["alone"]  # it does something
+
+
+def test_an_adapters_scale_is_applied_once(with_kernels: dict[str, Any]) -> None:
+    first, second = with_kernels["adapted"]
+    assert first == second
+    assert with_kernels["adapted_beside"] == with_kernels["adapted"]
 
 
 def test_a_stream_is_the_same_to_the_last_bit_beside_others(with_kernels: dict[str, Any]) -> None:

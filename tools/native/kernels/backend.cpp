@@ -4,7 +4,7 @@
 // its AMX kernels and its repacked layouts work that way. This file adds one more such type, in front of
 // the others. llama.cpp then asks it for each weight whether it wants it, and loads what it wants through
 // `set_tensor`, which repacks. Attention is taken over in the same way. llama.cpp itself stays as it is, but for
-// one condition that lets adapters in (kernels.cmake).
+// what lets adapters in: a condition, and an adapter's product that is scaled and added in one node (kernels.cmake).
 
 #include "kernels.h"
 #include "vectors.h"

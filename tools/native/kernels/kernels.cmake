@@ -8,21 +8,37 @@ set(EDGEREASON_GGML_VERSION 0.25.3)
 set(EDGEREASON_KERNELS backend.cpp linear.cpp attention.cpp)
 list(TRANSFORM EDGEREASON_KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 
-# llama.cpp keeps adapters out of all repacked buffers, so their matrices would stay with its slow kernels.
-# Ours takes them: one condition of its source is changed for that.
-function(edgereason_let_adapters_in)
-    set(file ${PROJECT_SOURCE_DIR}/../src/llama-adapter.cpp)
-    set(condition "if (ex == buft)")
-    set(changed "if (ex == buft && strcmp(ggml_backend_buft_name(buft), \"EDGEREASON\") != 0)")
+# Replaces a piece of llama.cpp's source once. A source that is not as expected stays as it is.
+function(edgereason_replace name piece changed without)
+    set(file ${PROJECT_SOURCE_DIR}/../src/${name})
     file(READ ${file} source)
     string(FIND "${source}" "${changed}" done)
-    string(FIND "${source}" "${condition}" found)
+    string(FIND "${source}" "${piece}" found)
     if(done EQUAL -1 AND found EQUAL -1)
-        message(STATUS "edgereason kernels: adapters keep llama.cpp's, since ${file} is not as expected")
+        message(STATUS "edgereason kernels: ${without}, since ${file} is not as expected")
     elseif(done EQUAL -1)
-        string(REPLACE "${condition}" "${changed}" source "${source}")
+        string(REPLACE "${piece}" "${changed}" source "${source}")
         file(WRITE ${file} "${source}")
     endif()
+endfunction()
+
+# llama.cpp keeps adapters out of all repacked buffers, so their matrices would stay with its slow kernels.
+# Ours takes them. Its product with B also multiplies by the adapter's scale and adds the sum so far, which
+# spares two nodes, and the threads' wait behind each, in every adapted linear layer.
+function(edgereason_let_adapters_in)
+    edgereason_replace(llama-adapter.cpp "if (ex == buft)"
+        "if (ex == buft && strcmp(ggml_backend_buft_name(buft), \"EDGEREASON\") != 0)" "adapters keep llama.cpp's")
+    set(product "ggml_mul_mat(ctx0, lw->a, cur)
+                );
+")
+    edgereason_replace(llama-graph.cpp "${product}" "${product}
+        if (lw->b->extra && !strcmp(ggml_backend_buft_name(ggml_backend_buffer_get_type(lw->b->buffer)), \"EDGEREASON\")) {
+            memcpy(ab_cur->op_params + 1, &scale, sizeof(scale));
+            ab_cur->src[2] = res;
+            res = ab_cur;
+            continue;
+        }
+" "adapters keep their own nodes for scale and sum")
 endfunction()
 
 function(edgereason_add_kernels)

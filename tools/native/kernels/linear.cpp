@@ -13,6 +13,9 @@ namespace edgereason {
 // Weights that stay in the second-level cache while all tiles of activations pass over them.
 constexpr size_t CACHED_BYTES = 128 * 1024;
 
+// Where llama.cpp's graph, as kernels.cmake changes it, puts an adapter's scale. ggml uses parameter 0 itself.
+constexpr int SCALE_PARAM = 1;
+
 template <bits B> class linear final : public ggml::cpu::tensor_traits {
     static size_t row_bytes(const ggml_tensor * x) { return x->ne[0] / BLOCK * sizeof(activation); }
 
@@ -29,11 +32,19 @@ template <bits B> class linear final : public ggml::cpu::tensor_traits {
         GGML_ASSERT(params->wsize >= n_rows * row_bytes(x));
 
         const tiling tiles{ n_rows };
-        auto * activations = (activation *) params->wdata;
-        quantize_rows(params, x, tiles, activations);
-
         const weights w = of(op->src[0]);
         const int64_t n_groups = op->src[0]->ne[1] / LANES;
+        // An adapter's second product has few inputs. Each thread quantizes all of them, sooner than it would wait
+        // for the others.
+        if (n_rows * w.blocks <= MAX_ROWS) {
+            activation own[MAX_ROWS];
+            quantize_rows(x, tiles, own, 0, 1);
+            multiply_groups(op, w, tiles, own, params->ith * n_groups / params->nth, (params->ith + 1) * n_groups / params->nth);
+            return true;
+        }
+        auto * activations = (activation *) params->wdata;
+        quantize_rows(x, tiles, activations, params->ith, params->nth);
+
         // Four pieces a thread, so that a thread that is held up does not hold up the others for long.
         const int64_t n_chunks = std::min<int64_t>(n_groups, params->nth == 1 ? 1 : 4 * params->nth);
         if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
@@ -60,14 +71,21 @@ template <bits B> class linear final : public ggml::cpu::tensor_traits {
         return (char *) t->data + i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3];
     }
 
-    // All blocks of all rows, split evenly over the threads: one row alone is shared too.
-    static void quantize_rows(const ggml_compute_params * params, const ggml_tensor * x, const tiling & tiles, activation * to) {
+    // One of several even parts of all blocks of all rows: threads share one row alone, too.
+    static void quantize_rows(const ggml_tensor * x, const tiling & tiles, activation * to, int64_t part, int64_t parts) {
         const int64_t blocks = x->ne[0] / BLOCK, total = blocks * tiles.rows;
-        const int64_t last = (params->ith + 1) * total / params->nth;
-        for (int64_t i = params->ith * total / params->nth; i < last; ++i) {
+        for (int64_t i = part * total / parts; i < (part + 1) * total / parts; ++i) {
             const int64_t r = i / blocks, b = i % blocks, t = tiles.of(r), first = tiles.begin(t);
             quantize<B>((const float *) row(x, r) + b * BLOCK, to[first * blocks + b * tiles.size(t) + (r - first)]);
         }
+    }
+
+    // An adapter's second product: it is scaled and added to the sum so far, which is in src[2] (kernels.cmake).
+    static void add_scaled(ggml_tensor * op, int64_t r, int64_t first, int64_t last) {
+        const float scale = ggml_get_op_params_f32(op, SCALE_PARAM);
+        const auto * sum  = (const float *) row(op->src[2], r);
+        auto * out        = (float *) row(op, r);
+        for (int64_t i = first; i < last; ++i) out[i] = sum[i] + scale * out[i];
     }
 
     static void multiply_groups(ggml_tensor * op, const weights & w, const tiling & tiles, const activation * rows, int64_t first, int64_t last) {
@@ -78,7 +96,9 @@ template <bits B> class linear final : public ggml::cpu::tensor_traits {
                 const int n = (int) tiles.size(t);
                 float * out[MAX_ROWS];
                 for (int r = 0; r < n; ++r) out[r] = (float *) row(op, begin + r);
-                multiply<B>(n, w, rows + begin * w.blocks, out, g, std::min(g + step, last));
+                const int64_t end = std::min(g + step, last);
+                multiply<B>(n, w, rows + begin * w.blocks, out, g, end);
+                for (int r = 0; op->src[2] && r < n; ++r) add_scaled(op, begin + r, g * LANES, end * LANES);
             }
         }
     }
