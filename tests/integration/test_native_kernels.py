@@ -24,8 +24,8 @@ pytestmark = [
     pytest.mark.skipif(not kernels(), reason="this build of llama.cpp is without our kernels"),
 ]
 
-# Greedy tokens and their log-probabilities: of one stream alone, of the same stream beside six others, and of both
-# under each adapter.
+# Greedy tokens and their log-probabilities: of one stream alone, of the same stream beside six others, and of
+# both under each adapter.
 SCRIPT = """
 import json, sys
 from pathlib import Path
