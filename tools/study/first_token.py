@@ -5,8 +5,9 @@
     python tools/study/first_token.py --rounds 7 -o RECORD.json
     python tools/study/first_token.py --beside OTHER/src -o RECORD.json     # another version, in turns
 
-The other version is a source tree, used with the same environment: its Python differs, llama.cpp does not. Runs
-take turns, so that both meet the same machine. The record has all seconds and the least ones. Linux and macOS.
+The other version is a source tree, used with the same environment: its Python differs, llama.cpp does not.
+Runs take turns, so that both meet the same machine. The record has all seconds and the least ones. Linux and
+macOS.
 """
 
 from __future__ import annotations
