@@ -43,12 +43,24 @@ if TYPE_CHECKING:
         ModelFileError,
         NoRoomNow,
         PullError,
+        QueueFull,
         RequestError,
         TrainingError,
+        Unavailable,
     )
     from edgereason.reasoning.async_model import AsyncEvents, AsyncModel, AsyncSession
     from edgereason.reasoning.control import Phase
-    from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied, Text
+    from edgereason.reasoning.events import (
+        Answered,
+        Ended,
+        Event,
+        Notice,
+        Queued,
+        Reading,
+        Routed,
+        Tallied,
+        Text,
+    )
     from edgereason.reasoning.model import Model, load
     from edgereason.reasoning.request import AskOptions
     from edgereason.reasoning.runs import Events
@@ -82,6 +94,9 @@ __all__ = [
     "Notice",
     "Phase",
     "PullError",
+    "QueueFull",
+    "Queued",
+    "Reading",
     "Request",
     "RequestError",
     "Response",
@@ -96,6 +111,7 @@ __all__ = [
     "Timing",
     "Trace",
     "TrainingError",
+    "Unavailable",
     "Usage",
     "Vote",
     "__version__",
@@ -108,10 +124,10 @@ _MODULES = {
     "Usage Vote",
     "engine.scripted": "ScriptedEngine",
     "errors": "AdapterCrossing BundleError ConfigError ContextOverflow EdgeReasonError EngineError "
-    "ModelFileError NoRoomNow PullError RequestError TrainingError",
+    "ModelFileError NoRoomNow PullError QueueFull RequestError TrainingError Unavailable",
     "reasoning.async_model": "AsyncEvents AsyncModel AsyncSession",
     "reasoning.control": "Phase",
-    "reasoning.events": "Answered Ended Event Notice Routed Tallied Text",
+    "reasoning.events": "Answered Ended Event Notice Queued Reading Routed Tallied Text",
     "reasoning.model": "Model load",
     "reasoning.request": "AskOptions",
     "reasoning.runs": "Events",

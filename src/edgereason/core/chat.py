@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from edgereason.core.template import TemplateLimit, filled, has_mark, mark, render
 from edgereason.core.types import Message
-from edgereason.errors import ModelFileError
+from edgereason.errors import ModelFileError, RequestError
 
 OPENING: Final = "<think>\n"
 CLOSING: Final = "</think>\n\n"
@@ -103,7 +103,8 @@ class ChatTemplate:
         reasoning models ask whether to think: `enable_thinking` answers; None leaves it to the template.
 
         Raises:
-            ModelFileError: the template does not render these messages.
+            RequestError: the template takes no such order of roles.
+            ModelFileError: it does not even render a question.
         """
         contents = [strip_thinking(m.content) if m.role == "assistant" else m.content for m in messages]
         rendered = self._render([m.role for m in messages], enable_thinking)
@@ -125,7 +126,11 @@ class ChatTemplate:
         Raises:
             ModelFileError: the template does not render a conversation of two questions as it stands.
         """
-        _, answer, rest = self._render(["user", "assistant", "user"]).partition(mark(1))
+        try:
+            rendered = self._render(["user", "assistant", "user"])
+        except RequestError as error:
+            raise ModelFileError(str(error)) from error
+        _, answer, rest = rendered.partition(mark(1))
         if not answer or rest.count(mark(2)) != 1:
             raise ModelFileError(
                 "the model's chat template does not put a second question behind an answer: "
@@ -136,11 +141,31 @@ class ChatTemplate:
     def _render(self, roles: Sequence[str], enable_thinking: bool | None = None) -> str:
         """A conversation of these roles, each content a mark, with the generation prompt.
 
-        Contents are texts, as most templates take them, or lists of parts for a template that drops or
-        refuses texts, as those of models that see do.
-
         Raises:
-            ModelFileError: it can't be rendered, or says less than was said.
+            RequestError: roles in this order can't be rendered, but a question can.
+            ModelFileError: nothing can be rendered, or the template says less than was said.
+        """
+        try:
+            return self._render_either_way(roles, enable_thinking)
+        except TemplateLimit:
+            raise
+        except ModelFileError as error:
+            if not self._renders_a_question(enable_thinking):
+                raise
+            raise RequestError(f"messages from {', '.join(roles)}: {error}") from error
+
+    def _renders_a_question(self, enable_thinking: bool | None) -> bool:
+        """Whether the template is of use: what it does not render then is the caller's choice of roles."""
+        try:
+            self._render_either_way(["user"], enable_thinking)
+        except ModelFileError:
+            return False
+        return True
+
+    def _render_either_way(self, roles: Sequence[str], enable_thinking: bool | None) -> str:
+        """Contents are texts, as most templates take them, or lists of parts.
+
+        A template that drops or refuses texts, as those of models that see do, gets parts.
         """
         try:
             return self._render_as(roles, enable_thinking, in_parts=False)

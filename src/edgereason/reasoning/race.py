@@ -224,6 +224,7 @@ class Race:
         route: Route,
         p_think: float | None,
         prompt_tokens: int,
+        cached_tokens: int,
         kv_bytes: int,
         ttft_s: float,
         decode_s: float,
@@ -252,6 +253,7 @@ class Race:
                 thinking_tokens=trace.thinking_tokens if trace else 0,
                 answer_tokens=trace.answer_tokens if trace else 0,
                 all_streams_tokens=all_tokens,
+                cached_tokens=cached_tokens,
             ),
             timing=Timing(
                 ttft_s=ttft_s,
@@ -263,6 +265,7 @@ class Race:
             kv_bytes=kv_bytes,
             candidates=candidates,
             winner=indices[won] if won is not None else None,
+            ended=trace is not None and trace.ended and not cancelled,
         )
 
     def _first(self, candidates: tuple[Candidate, ...]) -> Candidate | None:
@@ -307,4 +310,5 @@ def _trace(stream: Stream) -> Trace:
         token_ids=tuple(stream.token_ids),
         forced=tuple(stream.forced),
         logprobs=tuple(stream.logprobs) if stream.want_logprobs else None,
+        ended=stream.end is not None or control.stop is Stop.STOP_STRING,
     )

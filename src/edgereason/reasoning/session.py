@@ -22,21 +22,11 @@ from typing import Final, NamedTuple, Unpack, cast
 
 from edgereason.core.checks import require, require_function
 from edgereason.core.closing import Closing
-from edgereason.core.types import (
-    MAX_SECONDS,
-    MAX_STREAMS,
-    Effort,
-    Message,
-    Mode,
-    Request,
-    Response,
-    Route,
-    Stop,
-    effort_tokens,
-)
+from edgereason.core.types import Message, Mode, Request, Response, Stop
 from edgereason.errors import BundleError, ContextOverflow, RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Routed
+from edgereason.reasoning.harder import harder
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.prompt_cache import KvOrigin, PromptCache
 from edgereason.reasoning.request import SAMPLING_OPTIONS, AskOptions, make_request
@@ -266,7 +256,7 @@ class Session(Closing):
         if "effort" in own or "budget" in own:
             options = _without(options, *_BUDGETS)
         elif self._last is not None:
-            options |= _raised(self._last, self._pipeline.buckets)
+            options |= harder(self._last.request, self._last.routed, self._pipeline.buckets) or {}
         return cast(AskOptions, options | own)
 
     def _advised(self, error: ContextOverflow, request: Request) -> ContextOverflow:
@@ -296,19 +286,6 @@ class Session(Closing):
         if engine.context_tokens < engine.info.train_context_tokens:
             advice += ", or load with a larger context"
         return ContextOverflow(error.needed_tokens, error.available_tokens, "the conversation", advice)
-
-
-def _raised(last: _Answer, buckets: tuple[int, ...]) -> dict[str, object]:
-    """What more than the last answer's budget is."""
-    budget = last.request.think_budget(buckets)
-    if last.routed.route is Route.CHAT:
-        return {} if budget is not None else {"effort": Effort.MEDIUM}
-    if budget is not None and budget.limit_s is not None:
-        return {"budget": f"{min(2 * budget.limit_s, MAX_SECONDS):g}s"}
-    above = [effort for effort in Effort if (effort_tokens(effort, buckets) or 0) > last.routed.limit_tokens]
-    if above:
-        return {"budget": None, "effort": above[0]}
-    return {"streams": min(2 * last.request.streams, MAX_STREAMS)}
 
 
 def _without(options: dict[str, object], *names: str) -> dict[str, object]:

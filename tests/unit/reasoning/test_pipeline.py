@@ -116,6 +116,19 @@ def test_a_stream_that_never_closes_is_cut_within_its_budget_and_still_answers()
     assert response.candidates[0].trace.num_tokens <= 100
 
 
+def test_an_answer_that_ends_by_itself_is_told_from_one_that_is_cut() -> None:
+    asked = request(stop=("9",))
+    for reply, stop, ended in (
+        (FOUR, Stop.NATURAL, True),
+        ("hm " * 40 + "\n</think>\n\nThe final answer is 6.", Stop.BUDGET, True),  # only its thinking was cut
+        ("2+2 is\n</think>\n\nThe final answer is " + "6" * 200, Stop.BUDGET, False),
+        ("2+2 is\n</think>\n\nThe final answer is 79.", Stop.STOP_STRING, True),
+    ):
+        response = ask(ScriptedEngine([reply]), asked)
+        assert (response.stop, response.ended) == (stop, ended)
+        assert response.candidates[0].trace.ended is ended
+
+
 def test_max_tokens_below_the_budget_cuts_too_but_is_called_length() -> None:
     response = ask(ScriptedEngine([ENDLESS]), request(max_tokens=60))
     assert (response.stop, response.answer) == (Stop.LENGTH, "6")
