@@ -13,14 +13,15 @@ has shown can't be taken back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from edgereason import __version__
 from edgereason.core.checks import require_int
 from edgereason.core.types import Mode, Response, Trace
 from edgereason.reasoning.control import Phase
-from edgereason.reasoning.events import Answered, Ended, Event, Text
+from edgereason.reasoning.events import Answered, Event, Text
 from edgereason.server import limits
+from edgereason.server.answering import Collected, ThoughtText, finish_reason, tokens_of
 from edgereason.server.asking import (
     EXTENSION_PARAMS,
     Ask,
@@ -32,7 +33,6 @@ from edgereason.server.asking import (
     thinking_options,
 )
 from edgereason.server.fields import CHAT, EXTENSION, STREAM_TABLE, Refused, blamed, typed
-from edgereason.server.telling import Collected, ThoughtText, extension, is_cut, usage_of
 
 FINGERPRINT: Final = f"edgereason-{__version__}"
 
@@ -124,19 +124,21 @@ class Chunks:
     """Translates the events of one request into `chat.completion.chunk` objects.
 
     Args:
-        ask: what was asked.
+        collected: told of every event.
         identity: the completion's id, its time and its model.
         reasoning_fields: where thinking is given.
     """
 
-    def __init__(self, ask: Ask, identity: Mapping[str, Any], reasoning_fields: tuple[str, ...]) -> None:
-        self._ask = ask
+    def __init__(
+        self, collected: Collected, identity: Mapping[str, Any], reasoning_fields: tuple[str, ...]
+    ) -> None:
+        self._collected = collected
+        self._ask = collected.ask
         self._identity = identity
-        self._fields = reasoning_fields if ask.with_reasoning else ()
-        self._is_live = ask.request.streams == ask.num_choices
+        self._fields = reasoning_fields if self._ask.with_reasoning else ()
+        self._is_live = self._ask.request.streams == self._ask.num_choices
         self._thoughts: dict[int, ThoughtText] = {}
-        self._finished: set[int] = set()
-        self.collected = Collected(ask)
+        self._deltas: list[tuple[int, dict[str, str]]] = []
 
     def first(self) -> list[dict[str, Any]]:
         """What says that the request was accepted, before there is anything to say."""
@@ -146,64 +148,50 @@ class Chunks:
         ]
 
     def take(self, events: Iterable[Event]) -> list[dict[str, Any]]:
-        """The chunks of some events, neighbouring texts of a stream in one."""
-        deltas: list[tuple[int, dict[str, str]]] = []
-        chunks: list[dict[str, Any]] = []
+        """The chunks of some events, what a stream says in a row in one."""
         for event in events:
-            self.collected.take(event)
+            self._collected.take(event)
             if isinstance(event, Text) and self._is_live:
-                self._say(deltas, event.stream, event.phase, event.text)
-            elif isinstance(event, Ended) and self._is_live and self._ask.num_choices > 1:
-                chunks += self._flushed(deltas)
-                chunks.append(self._finish(event.candidate.trace))
+                self._say(event)
             elif isinstance(event, Answered):
-                chunks += self._flushed(deltas) + self._end(event.response)
-        return chunks + self._flushed(deltas)
+                return self._end(event.response)
+        return self._said()
 
-    def _say(self, deltas: list[tuple[int, dict[str, str]]], index: int, phase: Phase, text: str) -> None:
-        thought = self._thoughts.setdefault(index, ThoughtText(is_chat=self.collected.is_chat))
-        if phase is Phase.THINKING:
-            self._add(deltas, index, dict.fromkeys(self._fields, thought.push(text)))
-        else:
-            self._add(deltas, index, dict.fromkeys(self._fields, thought.end()))
-            self._add(deltas, index, {"content": text})
+    def _say(self, event: Text) -> None:
+        index = event.stream
+        if event.phase is Phase.ANSWER:
+            self._add(index, {"content": event.text})
+            return
+        thought = self._thoughts.setdefault(index, ThoughtText(is_chat=self._collected.is_chat))
+        self._add(index, dict.fromkeys(self._fields, thought.push(event.text)))
 
-    @staticmethod
-    def _add(deltas: list[tuple[int, dict[str, str]]], index: int, delta: dict[str, str]) -> None:
+    def _add(self, index: int, delta: dict[str, str]) -> None:
         if not any(delta.values()):
             return
-        last = next((i for i in range(len(deltas) - 1, -1, -1) if deltas[i][0] == index), None)
-        if last is not None and deltas[last][1].keys() == delta.keys():
-            deltas[last] = index, {name: deltas[last][1][name] + text for name, text in delta.items()}
+        places = [place for place, (stream, _) in enumerate(self._deltas) if stream == index]
+        if places and (said := self._deltas[places[-1]][1]).keys() == delta.keys():
+            self._deltas[places[-1]] = index, {name: said[name] + text for name, text in delta.items()}
         else:
-            deltas.append((index, delta))
+            self._deltas.append((index, delta))
 
-    def _flushed(self, deltas: list[tuple[int, dict[str, str]]]) -> list[dict[str, Any]]:
-        chunks = [self._chunk([_choice(index, delta)]) for index, delta in deltas]
-        deltas.clear()
+    def _said(self) -> list[dict[str, Any]]:
+        chunks = [self._chunk([_choice(index, delta)]) for index, delta in self._deltas]
+        self._deltas.clear()
         return chunks
 
-    def _finish(self, trace: Trace, **more: Any) -> dict[str, Any]:
-        self._finished.add(trace.index)
-        return self._chunk([_choice(trace.index, {}, finish_reason(trace))], **more)
-
     def _end(self, response: Response) -> list[dict[str, Any]]:
-        chunks: list[dict[str, Any]] = []
-        told = {EXTENSION: extension(self.collected, response)}
-        if not self._is_live:
-            deltas: list[tuple[int, dict[str, str]]] = []
-            self._add(deltas, 0, dict.fromkeys(self._fields, response.thinking or ""))
-            self._add(deltas, 0, {"content": response.text})
-            chunks += self._flushed(deltas)
-        if self._ask.num_choices == 1:
-            chunks.append(self._chunk([_choice(0, {}, self.collected.finish_reason(response))], **told))
+        if self._is_live:
+            for index, thought in self._thoughts.items():
+                self._add(index, dict.fromkeys(self._fields, thought.flush()))
         else:
-            chunks += [
-                self._finish(candidate.trace)
-                for candidate in response.candidates
-                if candidate.trace.index not in self._finished
-            ]
-            chunks.append(self._chunk([], **told))
+            self._add(0, dict.fromkeys(self._fields, response.thinking or ""))
+            self._add(0, {"content": response.text})
+        chunks = self._said()
+        reasons = _reasons(self._ask, response)
+        for index, reason in enumerate(reasons):
+            is_last = index == len(reasons) - 1
+            told = {EXTENSION: self._collected.extension(response)} if is_last else {}
+            chunks.append(self._chunk([_choice(index, {}, reason)], **told))
         if self._ask.with_usage:
             chunks.append(self._chunk([], usage=usage_of(self._ask, response)))
         return chunks
@@ -224,41 +212,49 @@ def _choice(index: int, delta: Mapping[str, Any], reason: str | None = None) -> 
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
-def finish_reason(trace: Trace) -> Literal["stop", "length"]:
-    """Why an answer ended: "length" only where the answer itself was cut, not where its thinking was."""
-    return "length" if is_cut(trace) else "stop"
+def _reasons(ask: Ask, response: Response) -> list[str]:
+    if ask.num_choices == 1:
+        return [finish_reason(response)]
+    return [finish_reason(candidate.trace) for candidate in response.candidates]
 
 
 def whole(
-    collected: Collected, response: Response, identity: Mapping[str, Any], reasoning_fields: tuple[str, ...]
+    collected: Collected,
+    response: Response,
+    identity: Mapping[str, Any],
+    reasoning_fields: tuple[str, ...],
 ) -> dict[str, Any]:
     """The `chat.completion` of a response."""
     ask = collected.ask
+    told: list[Response | Trace] = [response]
+    if ask.num_choices > 1:
+        told = [candidate.trace for candidate in response.candidates]
     fields = reasoning_fields if ask.with_reasoning else ()
-    if ask.num_choices == 1:
-        choices = [_whole_choice(0, response.text, response.thinking, fields, collected.finish_reason(response))]
-    else:
-        traces = [candidate.trace for candidate in response.candidates]
-        choices = [
-            _whole_choice(trace.index, trace.text, trace.thinking, fields, finish_reason(trace)) for trace in traces
-        ]
+    choices = []
+    for index, one in enumerate(told):
+        thought = dict.fromkeys(fields, one.thinking) if one.thinking else {}
+        message = {"role": "assistant", "content": one.text, "refusal": None, **thought}
+        choices.append(
+            {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason(one)}
+        )
     return {
         **identity,
         "object": "chat.completion",
         "system_fingerprint": FINGERPRINT,
         "choices": choices,
         "usage": usage_of(ask, response),
-        EXTENSION: extension(collected, response),
+        EXTENSION: collected.extension(response),
     }
 
 
-def _whole_choice(
-    index: int, text: str, thinking: str | None, fields: tuple[str, ...], reason: str
-) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, "refusal": None}
+def usage_of(ask: Ask, response: Response) -> dict[str, Any]:
+    """Tokens in the words of chat completions."""
+    output_tokens, thinking_tokens = tokens_of(ask, response)
+    prompt_tokens = response.usage.prompt_tokens
     return {
-        "index": index,
-        "message": message | (dict.fromkeys(fields, thinking) if thinking else {}),
-        "logprobs": None,
-        "finish_reason": reason,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": prompt_tokens + output_tokens,
+        "prompt_tokens_details": {"cached_tokens": response.usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": thinking_tokens},
     }
