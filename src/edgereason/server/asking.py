@@ -13,7 +13,7 @@ The protocols themselves are in `chat.py`, `responses.py` and `native.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -321,11 +321,13 @@ def request_of(
     for name in (name for name in _ALONE if name in options):
         with blamed((params or {}).get(name, name)):
             Request(messages=(Message("user", "?"),), **{name: options[name]})
+    given = dict(options)
+    stop_early = given.pop("stop_early", True)
     with blamed("messages"):
-        return make_request(messages, **options)
+        return replace(make_request(messages, **given), stop_early=stop_early)
 
 
-_ALONE: Final = ("streams", "vote", "stage", "effort", "max_tokens", "stop")
+_ALONE: Final = ("mode", "streams", "vote", "stage", "effort", "max_tokens", "stop")
 """Options that are right or wrong whatever the others are."""
 EXTENSION_PARAMS: Final = {name: f"{EXTENSION}.{name}" for name in ("streams", "vote", "stage")}
 """What options of the extension are called on the wire."""

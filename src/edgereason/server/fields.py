@@ -159,6 +159,7 @@ class Table:
 _TO_EXTENSION: Final = f"into the object {EXTENSION!r}"
 _TO_TOP: Final = "to the top level of the body"
 _EXTENSION_FIELDS: Final = ("mode", "effort", "budget", "streams", "vote", "stage")
+_OTHER_BUDGETS: Final = ("thinking_budget", "reasoning_budget", "budget_tokens")
 _MISPLACED: Final = {name: _TO_EXTENSION for name in _EXTENSION_FIELDS}
 
 CHAT: Final = Table(
@@ -180,7 +181,11 @@ CHAT: Final = Table(
         "web_search_options": Limited(_never, "this server searches nothing"),
         "reasoning_budget_message": Limited(_never, "what closes thinking belongs to the bundle"),
     },
-    elsewhere=_MISPLACED,
+    elsewhere={
+        **_MISPLACED,
+        "enable_thinking": "into chat_template_kwargs",
+        **dict.fromkeys(_OTHER_BUDGETS, f"here as {_BUDGETS[0]}"),
+    },
 )
 
 RESPONSES: Final = Table(
@@ -212,7 +217,13 @@ RESPONSES: Final = Table(
         "prompt": Limited(_never, _STORED),
         "max_tool_calls": Limited(_never, _TOOLS),
     },
-    elsewhere={**_MISPLACED, "reasoning_effort": "into reasoning, as effort"},
+    elsewhere={
+        **_MISPLACED,
+        "reasoning_effort": "into reasoning, as effort",
+        "enable_thinking": "into chat_template_kwargs",
+        **dict.fromkeys(("max_tokens", "max_completion_tokens"), "here as max_output_tokens"),
+        **dict.fromkeys(_OTHER_BUDGETS, f"here as {_BUDGETS[0]}"),
+    },
 )
 
 OWN: Final = Table(
@@ -232,7 +243,10 @@ EXTENSION_TABLE: Final = Table(
 )
 TEMPLATE_TABLE: Final = Table(
     honoured=("enable_thinking",),
-    elsewhere=dict.fromkeys((*_BUDGETS, "reasoning_effort", "reasoning_budget"), _TO_TOP),
+    elsewhere={
+        **dict.fromkeys((*_BUDGETS, "reasoning_effort"), _TO_TOP),
+        **dict.fromkeys(_OTHER_BUDGETS, f"{_TO_TOP}, as {_BUDGETS[0]}"),
+    },
     inside="chat_template_kwargs",
 )
 STREAM_TABLE: Final = Table(
@@ -263,6 +277,15 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 _PLACE: Final = re.compile(r"^(.*?)(?: - at `\$\.?([^`]*)`)?$", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+_WORDS: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 
 
 def typed(values: Any, kind: type[T], inside: str = "") -> T:
@@ -279,11 +302,28 @@ def typed(values: Any, kind: type[T], inside: str = "") -> T:
     try:
         return msgspec.convert(values, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        found = _PLACE.match(str(error))
-        what, place = (found[1], found[2] or "") if found else (str(error), "")
-        param = ".".join(part for part in (inside, place) if part) or None
-        words = what[:1].lower() + what[1:].replace("`", "")
-        raise Refused(f"{param}: {words}" if param else words, param, "invalid_type") from error
+        what, place = _place(str(error))
+        if missing := _MISSING.match(what):
+            param = ".".join(part for part in (inside, place, missing[1]) if part)
+            raise Refused(f"{param} is missing", param, "missing_parameter") from error
+        param = ".".join(part for part in (inside, place) if part)
+        raise Refused(f"{param or 'the body'}: {_in_words(what)}", param or None, "invalid_type") from error
+
+
+def _place(message: str) -> tuple[str, str]:
+    """What msgspec says is wrong, and where."""
+    found = _PLACE.match(message)
+    return (found[1], found[2] or "") if found else (message, "")
+
+
+def _in_words(what: str) -> str:
+    """The types of a message as people call them; that null would do goes without saying."""
+    def words(found: re.Match[str]) -> str:
+        kinds = [kind for kind in found[1].split(" | ") if kind != "null" or found[1] == "null"]
+        return " or ".join(_WORDS.get(kind, kind) for kind in kinds)
+
+    text = re.sub(r"`([^`]*)`", words, what)
+    return text[:1].lower() + text[1:]
 
 
 @contextmanager
