@@ -16,6 +16,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -126,7 +127,7 @@ async def _serve(
     on_ready: Callable[[str], None],
 ) -> None:
     service = Service(served, load)
-    server = _Server(service, config, listener)
+    server = Server(service, config, listener)
     on_ready(url_of(listener))
     with server.signals():
         await server.run()
@@ -158,7 +159,7 @@ def _is_local_host(host: str) -> bool:
         return host == "localhost"
 
 
-class _Server:
+class Server:
     """uvicorn and the service, and the order in which they begin and end."""
 
     def __init__(self, service: Service, config: ServerConfig, listener: socket.socket) -> None:
@@ -167,7 +168,7 @@ class _Server:
         self._listener = listener
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        app = guarded(service, config, lambda: len(self._http.server_state.connections))
+        app = guarded(service, config, lambda: self.num_connections)
         self._http = _Http(
             uvicorn.Config(
                 app,
@@ -184,10 +185,16 @@ class _Server:
             )
         )
 
+    @property
+    def num_connections(self) -> int:
+        """Connections that are open."""
+        return len(self._http.server_state.connections)
+
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """The first signal ends the server in order, the second one at once."""
-        numbers = [signal.SIGINT, signal.SIGTERM]
+        """The first signal ends the server in order, the second one at once; only the main thread has signals."""
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = [signal.SIGINT, signal.SIGTERM] if is_main else []
         before = {number: signal.getsignal(number) for number in numbers}
         handled = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
         for number in handled:
@@ -202,6 +209,10 @@ class _Server:
         if self._stop.is_set():
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the server in order; from any thread."""
         self._loop.call_soon_threadsafe(self._stop.set)
 
     async def run(self) -> None:

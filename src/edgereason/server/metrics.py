@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from edgereason.core.types import Response, Stop
 
 if TYPE_CHECKING:
-    from edgereason.reasoning.async_model import Load
+    from edgereason.reasoning.worker import Load
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)

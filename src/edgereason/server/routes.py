@@ -25,11 +25,10 @@ from starlette.types import Receive, Scope, Send
 from edgereason import __version__
 from edgereason.core.types import Response as Answer
 from edgereason.reasoning.events import Event
-from edgereason.server import chat, native, responses
+from edgereason.server import chat, limits, native, responses
 from edgereason.server.asking import Ask
 from edgereason.server.fields import Refused, parse
 from edgereason.server.guard import CLIENT
-from edgereason.server.limits import PAGE_PING_S, PING_S
 from edgereason.server.metrics import CONTENT_TYPE
 from edgereason.server.pages import INDEX, Page
 from edgereason.server.problems import Problem, problem_of
@@ -108,7 +107,7 @@ class Routes:
                 lambda problem: frame({"error": problem.error}),
                 end=DONE,
             ),
-            ping_s=PING_S,
+            ping_s=limits.PING_S,
             on_close=asked.aclose,
         )
 
@@ -132,7 +131,7 @@ class Routes:
                 lambda batch: framed(events.take(batch)),
                 lambda problem: b"".join(framed(events.failed(problem.error))),
             ),
-            ping_s=PING_S,
+            ping_s=limits.PING_S,
             on_close=asked.aclose,
         )
 
@@ -149,7 +148,7 @@ class Routes:
                 lambda batch: map(frame, frames.take(batch)),
                 lambda problem: frame(frames.failed(problem.error)),
             ),
-            ping_s=PAGE_PING_S,
+            ping_s=limits.PAGE_PING_S,
             on_close=asked.aclose,
         )
 

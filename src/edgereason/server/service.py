@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from edgereason.core.types import Response
 from edgereason.errors import EdgeReasonError, Unavailable
-from edgereason.reasoning.async_model import AsyncEvents, AsyncModel, Load
+from edgereason.reasoning.async_model import AsyncEvents, AsyncModel
 from edgereason.reasoning.events import Answered, Event, Reading, Routed, Text
 from edgereason.reasoning.model import Model
+from edgereason.reasoning.worker import Load
 from edgereason.server import limits
 from edgereason.server.answering import Collected, Facts
 from edgereason.server.asking import Ask, Served

@@ -65,7 +65,7 @@ class EventStream:
         self,
         frames: AsyncGenerator[bytes, None],
         *,
-        ping_s: float = limits.PING_S,
+        ping_s: float,
         on_close: Callable[[], Awaitable[None]],
     ) -> None:
         self._frames = frames
