@@ -35,9 +35,9 @@ _FIELDS: Final = {
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's own needs a key.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own needs a key.")
+    ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8080,
     api_key_file: Annotated[
         Path | None, typer.Option(help=f"File with an API key on each line. [{_KEY}, if it is set]")
@@ -48,9 +48,13 @@ def serve(
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(help="Pages of this origin may ask, as https://app.example; may be given several times."),
+        typer.Option(
+            help="Pages of this origin may ask, as https://app.example; may be given several times."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What clients call the model. [the bundle's or file's]")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model. [the bundle's or file's]")
+    ] = None,
     reasoning: Annotated[Mode, typer.Option(help="What is done where a request does not say.")] = Mode.AUTO,
     reasoning_field: Annotated[
         str, typer.Option(metavar="|".join(_FIELDS), help="Where chat messages carry thinking.")
@@ -60,9 +64,12 @@ def serve(
     ] = 8,
     queue: Annotated[int, typer.Option(min=0, max=10_000, help="Requests that may wait.")] = 32,
     cache_ram: Annotated[
-        int | None, typer.Option(min=0, help="MiB of memory for prompts that are kept. [a share of what is free]")
+        int | None,
+        typer.Option(min=0, help="MiB of memory for prompts that are kept. [a share of what is free]"),
     ] = None,
-    drain: Annotated[float, typer.Option(min=0, max=600, help="Seconds for answers under way at the end.")] = 30,
+    drain: Annotated[
+        float, typer.Option(min=0, max=600, help="Seconds for answers under way at the end.")
+    ] = 30,
     bundle: BundleOption = None,
     model: ModelOption = None,
     base: BaseOption = None,
@@ -70,7 +77,9 @@ def serve(
     threads: ThreadsOption = None,
     context: ContextOption = None,
     no_mirror: NoMirrorOption = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log every step of the server to stderr.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log every step of the server to stderr.")
+    ] = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI chat completions and Responses, and a page to watch it think."""
     import logging
@@ -82,7 +91,9 @@ def serve(
 
     require_one(bundle, model, base)
     if reasoning_field not in _FIELDS:
-        raise typer.BadParameter(f"one of {', '.join(_FIELDS)}, got {reasoning_field!r}", param_hint="--reasoning-field")
+        raise typer.BadParameter(
+            f"one of {', '.join(_FIELDS)}, got {reasoning_field!r}", param_hint="--reasoning-field"
+        )
     config = ServerConfig(
         host=host,
         port=port,
@@ -109,7 +120,9 @@ def _keys(file: Path | None) -> tuple[str, ...]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"can't read API keys from {file}: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigError(
+            f"can't read API keys from {file}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
         raise ConfigError(f"{file} holds no API key: write one on a line of its own")

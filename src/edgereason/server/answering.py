@@ -1,4 +1,4 @@
-"""What the wire protocols have in common in their answers: thinking without its tags, usage, our extension. Pure."""
+"""What the protocols' answers have in common: thinking without its tags, usage, our extension. Pure."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 ::
 
-    listen ─→ /health says loading ─→ the model is there ─→ SIGTERM: nothing new is taken, what runs is made to
-       │                                                     answer ─→ the listener closes ─→ exit 0
+    listen ─→ /health: loading ─→ the model is there ─→ SIGTERM: nothing new is taken, what runs is made
+       │                                                to answer ─→ the listener closes ─→ exit 0
        └─ a public address without a key: refused
 
 uvicorn does HTTP. It is told to leave signals alone, since draining comes before it closes its listeners.
@@ -192,7 +192,7 @@ class Server:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """The first signal ends the server in order, the second one at once; only the main thread has signals."""
+        """The first signal ends the server in order, the second one at once. Only the main thread has any."""
         is_main = threading.current_thread() is threading.main_thread()
         numbers = [signal.SIGINT, signal.SIGTERM] if is_main else []
         before = {number: signal.getsignal(number) for number in numbers}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -78,7 +79,9 @@ class Served:
         names = self.models
         if model is not None and model not in names:
             raise UnknownModel(
-                f"there is no model {shown(model)} here: use one of {', '.join(names)}", "model", "model_not_found"
+                f"there is no model {shown(model)} here: use one of {', '.join(names)}",
+                "model",
+                "model_not_found",
             )
         return names[model or self.name]
 
@@ -184,10 +187,12 @@ def thinking_options(
         claims.append((budget_param, Mode.CHAT))
     elif budget is not None:
         options["budget"] = budget
-    for (first, mode), (other, other_mode) in zip(claims, claims[1:], strict=False):
+    for (first, mode), (other, other_mode) in pairwise(claims):
         if mode is not other_mode:
             raise Refused(
-                f"{first} asks for {mode} and {other} for {other_mode}: leave one of them out", other, "contradiction"
+                f"{first} asks for {mode} and {other} for {other_mode}: leave one of them out",
+                other,
+                "contradiction",
             )
     if claims:
         options["mode"] = claims[0][1]
@@ -250,8 +255,8 @@ def _budget(body: Common, extension: Extension) -> tuple[str, int | str | None]:
     for name, value in given.items():
         if value < 0:
             raise Refused(
-                f"{name} must be 0 (no thinking) or more, got {shown(value)}: for the budget of the effort leave "
-                "it out",
+                f"{name} must be 0 (no thinking) or more, got {shown(value)}; left out, the effort has a "
+                "budget of its own",
                 name,
                 "invalid_value",
             )
@@ -263,7 +268,9 @@ def _budget(body: Common, extension: Extension) -> tuple[str, int | str | None]:
     for other, value in others:
         if value != budget:
             raise Refused(
-                f"{param} is {shown(budget)} and {other} is {shown(value)}: give one budget", other, "contradiction"
+                f"{param} is {shown(budget)} and {other} is {shown(value)}: give one budget",
+                other,
+                "contradiction",
             )
     return param, budget
 
@@ -288,7 +295,9 @@ def sampling_of(body: Common, drawn_seed: int) -> dict[str, Any]:
         strings = [body.stop] if isinstance(body.stop, str) else body.stop
         if len(strings) > limits.MAX_STOP_STRINGS:
             raise Refused(
-                f"stop takes at most {limits.MAX_STOP_STRINGS} texts, got {len(strings)}", "stop", "invalid_value"
+                f"stop takes at most {limits.MAX_STOP_STRINGS} texts, got {len(strings)}",
+                "stop",
+                "invalid_value",
             )
         options["stop"] = tuple(strings)
     return options
@@ -361,7 +370,9 @@ def conversation(values: Sequence[Any], param: str, system: str = "") -> tuple[M
         Refused: a turn can't be used, or the last one is not the user's.
     """
     if len(values) > limits.MAX_MESSAGES:
-        raise Refused(f"{param}: at most {limits.MAX_MESSAGES} messages, got {len(values)}", param, "too_many_messages")
+        raise Refused(
+            f"{param}: at most {limits.MAX_MESSAGES} messages, got {len(values)}", param, "too_many_messages"
+        )
     instructions, turns = [system], []
     for index, value in enumerate(values):
         place = f"{param}[{index}]"
@@ -386,11 +397,15 @@ def conversation(values: Sequence[Any], param: str, system: str = "") -> tuple[M
 
 def _turn(value: Any, place: str) -> tuple[str, str]:
     if not isinstance(value, dict):
-        raise Refused(f"{place} must be an object with role and content, got {shown(value)}", place, "invalid_type")
+        raise Refused(
+            f"{place} must be an object with role and content, got {shown(value)}", place, "invalid_type"
+        )
     Table(MESSAGE_TABLE.honoured, MESSAGE_TABLE.limited, inside=place).check(value)
     role = value.get("role")
     if role in _TOOL_ROLES:
-        raise Refused(f"{place}: turns of tools are not supported: this version calls no tools", f"{place}.role")
+        raise Refused(
+            f"{place}: turns of tools are not supported: this version calls no tools", f"{place}.role"
+        )
     with blamed(f"{place}.role"):
         require_one_of("role", role, [*_SYSTEM, "user", "assistant"])
     content = value.get("content")
@@ -403,14 +418,20 @@ def _text(content: Any, place: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise Refused(f"{place} must be a text or a list of parts, got {shown(content)}", place, "invalid_type")
+        raise Refused(
+            f"{place} must be a text or a list of parts, got {shown(content)}", place, "invalid_type"
+        )
     texts = []
     for index, part in enumerate(content):
         at = f"{place}[{index}]"
         kind = part.get("type") if isinstance(part, dict) else None
         text = part.get("text", part.get("refusal")) if isinstance(part, dict) else None
         if kind not in (*_TEXT_PARTS, "refusal"):
-            raise Refused(f"{at}: this model reads text only, got a part of type {shown(kind)}", at, "unsupported_content")
+            raise Refused(
+                f"{at}: this model reads text only, got a part of type {shown(kind)}",
+                at,
+                "unsupported_content",
+            )
         if not isinstance(text, str):
             raise Refused(f"{at}.text must be a text, got {shown(text)}", f"{at}.text", "invalid_type")
         texts.append(text)

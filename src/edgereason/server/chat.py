@@ -6,8 +6,8 @@
                                                Chunks.take    events ─→ chunks
     whole response ─→ chat.completion          the last: finish_reason, then usage where it was asked for
 
-A single stream goes out as it speaks. Where several vote, nothing does until the vote is certain: what a client
-has shown can't be taken back.
+A single stream goes out as it speaks. Where several vote, nothing does until the vote is certain: what a
+client has shown can't be taken back.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def _choices(body: _Body, options: dict[str, Any]) -> tuple[int, tuple[str, ...]
         require_int("n", body.n, least=1, most=limits.MAX_CHOICES)
     if "streams" in options or "vote" in options:
         raise Refused(
-            "n gives candidates as they are, and streams vote for one answer: leave one of them out", "n", "contradiction"
+            "n gives candidates as they are, and streams vote for one answer: leave one of them out",
+            "n",
+            "contradiction",
         )
     options["streams"] = body.n
     # Nothing stops early, for there is no vote: each candidate is an answer of its own.
@@ -116,7 +118,11 @@ def _with_usage(body: _Body) -> bool:
     STREAM_TABLE.check(values)
     wanted = values.get("include_usage")
     if wanted is not None and not isinstance(wanted, bool):
-        raise Refused("stream_options.include_usage must be true or false", "stream_options.include_usage", "invalid_type")
+        raise Refused(
+            "stream_options.include_usage must be true or false",
+            "stream_options.include_usage",
+            "invalid_type",
+        )
     return bool(wanted)
 
 

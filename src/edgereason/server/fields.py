@@ -5,8 +5,8 @@
     body ─ parse ─→ JSON object ─ Table.check ─→ only known fields ─ typed ─→ struct with checked types
                                       └─ Refused(param, …)             └─ Refused(param, …)
 
-A field that a server accepts and ignores is a promise that it breaks, so nothing is ignored in silence: a value
-that would change the answer is refused, and a name that nobody knows is refused with the nearest known one.
+A field that a server accepts and ignores is a promise that it breaks, so nothing is ignored in silence: a
+value that would change the answer is refused, and a name that nobody knows is refused with the nearest one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _is_empty(value: Any) -> bool:
 
 
 def _equals(*allowed: Any) -> Callable[[Any], bool]:
-    return lambda value: any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
+    return lambda value: any(
+        value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed
+    )
 
 
 def _text_format(value: Any) -> bool:
@@ -160,7 +162,7 @@ _TO_EXTENSION: Final = f"into the object {EXTENSION!r}"
 _TO_TOP: Final = "to the top level of the body"
 _EXTENSION_FIELDS: Final = ("mode", "effort", "budget", "streams", "vote", "stage")
 _OTHER_BUDGETS: Final = ("thinking_budget", "reasoning_budget", "budget_tokens")
-_MISPLACED: Final = {name: _TO_EXTENSION for name in _EXTENSION_FIELDS}
+_MISPLACED: Final = dict.fromkeys(_EXTENSION_FIELDS, _TO_EXTENSION)
 
 CHAT: Final = Table(
     honoured=(
@@ -318,6 +320,7 @@ def _place(message: str) -> tuple[str, str]:
 
 def _in_words(what: str) -> str:
     """The types of a message as people call them; that null would do goes without saying."""
+
     def words(found: re.Match[str]) -> str:
         kinds = [kind for kind in found[1].split(" | ") if kind != "null" or found[1] == "null"]
         return " or ".join(_WORDS.get(kind, kind) for kind in kinds)

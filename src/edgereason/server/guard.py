@@ -5,8 +5,8 @@
     connections ─ Host ─ Origin ─ preflight ─ key ─ type ─ size, time ─→ the application
         503        403     403      204       401    415    413, 408
 
-A page of another site that a browser shows can reach 127.0.0.1, by name (rebinding) or by form: so names must be
-known, other origins are refused unless they are allowed, and bodies must be JSON.
+A page of another site that a browser shows can reach 127.0.0.1, by name (rebinding) or by form: so names must
+be known, other origins are refused unless they are allowed, and bodies must be JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -62,7 +62,7 @@ class Access:
         origins: of pages on other sites that may ask; "*" for all.
     """
 
-    keys: Keys = Keys()
+    keys: Keys = field(default_factory=Keys)
     hosts: frozenset[str] = frozenset()
     takes_addresses: bool = False
     origins: frozenset[str] = frozenset()
@@ -156,8 +156,8 @@ class Guard:
         if not self._access.knows(host):
             return Problem(
                 403,
-                f"the server is not known as {host[:100]!r}: address it as 127.0.0.1 or localhost, or start it "
-                "with --allowed-host",
+                f"the server is not known as {host[:100]!r}: address it as 127.0.0.1 or localhost, or start "
+                "it with --allowed-host",
                 "host_not_allowed",
             )
         origin = headers.get("origin")
@@ -198,7 +198,6 @@ class Guard:
             }
         return shared
 
-
     def _with_headers(self, send: Send, headers: Mapping[str, str]) -> Send:
         more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
@@ -216,7 +215,10 @@ async def _body(headers: Mapping[str, str], receive: Receive) -> bytes | Problem
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         return Problem(
-            415, f"the body must be application/json, got {kind[:100] or 'no content-type'!r}", "not_json", closes=True
+            415,
+            f"the body must be application/json, got {kind[:100] or 'no content-type'!r}",
+            "not_json",
+            closes=True,
         )
     if headers.get("content-encoding", "identity").lower() != "identity":
         return Problem(415, "the body must not be compressed", "compressed", closes=True)
@@ -226,7 +228,9 @@ async def _body(headers: Mapping[str, str], receive: Receive) -> bytes | Problem
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    return Problem(408, "the client left before its body was here", "disconnected", closes=True)
+                    return Problem(
+                        408, "the client left before its body was here", "disconnected", closes=True
+                    )
                 chunk = message.get("body", b"")
                 num_bytes += len(chunk)
                 if num_bytes <= limits.MAX_BODY_BYTES:
@@ -239,7 +243,9 @@ async def _body(headers: Mapping[str, str], receive: Receive) -> bytes | Problem
                 408, f"the body did not come in within {limits.BODY_S:g} s", "body_too_slow", closes=True
             )
     if num_bytes > limits.MAX_BODY_BYTES:
-        return Problem(413, f"the body must have at most {limits.MAX_BODY_BYTES:,} bytes", "body_too_long", closes=True)
+        return Problem(
+            413, f"the body must have at most {limits.MAX_BODY_BYTES:,} bytes", "body_too_long", closes=True
+        )
     return b"".join(chunks)
 
 

@@ -1,4 +1,4 @@
-"""Figures for Prometheus: what was asked, how long it took, what is under way. No label comes from a request."""
+"""Figures for Prometheus: what was asked, how long it took, what is under way. No label is a request's."""
 
 from __future__ import annotations
 
@@ -31,14 +31,24 @@ class Metrics:
         self._responses = self._counter("responses", "Answers by class of status.", "status")
         self._routes = self._counter("routes", "Answered requests by route.", "route")
         self._prompt = self._counter("prompt_tokens", "Tokens of prompts.")
-        self._prompt_s = self._counter("prompt_seconds", "Seconds from the start of a request to its first token.")
+        self._prompt_s = self._counter(
+            "prompt_seconds", "Seconds from the start of a request to its first token."
+        )
         self._cached = self._counter("cached_tokens", "Tokens of prompts that were not encoded again.")
         self._predicted = self._counter("tokens_predicted", "Tokens of all streams.")
-        self._predicted_s = self._counter("tokens_predicted_seconds", "Seconds from the first token to the last.")
-        self._forced = self._counter("forced_closings", "Streams whose thinking was closed, or answer asked for.")
-        self._early = self._counter("votes_stopped_early", "Votes that were certain before all streams ended.")
+        self._predicted_s = self._counter(
+            "tokens_predicted_seconds", "Seconds from the first token to the last."
+        )
+        self._forced = self._counter(
+            "forced_closings", "Streams whose thinking was closed, or answer asked for."
+        )
+        self._early = self._counter(
+            "votes_stopped_early", "Votes that were certain before all streams ended."
+        )
         self._cancelled = self._counter("cancelled", "Requests whose client left.")
-        self._ttft = self._histogram("ttft_seconds", "Seconds from a request to its first token, queue included.")
+        self._ttft = self._histogram(
+            "ttft_seconds", "Seconds from a request to its first token, queue included."
+        )
         self._queue = self._histogram("queue_seconds", "Seconds in the queue.")
         self._registry.register(_Now(load))
 
@@ -101,7 +111,9 @@ class _Now(Collector):
             ),
         ):
             yield GaugeMetricFamily(f"edgereason_{name}", what, value=value)
-        cells = GaugeMetricFamily("edgereason_kv_cells", "KV cells by what they are used for.", labels=["state"])
+        cells = GaugeMetricFamily(
+            "edgereason_kv_cells", "KV cells by what they are used for.", labels=["state"]
+        )
         free = max(0, load.cells_total - load.cells_running - load.cells_kept)
         for state, number in (("running", load.cells_running), ("kept", load.cells_kept), ("free", free)):
             cells.add_metric([state], number)

@@ -67,7 +67,9 @@ def read(values: Mapping[str, Any], served: Served, drawn_seed: int) -> tuple[As
     OWN.check(values)
     body = typed(values, _Body)
     if body.id is not None and not 0 < len(body.id) <= limits.MAX_ID_CHARS:
-        raise Refused(f"id must have 1 to {limits.MAX_ID_CHARS} characters, got {len(body.id)}", "id", "invalid_value")
+        raise Refused(
+            f"id must have 1 to {limits.MAX_ID_CHARS} characters, got {len(body.id)}", "id", "invalid_value"
+        )
     options: dict[str, Any] = {"mode": body.mode or served.mode, **sampling_of(body, drawn_seed)}
     options |= {
         name: value
@@ -200,9 +202,7 @@ def _add(frames: list[dict[str, Any]], event: Text) -> None:
         said[-1]["text"] += event.text
         said[-1]["tokens"] = event.num_tokens
     else:
-        items.append(
-            {"stream": event.stream, "phase": phase, "text": event.text, "tokens": event.num_tokens}
-        )
+        items.append({"stream": event.stream, "phase": phase, "text": event.text, "tokens": event.num_tokens})
 
 
 def info(served: Served, facts: Facts, *, version: str, needs_key: bool) -> dict[str, Any]:

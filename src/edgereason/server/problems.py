@@ -2,10 +2,10 @@
 
 ::
 
-    400 the request      401 the key      403 Host, Origin      404 path, model      405 method
-    408 slow body        413 long body    415 not JSON          429 queue, seconds   500 engine     503 not now
+    400 the request     401 the key      403 Host, Origin     404 path, model     405 method
+    408 slow body       413 long body    415 not JSON         429 queue, seconds  500 engine    503 not now
 
-A message says what was got, what was expected and what to do. What nobody foresaw is logged, and told without
+A message says what was got, what was expected, what to do. What nobody foresaw is logged, and told without
 its details.
 """
 

@@ -7,8 +7,8 @@
     └─ message item     output_item.added · content_part.added · output_text.delta … .done · … .done
     completed | incomplete
 
-Asked for a summary, thinking goes into `reasoning_summary_text` instead: some clients look nowhere else. It is the
-thinking itself; nothing is summarised.
+Asked for a summary, thinking goes into `reasoning_summary_text` instead: some clients look nowhere else. It
+is the thinking itself; nothing is summarised.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def read(values: Mapping[str, Any], served: Served, drawn_seed: int) -> Ask:
 
 
 def _messages(body: _Body) -> Any:
-    items: list[Any] = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+    items: list[Any] = (
+        [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+    )
     turns = []
     for index, item in enumerate(items):
         kind = item.get("type", "message") if isinstance(item, dict) else "message"
@@ -100,7 +102,9 @@ def _wants_summary(reasoning: _Reasoning) -> bool:
         value = getattr(reasoning, name)
         if value is not None and value not in _SUMMARIES:
             param = f"reasoning.{name}"
-            raise Refused(f"{param} must be one of {', '.join(_SUMMARIES)}; got {shown(value)}", param, "invalid_value")
+            raise Refused(
+                f"{param} must be one of {', '.join(_SUMMARIES)}; got {shown(value)}", param, "invalid_value"
+            )
     return reasoning.summary is not None or reasoning.generate_summary is not None
 
 
@@ -150,7 +154,11 @@ class ResponseEvents:
 
     def failed(self, error: Mapping[str, Any]) -> list[Told]:
         """What ends a stream that can't go on."""
-        return [self._told("error", error=error, message=error["message"], code=error["code"], param=error["param"])]
+        return [
+            self._told(
+                "error", error=error, message=error["message"], code=error["code"], param=error["param"]
+            )
+        ]
 
     def _said(self, said: list[tuple[Phase, str]]) -> list[Told]:
         told: list[Told] = []
@@ -197,7 +205,9 @@ class ResponseEvents:
             told += self._close_last() + self._open(Phase.ANSWER)
         status = _status(response)
         told += self._close_last(status)
-        whole = self._object.made(status, [item.made(status) for item in self._items], self._collected, response)
+        whole = self._object.made(
+            status, [item.made(status) for item in self._items], self._collected, response
+        )
         return [*told, self._told(f"response.{status}", response=whole)]
 
     def _told(self, kind: str, **values: Any) -> Told:
@@ -252,7 +262,13 @@ class _Item:
         """The item itself."""
         parts = [] if is_empty else [self.part(self.text)]
         if self.phase is Phase.ANSWER:
-            return {"type": "message", "id": self._id, "role": "assistant", "status": status, "content": parts}
+            return {
+                "type": "message",
+                "id": self._id,
+                "role": "assistant",
+                "status": status,
+                "content": parts,
+            }
         within = {"summary": parts} if self._as_summary else {"summary": [], "content": parts}
         # Thinking is whole once an answer follows it, whatever becomes of that.
         return {"type": "reasoning", "id": self._id, "status": status if is_empty else "completed", **within}
@@ -293,7 +309,10 @@ class _Object:
             "output": output,
             "parallel_tool_calls": False,
             "previous_response_id": None,
-            "reasoning": {"effort": str(request.effort), "summary": "auto" if self._ask.with_summary else None},
+            "reasoning": {
+                "effort": str(request.effort),
+                "summary": "auto" if self._ask.with_summary else None,
+            },
             "store": False,
             "temperature": request.sampling.temperature,
             "text": {"format": {"type": "text"}},

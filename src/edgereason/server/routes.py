@@ -27,7 +27,7 @@ from edgereason.core.types import Response as Answer
 from edgereason.reasoning.events import Event
 from edgereason.server import chat, limits, native, responses
 from edgereason.server.asking import Ask
-from edgereason.server.fields import Refused, parse
+from edgereason.server.fields import parse
 from edgereason.server.guard import CLIENT
 from edgereason.server.metrics import CONTENT_TYPE
 from edgereason.server.pages import INDEX, Page
@@ -36,7 +36,7 @@ from edgereason.server.service import Asked, Service
 from edgereason.server.sse import DONE, EventStream, Gone, frame, json_bytes, unless_gone
 
 ENDPOINTS: Final = (
-    "POST /v1/chat/completions, POST /v1/responses, GET /v1/models, GET /health, GET /metrics, and the page at /"
+    "POST /v1/chat/completions or /v1/responses, GET /v1/models, /health or /metrics, the page at /"
 )
 Respond = Callable[[Request], Awaitable[Any]]
 
@@ -86,7 +86,6 @@ class Routes:
         )
         app.router.redirect_slashes = False
         return app
-
 
     async def chat(self, request: Request) -> Any:
         """Chat completions."""
@@ -174,7 +173,9 @@ class Routes:
     async def _control(self, request: Request, action: str, done: Any) -> Any:
         request_id = native.read_control(parse(await request.body()), action)
         if not self._service.answer_now(request_id):
-            return problem_response(Problem(404, "no request of this id is being answered", "not_found", "id"))
+            return problem_response(
+                Problem(404, "no request of this id is being answered", "not_found", "id")
+            )
         return Response(status_code=204) if done is None else json_response(done)
 
     async def models(self, request: Request) -> Any:

@@ -5,8 +5,8 @@
     frames ─→ send ─→ client        silence → ": ping"        send takes too long → the connection is cut
        ↑ closed as soon as the client is gone, so that what it asked for ends
 
-A response that is not streamed watches for its client in the same way (`unless_gone`): Starlette itself goes on
-computing for nobody.
+A response that is not streamed watches for its client in the same way (`unless_gone`): Starlette itself goes
+on computing for nobody.
 """
 
 from __future__ import annotations

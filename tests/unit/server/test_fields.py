@@ -89,7 +89,10 @@ def test_options_of_the_next_harder_try_can_be_sent_as_they_are() -> None:
         ({"thinking_budget_tokens": 100, "thinking_token_budget": 200}, "thinking_token_budget"),
         ({"thinking_budget_tokens": 100, "edgereason": {"budget": 200}}, "edgereason.budget"),
         ({"reasoning_effort": "none", "think": True}, "think"),
-        ({"think": True, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs.enable_thinking"),
+        (
+            {"think": True, "chat_template_kwargs": {"enable_thinking": False}},
+            "chat_template_kwargs.enable_thinking",
+        ),
         ({"edgereason": {"mode": "chat"}, "reasoning_effort": "high"}, "reasoning_effort"),
         ({"max_tokens": 10, "max_completion_tokens": 20}, "max_tokens"),
         ({"n": 2, "edgereason": {"streams": 2}}, "n"),
@@ -101,15 +104,25 @@ def test_places_that_contradict_each_other_are_refused(fields: dict[str, Any], p
 
 
 def test_the_same_budget_twice_is_no_contradiction() -> None:
-    assert read(thinking_budget_tokens=100, thinking_token_budget=100).request.budget == Budget(limit_tokens=100)
+    assert read(thinking_budget_tokens=100, thinking_token_budget=100).request.budget == Budget(
+        limit_tokens=100
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "param", "advice"),
     [
         # vllm-project/vllm#50166: a budget in the wrong place was dropped, and thinking went on without one.
-        ({"chat_template_kwargs": {"thinking_budget": 100}}, "chat_template_kwargs.thinking_budget", "top level"),
-        ({"chat_template_kwargs": {"thinking_token_budget": 9}}, "chat_template_kwargs.thinking_token_budget", "top level"),
+        (
+            {"chat_template_kwargs": {"thinking_budget": 100}},
+            "chat_template_kwargs.thinking_budget",
+            "top level",
+        ),
+        (
+            {"chat_template_kwargs": {"thinking_token_budget": 9}},
+            "chat_template_kwargs.thinking_token_budget",
+            "top level",
+        ),
         ({"budget": "5s"}, "budget", "'edgereason'"),
         ({"streams": 4}, "streams", "'edgereason'"),
         ({"thinking_budget": 100}, "thinking_budget", "thinking_budget_tokens"),
@@ -205,7 +218,7 @@ def test_a_value_that_cant_be_used_is_refused_under_its_fields_name(
 
 def test_a_type_is_named_as_people_call_it() -> None:
     assert str(refused(max_tokens="5")) == "max_tokens: expected a whole number, got a text"
-    with pytest.raises(Refused, match="^messages is missing$"):
+    with pytest.raises(Refused, match=r"^messages is missing$"):
         chat.read({}, SERVED, 0)
 
 
@@ -277,7 +290,8 @@ def test_candidates_are_streams_that_all_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"NaN", b'{"a": 1e999}', b'{"a": "\xff"}', b'{"a": "\\ud800"}', b'{"a":' + b"[" * 100_000]
+    "body",
+    [b"", b"[]", b"NaN", b'{"a": 1e999}', b'{"a": "\xff"}', b'{"a": "\\ud800"}', b'{"a":' + b"[" * 100_000],
 )
 def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(Refused) as caught:
@@ -299,7 +313,12 @@ def test_the_page_speaks_of_options_as_the_library_does() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"budget": "700s"}, "budget"), ({"id": ""}, "id"), ({"model": "small"}, "model"), ({"mode": "x"}, "mode")],
+    [
+        ({"budget": "700s"}, "budget"),
+        ({"id": ""}, "id"),
+        ({"model": "small"}, "model"),
+        ({"mode": "x"}, "mode"),
+    ],
 )
 def test_the_page_too_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(Refused) as caught:
@@ -366,6 +385,10 @@ def test_what_responses_cant_honour_is_refused(fields: dict[str, Any], param: st
 
 def test_what_changes_nothing_is_accepted_in_responses() -> None:
     same = response(
-        store=False, include=["reasoning.encrypted_content"], truncation="disabled", background=False, tools=[]
+        store=False,
+        include=["reasoning.encrypted_content"],
+        truncation="disabled",
+        background=False,
+        tools=[],
     )
     assert same == response(text={"format": {"type": "text"}, "verbosity": "medium"}) == response()

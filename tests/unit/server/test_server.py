@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from served import USER, Raw, Reply, Site, served
 
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import EngineError
 from edgereason.server import limits
 from edgereason.server.app import ServerConfig
 from edgereason.server.asking import Served
+from served import USER, Raw, Reply, Site, served
 
 FOUR = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 ENDLESS = "hm " * 20_000 + "\n</think>\n\nThe final answer is 6."
@@ -101,7 +101,9 @@ def test_the_models_names_are_listed_and_others_are_not_found(site: Site) -> Non
     assert (site.ask("/v1/models/gpt-4o").status, site.chat(model="gpt-4o").code) == (404, "model_not_found")
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/api/generate", "/api/tags", "/v1/embeddings", "/x", "/v1/models/"])
+@pytest.mark.parametrize(
+    "path", ["/v1/completions", "/api/generate", "/api/tags", "/v1/embeddings", "/x", "/v1/models/"]
+)
 def test_a_path_that_is_not_there_names_those_that_are(site: Site, path: str) -> None:
     reply = site.ask(path)
     assert (reply.status, reply.code) == (404, "not_found" if path != "/v1/models/" else "model_not_found")
@@ -266,7 +268,10 @@ def test_case_14_the_key_is_needed_on_every_path(engine: SlowEngine) -> None:
         assert [site.ask(path).status for path in paths] == [401] * len(paths)
         assert site.ask(body={"messages": USER}).status == 401
         key = {"authorization": "Bearer secret"}
-        assert site.ask(body={"messages": USER, "seed": 0, **THINK}, headers=key).said() == "The final answer is 4."
+        assert (
+            site.ask(body={"messages": USER, "seed": 0, **THINK}, headers=key).said()
+            == "The final answer is 4."
+        )
         assert site.ask("/health").json == {"status": "ok"}
         assert site.ask("/api/info", headers=key).json["needs_key"] is True
 
@@ -289,7 +294,17 @@ def test_case_16_a_character_of_several_tokens_arrives_whole(engine: SlowEngine)
 
 @pytest.mark.parametrize(
     "path",
-    ["../limits.py", "..%2flimits.py", "%2e%2e/limits.py", "/etc/passwd", "//etc/passwd", "index.html%00", "", ".", "C:%5c"],
+    [
+        "../limits.py",
+        "..%2flimits.py",
+        "%2e%2e/limits.py",
+        "/etc/passwd",
+        "//etc/passwd",
+        "index.html%00",
+        "",
+        ".",
+        "C:%5c",
+    ],
 )
 def test_case_17_no_path_of_a_request_is_opened(site: Site, path: str) -> None:
     # ggml-org/llama.cpp#26316
@@ -312,9 +327,11 @@ class Slow(ScriptedEngine):
         return super().step(feeds)
 
 async def load():
-    return AsyncModel(Model(Slow(["hm " * 20_000 + "\\n</think>\\n\\nThe final answer is 6."])), max_waiting=32)
+    reply = "hm " * 20_000 + "\\n</think>\\n\\nThe final answer is 6."
+    return AsyncModel(Model(Slow([reply])), max_waiting=32)
 
-serve(Served(name="small"), load, ServerConfig(port=0, drain_s=10.0), on_ready=lambda url: print(url, flush=True))
+config = ServerConfig(port=0, drain_s=10.0)
+serve(Served(name="small"), load, config, on_ready=lambda url: print(url, flush=True))
 """
 
 
@@ -337,6 +354,8 @@ def test_case_18_sigterm_under_streams_gives_each_its_answer() -> None:
             refused = site.chat()
             assert (refused.status, refused.code) == (503, "draining")
             heard = list(pool.map(Raw.read_all, clients))
+            for client in clients:
+                client.close()
         assert process.wait(timeout=20) == 0
         assert time.monotonic() - start_s < 12
     finally:
@@ -379,7 +398,9 @@ def test_a_request_answers_now_when_it_is_told_to(site: Site) -> None:
         done = site.ask("/v1/chat/completions/control", {"id": request_id, "action": "reasoning_end"})
         assert (done.status, done.json) == (200, {"success": True})
         assert b"The final answer is 6." in client.read_until(b"[DONE]")
-    assert site.ask("/v1/chat/completions/control", {"id": request_id, "action": "reasoning_end"}).status == 404
+    assert (
+        site.ask("/v1/chat/completions/control", {"id": request_id, "action": "reasoning_end"}).status == 404
+    )
 
 
 def test_the_page_answers_now_under_its_own_id(site: Site) -> None:
@@ -419,7 +440,9 @@ def test_a_reader_that_stalls_is_dropped_and_others_go_on(
             client.close()
 
 
-def test_a_connection_that_asks_nothing_is_closed(engine: SlowEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_asks_nothing_is_closed(
+    engine: SlowEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "HEADERS_S", 0.1)
     with served(engine) as site, socket.create_connection(("127.0.0.1", site.port)) as client:
         client.sendall(b"POST /v1/chat")
@@ -488,14 +511,15 @@ def test_prometheus_reads_the_figures(site: Site) -> None:
     assert "edgereason_requests_processing 0.0" in text
     assert "edgereason_ttft_seconds_count 2.0" in text
     # The second prompt is the first one's: all but its last token, whose logits are drawn from, may be kept.
-    cached = float(text.split("edgereason_cached_tokens_total ")[1].split("\n")[0])
+    cached = float(text.split("\nedgereason_cached_tokens_total ")[1].split("\n")[0])
     assert cached >= 22
 
 
 def test_files_are_imported_by_serve_alone() -> None:
     code = (
         "import sys, edgereason.cli.main, edgereason.reasoning.async_model;"
-        "print(sorted({'starlette', 'uvicorn', 'msgspec', 'prometheus_client', 'anyio'} & sys.modules.keys()))"
+        "libraries = {'starlette', 'uvicorn', 'msgspec', 'prometheus_client', 'anyio'};"
+        "print(sorted(libraries & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from conftest import FACTS, Script
 from hypothesis import given
 from hypothesis import strategies as st
+from script import FACTS, Script
 
 from edgereason.core.chat import split_chat, split_thinking
 from edgereason.engine.scripted import ScriptedEngine
@@ -70,7 +71,9 @@ def test_thinking_goes_apart_from_the_answer_and_without_its_tags() -> None:
     assert told[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("fields", [("reasoning_content",), ("reasoning",), ("reasoning_content", "reasoning")])
+@pytest.mark.parametrize(
+    "fields", [("reasoning_content",), ("reasoning",), ("reasoning_content", "reasoning")]
+)
 def test_thinking_goes_where_the_server_was_told(fields: tuple[str, ...]) -> None:
     told = chunks(Script([FOUR], reasoning_effort="low"), fields)
     given = {name: joined(told, name) for name in ("reasoning_content", "reasoning")}
@@ -97,7 +100,9 @@ def test_usage_comes_only_if_it_was_asked_for_and_choices_always() -> None:
     # Arthur-Ficial/apfel#100, ROCm/ATOM#1711, #1803
     without = chunks(Script([FOUR], reasoning_effort="low", stream=True))
     assert all("usage" not in chunk and chunk["choices"] for chunk in without)
-    asked = chunks(Script([FOUR], reasoning_effort="low", stream=True, stream_options={"include_usage": True}))
+    asked = chunks(
+        Script([FOUR], reasoning_effort="low", stream=True, stream_options={"include_usage": True})
+    )
     assert [chunk["usage"] for chunk in asked[:-1]] == [None] * (len(asked) - 1)
     assert asked[-1]["choices"] == []
     # Tokens are bytes here: "2+2 is 4.\n</think>" has 18, "\n\nThe final answer is 4." has 24; the prompt is
@@ -205,7 +210,9 @@ def test_the_whole_completion_is_what_was_streamed() -> None:
     ],
 )
 @given(data=st.data())
-def test_thinking_in_any_pieces_is_the_traces_thinking(data: st.DataObject, reply: str, is_chat: bool) -> None:
+def test_thinking_in_any_pieces_is_the_traces_thinking(
+    data: st.DataObject, reply: str, is_chat: bool
+) -> None:
     split = split_chat if is_chat else split_thinking
     thinking, answer = split(reply)
     assert thinking is not None
@@ -215,7 +222,7 @@ def test_thinking_in_any_pieces_is_the_traces_thinking(data: st.DataObject, repl
     cuts = data.draw(st.lists(st.integers(start, len(spoken)), max_size=8).map(sorted))
     places = [0, *cuts, len(spoken)]
     thought = ThoughtText(is_chat=is_chat)
-    shown = [thought.push(spoken[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    shown = [thought.push(spoken[a:b]) for a, b in pairwise(places)]
     assert "".join([*shown, thought.flush()]) == thinking
 
 

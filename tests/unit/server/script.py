@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from edgereason.core.types import Response
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.events import Answered, Event
@@ -29,8 +27,3 @@ class Script:
     def response(self) -> Response:
         assert isinstance(self.events[-1], Answered)
         return self.events[-1].response
-
-
-@pytest.fixture
-def facts() -> Facts:
-    return FACTS
