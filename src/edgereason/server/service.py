@@ -216,6 +216,7 @@ class Asked:
                 self._metrics.note_queue(self._queue_s)
             if isinstance(event, Answered):
                 self._is_over = True
+                self.on_close()
                 self._metrics.note_response(event.response, self._queue_s or 0.0)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -84,24 +83,22 @@ class EventStream:
     async def _send_all(self, send: _Patient) -> None:
         headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        upcoming: asyncio.Future[bytes] | None = None
+        upcoming = asyncio.ensure_future(self._next())
         try:
             while True:
-                upcoming = upcoming or asyncio.ensure_future(anext(self._frames))
                 await asyncio.wait({upcoming}, timeout=self._ping_s)
-                body = PING
+                body: bytes | None = PING
                 if upcoming.done():
-                    try:
-                        body, upcoming = upcoming.result(), None
-                    except StopAsyncIteration:
+                    if (body := upcoming.result()) is None:
                         break
+                    upcoming = asyncio.ensure_future(self._next())
                 await send({"type": "http.response.body", "body": body, "more_body": True})
         finally:
-            if upcoming is not None and not upcoming.done():
-                upcoming.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await upcoming
+            await _cancelled(upcoming)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _next(self) -> bytes | None:
+        return await anext(self._frames, None)
 
 
 class _Patient:
@@ -140,11 +137,16 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
             return working.result()
         raise Gone
     finally:
-        for task in (working, leaving):
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError, Gone):
-                    await task
+        await _cancelled(working)
+        await _cancelled(leaving)
+
+
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancels a task and waits for its end; what it came to is of no interest any more."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
 
 
 async def _left(receive: Receive) -> None:
