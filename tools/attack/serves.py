@@ -17,7 +17,8 @@ from typing import Any, Final
 from mutations import mutate_text
 from served import Site, served
 
-from edgereason.engine.scripted import ScriptedEngine
+from edgereason.core.types import Sampling
+from edgereason.engine.scripted import ScriptedEngine, ScriptedSampler
 from tools.attack.asks import resident_bytes
 from tools.attack.tally import Tally
 
@@ -34,6 +35,15 @@ _WARM_UP: Final = 0.2
 _PATHS: Final = ("/v1/chat/completions", "/v1/responses", "/api/chat")
 
 
+class ForgetfulEngine(ScriptedEngine):
+    """A scripted engine that does not keep what tests would look at."""
+
+    def sampler(self, sampling: Sampling, seed: int) -> ScriptedSampler:
+        self.samplers.clear()
+        self.decoded.clear()
+        return super().sampler(sampling, seed)
+
+
 @dataclass
 class Answer:
     """What a client got: status, body, and whether it stayed to the end."""
@@ -46,7 +56,7 @@ class Answer:
 def attack(tally: Tally, folder: Path, seed: int) -> None:
     """Asks `tally.planned` times, so many clients at a time."""
     rng = random.Random(f"serves {seed}")
-    engine = ScriptedEngine(REPLIES, context_tokens=32_768)
+    engine = ForgetfulEngine(REPLIES, context_tokens=32_768)
     with served(engine, max_running=8, max_waiting=CONCURRENT, cache_mib=1) as site:
         warm = max(1, round(tally.planned * _WARM_UP))
         asyncio.run(_ask_all(site, tally, range(warm), rng))

@@ -254,7 +254,11 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.app_state = {**self.app_state, ABORT: transport.abort}
-        self.loop.call_later(limits.HEADERS_S, self._require_request)
+        self._patience = self.loop.call_later(limits.HEADERS_S, self._require_request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
+        super().connection_lost(exc)
 
     def _require_request(self) -> None:
         scope: Any = self.scope
