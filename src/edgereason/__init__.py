@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from edgereason.reasoning.request import AskOptions
     from edgereason.reasoning.runs import Events
     from edgereason.reasoning.session import Session
+    from edgereason.reasoning.worker import Load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "EngineError",
     "Event",
     "Events",
+    "Load",
     "Message",
     "Mode",
     "Model",
@@ -132,6 +134,7 @@ _MODULES = {
     "reasoning.request": "AskOptions",
     "reasoning.runs": "Events",
     "reasoning.session": "Session",
+    "reasoning.worker": "Load",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 

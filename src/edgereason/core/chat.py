@@ -78,6 +78,24 @@ class Seams:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation with the generation prompt, as ids.
+
+    Attributes:
+        starts: how many ids stand before what a message says, for each of them in order. Conversations that
+            begin alike share their ids up to such a place.
+        opens_thinking: whether it ends inside thinking, which the template opened itself.
+    """
+
+    ids: tuple[int, ...]
+    starts: tuple[int, ...] = ()
+    opens_thinking: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
 class ChatTemplate:
     """A model's own Jinja chat template.
 
@@ -96,7 +114,13 @@ class ChatTemplate:
     def encode(
         self, messages: Sequence[Message], tokenize: Tokenize, *, enable_thinking: bool | None = None
     ) -> tuple[int, ...]:
-        """Ids of the prompt: all messages and the generation prompt.
+        """Ids of the prompt alone; see `prompt`."""
+        return self.prompt(messages, tokenize, enable_thinking=enable_thinking).ids
+
+    def prompt(
+        self, messages: Sequence[Message], tokenize: Tokenize, *, enable_thinking: bool | None = None
+    ) -> Prompt:
+        """All messages and the generation prompt.
 
         What a message says can never become a control token: contents are tokenized as plain text
         between the template's own parts. Assistant turns lose their thinking. Templates of natively
@@ -110,12 +134,8 @@ class ChatTemplate:
         rendered = self._render([m.role for m in messages], enable_thinking)
         if self.add_bos and not rendered.startswith(self.bos):
             rendered = self.bos + rendered
-        return _ids(rendered, contents, tokenize)
-
-    def opens_thinking(self, messages: Sequence[Message], *, enable_thinking: bool | None = None) -> bool:
-        """Whether the prompt of these messages ends inside thinking, which the template opened itself."""
-        rendered = self._render([m.role for m in messages], enable_thinking)
-        return rendered.rstrip().endswith(OPENING.strip())
+        ids, starts = _ids(rendered, contents, tokenize)
+        return Prompt(ids, starts, opens_thinking=rendered.rstrip().endswith(OPENING.strip()))
 
     def next_turn(self, content: str, tokenize: Tokenize) -> tuple[int, ...]:
         """Ids of what follows on an assistant's text whose turn has not been ended.
@@ -136,7 +156,7 @@ class ChatTemplate:
                 "the model's chat template does not put a second question behind an answer: "
                 "use another model, or one with another template"
             )
-        return _ids(rest, ["", "", content], tokenize)
+        return _ids(rest, ["", "", content], tokenize)[0]
 
     def _render(self, roles: Sequence[str], enable_thinking: bool | None = None) -> str:
         """A conversation of these roles, each content a mark, with the generation prompt.
@@ -352,10 +372,15 @@ def strip_thinking(text: str) -> str:
     return split_thinking(text)[1] or ""
 
 
-def _ids(rendered: str, contents: Sequence[str], tokenize: Tokenize) -> tuple[int, ...]:
-    """Ids of a rendered template, and of the contents where their marks stand."""
+def _ids(
+    rendered: str, contents: Sequence[str], tokenize: Tokenize
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids of a rendered template and of the contents where their marks stand; and where those begin."""
     ids: list[int] = []
+    starts: list[int] = []
     for part, is_content in filled(rendered, contents):
+        if is_content:
+            starts.append(len(ids))
         if part:
             ids += tokenize(part) if is_content else tokenize(part, special=True)
-    return tuple(ids)
+    return tuple(ids), tuple(starts)

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Unpack, cast
 
+from edgereason.core.chat import Prompt
 from edgereason.core.checks import require, require_function
 from edgereason.core.closing import Closing
 from edgereason.core.types import Message, Mode, Request, Response, Stop
@@ -30,7 +31,7 @@ from edgereason.reasoning.harder import harder
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.prompt_cache import KvOrigin, PromptCache
 from edgereason.reasoning.request import SAMPLING_OPTIONS, AskOptions, make_request
-from edgereason.reasoning.runs import Events, Run, drive, last_response
+from edgereason.reasoning.runs import Caller, Events, Run, drive, last_response
 
 _BUDGETS: Final = ("effort", "budget")
 _INHERITED: Final = (*_BUDGETS, "streams", "vote", "stage", "sampling", *SAMPLING_OPTIONS, "seed", "stop")
@@ -51,10 +52,12 @@ class Turn:
 
     Attributes:
         run: begins the answer; arguments as those of `Pipeline.run` in its place.
+        advised: an error of its planning, as the caller should read it.
     """
 
     request: Request
-    run: Callable[[Batch, Callable[[], bool], float | None], Run]
+    run: Callable[[Batch, Caller, Prompt | None], Run]
+    advised: Callable[[ContextOverflow], ContextOverflow] = lambda error: error
 
 
 class Session(Closing):
@@ -204,14 +207,15 @@ class Session(Closing):
 
     def _events(self, turn: Turn, should_stop: Callable[[], bool]) -> Events:
         require_function("should_stop", should_stop)
-        batch = Batch(self._pipeline.engine)
-        return drive(turn.run(batch, should_stop, None), batch)
+        batch, caller = Batch(self._pipeline.engine), Caller(should_stop=should_stop)
+        return drive(turn.run(batch, caller, None), batch, caller)
 
     def _turn(self, asked: tuple[Message, ...], options: AskOptions) -> Turn:
         if options.get("system") is not None:
             raise RequestError("a session's system message is given when it is made")
         request = make_request(asked, **options)
-        return Turn(request, partial(self._run, request, options, self._messages))
+        run = partial(self._run, request, options, self._messages)
+        return Turn(request, run, partial(self._advised, request=request))
 
     def _run(
         self,
@@ -219,8 +223,8 @@ class Session(Closing):
         options: AskOptions,
         said: tuple[Message, ...],
         batch: Batch,
-        should_stop: Callable[[], bool],
-        accepted_s: float | None,
+        caller: Caller,
+        prompt: Prompt | None,
     ) -> Run:
         """The pipeline's run on this session's KV; what it answers becomes a turn."""
         if self._is_closed:
@@ -231,7 +235,7 @@ class Session(Closing):
             raise RequestError("the conversation has gone on since this was asked: ask again")
         self._is_answering = True
         try:
-            run = self._pipeline.run(request, batch, should_stop, self._prefix, accepted_s)
+            run = self._pipeline.run(request, batch, caller, prefix=self._prefix, prompt=prompt)
             with closing(run):
                 for event in run:
                     if isinstance(event, Routed):

@@ -28,7 +28,7 @@ from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.control import Phase, least_tokens
 from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied, Text
 from edgereason.reasoning.pipeline import Pipeline
-from edgereason.reasoning.runs import drive, drive_many
+from edgereason.reasoning.runs import Caller, drive, drive_many
 
 FOUR = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 FIVE = "2+2 is 5, I think.\n</think>\n\nThe final answer is 5."
@@ -282,7 +282,9 @@ def test_events_tell_the_story_in_order() -> None:
 def test_a_caller_who_stops_gets_what_there_is() -> None:
     engine = ScriptedEngine([ENDLESS])
     batch, told = Batch(engine), []
-    for event in drive(Pipeline(engine).run(request(), batch, lambda: len(told) >= 6), batch):
+    for event in drive(
+        Pipeline(engine).run(request(), batch, Caller(should_stop=lambda: len(told) >= 6)), batch
+    ):
         told.append(event)
     assert isinstance(told[-1], Answered)
     response = told[-1].response
