@@ -25,11 +25,8 @@ FLAGS = (
 )
 WATCH = """
     window.violations = [];
-    window.longTasks = [];
     addEventListener('securitypolicyviolation', (event) =>
         window.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
-    const note = (list) => list.getEntries().forEach((entry) => window.longTasks.push(entry.duration));
-    new PerformanceObserver(note).observe({ type: 'longtask' });
 """
 
 

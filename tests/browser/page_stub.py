@@ -371,7 +371,7 @@ def _load(body: Frame, _: threading.Event) -> Iterator[Frame]:
             yield {"type": "tally", "standing": standing, "running": 8}
     for i in streams:
         yield {"type": "ended", "stream": i, "answer": "7", "score": 0.5, "stop": "natural", "tokens": 3000}
-    yield _answered(HOSTILE * 8, winner=0)
+    yield _answered(HOSTILE * 2, winner=0)
 
 
 _SCRIPTS: dict[str, Callable[[Frame, threading.Event], Iterator[Any]]] = {

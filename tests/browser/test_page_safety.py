@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -52,24 +53,31 @@ def test_a_hostile_question_and_title_stay_text(page: Any) -> None:
     assert page.title().startswith("<img src=x")
 
 
-def test_eight_streams_hold_up_nothing(context: Any) -> None:
-    # The best of three rounds: what the machine does beside it is not the page's.
-    longest = []
+def test_eight_streams_hold_up_nothing(browser: Any, context: Any) -> None:
     for stub in serve(pace_s=0.05):
-        for _ in range(3):
-            page = context.new_page()
-            page.goto(stub.url)
-            page.get_by_role("combobox", name="Streams").select_option("8 streams")
-            page.wait_for_timeout(500)
-            page.evaluate("window.longTasks.length = 0")
-            ask(page, "load")
-            page.get_by_role("button", name=re.compile("Stream 1:")).click()
-            wait_for_answer(page)
-            longest.append(max(page.evaluate("window.longTasks"), default=0))
-            page.close()
-            if longest[-1] == 0:
-                return
-    assert min(longest) <= 50, longest
+        page = context.new_page()
+        page.goto(stub.url)
+        page.get_by_role("combobox", name="Streams").select_option("8 streams")
+        browser.start_tracing(page=page, categories=["toplevel", "disabled-by-default-devtools.timeline"])
+        ask(page, "load")
+        page.get_by_role("button", name=re.compile("Stream 1:")).click()  # all that it thinks is drawn
+        wait_for_answer(page)
+        page.locator(".answer math").first.wait_for()
+        trace = json.loads(browser.stop_tracing())["traceEvents"]
+        page.close()
+        mains = {
+            (event["pid"], event["tid"])
+            for event in trace
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+        }
+        # Of the processor, not of the clock: what else the machine does is not the page's.
+        tasks_ms = [
+            event["tdur"] / 1000
+            for event in trace
+            if event["name"] == "RunTask" and event["ph"] == "X" and (event["pid"], event["tid"]) in mains
+        ]
+        assert len(tasks_ms) > 1000
+        assert max(tasks_ms) <= 50
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -84,9 +92,9 @@ def test_axe_finds_nothing(page: Any, context: Any, axe: str, scheme: str) -> No
     page.locator(".lane .tail", has_text="step 3").first.wait_for()
     assert _findings(page, axe) == []
     page.keyboard.press("Escape")
-    for question in ("hostile", QUESTION, "fail"):
+    for question in ("fail", "hostile", QUESTION):
         ask(page, question)
-        page.wait_for_function("!document.querySelector('[aria-busy=true]')")
+        page.locator("[aria-busy=true]").wait_for(state="detached")
     page.locator(".answer math").first.wait_for()
     page.get_by_role("button", name=re.compile("Stream 2:")).last.click()
     assert _findings(page, axe) == []
@@ -110,7 +118,7 @@ def test_360_pixels_are_enough(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     for question in ("hostile", QUESTION, "x" * 300):
         ask(page, question)
-        page.wait_for_function("!document.querySelector('[aria-busy=true]')")
+        page.locator("[aria-busy=true]").wait_for(state="detached")
         page.wait_for_timeout(100)
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         assert page.evaluate(
@@ -120,6 +128,7 @@ def test_360_pixels_are_enough(page: Any) -> None:
     page.get_by_role("button", name=re.compile("^New conversation")).click()
     page.get_by_role("heading", name="What should it think about?").wait_for()
     page.get_by_role("button", name="Settings").last.click()
+    page.get_by_role("dialog").wait_for()
     assert page.evaluate("document.querySelector('dialog').scrollWidth <= 360")
 
 

@@ -11,7 +11,7 @@
  *   limits: {streams: number, budget_tokens?: number},
  *   needs_key: boolean,
  * }} Info
- * @typedef {{type: string, [field: string]: any}} Frame
+ * @typedef {any} Frame  an object with a `type`; `take` in conversation.js says what each brings
  */
 
 /** The server refused, failed, or could not be reached (`status` 0). */

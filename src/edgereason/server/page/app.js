@@ -24,11 +24,12 @@ function App() {
       <${TopBar} />
       ${state.open ? html`<${Chat} key=${state.open.id} conversation=${state.open} />` : html`<${Welcome} />`}
       <div class="dock"><${Problem} /><${Composer} /></div>
+      <${ToastView} />
     </main>
     ${state.dialog === 'settings' ? html`<${SettingsDialog} />` : null}
     ${state.dialog === 'key' ? html`<${KeyDialog} />` : null}
     ${state.dialog === 'shortcuts' ? html`<${ShortcutsDialog} />` : null}
-    <${ToastView} />`;
+`;
 }
 
 function TopBar() {

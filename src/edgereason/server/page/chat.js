@@ -26,12 +26,18 @@ const FOLLOW_PX = 80;
 export function Chat({ conversation }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null));
   const isFollowing = useRef(true);
+  useLayoutEffect(() => {
+    // Whatever makes the column grow, a text or a formula that is drawn later: its end stays in sight.
+    const growth = new ResizeObserver(() => {
+      if (isFollowing.current) box.current.scrollTop = box.current.scrollHeight;
+    });
+    growth.observe(box.current.firstElementChild);
+    return () => growth.disconnect();
+  }, []);
   useEffect(() => {
     isFollowing.current = true;
-  }, [conversation.id, conversation.turns.length]);
-  useLayoutEffect(() => {
-    if (isFollowing.current) box.current.scrollTop = box.current.scrollHeight;
-  });
+    box.current.scrollTop = box.current.scrollHeight;
+  }, [conversation.turns.length]);
   const watch = () => {
     const { scrollTop, scrollHeight, clientHeight } = box.current;
     isFollowing.current = scrollHeight - scrollTop - clientHeight < FOLLOW_PX;
@@ -106,7 +112,8 @@ function Question({ conversation, turn, place }) {
 function AnswerView({ conversation, turn, answer, isLast, isBusy }) {
   const isRunning = !isOver(answer);
   const isThinking = answer.routed?.route === 'think';
-  return html`<section class="answer" aria-label="Answer">
+  const markdown = useMarkdown(); // loaded while the prompt is read
+  return html`<div class="answer" role="group" aria-label="Answer">
     ${isThinking
       ? html`<${Race} answer=${answer} isLast=${isLast} />`
       : html`<div class="plain">${answer.routed ? html`<${Route} routed=${answer.routed} />` : null}${isRunning || !answer.routed ? html`<${Progress} answer=${answer} />` : null}</div>`}
@@ -121,18 +128,12 @@ function AnswerView({ conversation, turn, answer, isLast, isBusy }) {
       : null}
     ${answer.notices.map((text) => html`<p class="notice">${text}</p>`)}
     <div class="text" aria-live="polite" aria-busy=${isRunning}>
-      ${answer.text ? html`<${Prose} text=${answer.text} />` : null}
+      ${answer.text ? (markdown ? html`<${markdown.Markdown} text=${answer.text} />` : html`<div class="markdown"><p>${answer.text}</p></div>`) : null}
       ${answer.phase === 'stopped' ? html`<p class="notice">Stopped${answer.text ? '' : ' before an answer'}.</p>` : null}
       ${answer.error ? html`<p class="problem">${answer.error}</p>` : null}
     </div>
     ${isRunning ? null : html`<${Footer} conversation=${conversation} turn=${turn} answer=${answer} isLast=${isLast} isBusy=${isBusy} />`}
-  </section>`;
-}
-
-/** An answer's text; plain for the moment that it takes to load what reads Markdown. @param {{text: string}} properties */
-function Prose({ text }) {
-  const loaded = useMarkdown();
-  return loaded ? html`<${loaded.Markdown} text=${text} />` : html`<div class="markdown"><p>${text}</p></div>`;
+  </div>`;
 }
 
 /** What it took, and what can be done next. @param {{conversation: Conversation, turn: Turn, answer: Answer, isLast: boolean, isBusy: boolean}} properties */
@@ -166,7 +167,7 @@ function Figures({ answer }) {
   const figures = [
     timing.tokens_per_s != null && [`${timing.tokens_per_s.toFixed(1)} tok/s`, 'Tokens of all streams in a second'],
     [`${count(spentTokens(answer))} tokens`, 'Tokens of all streams'],
-    timing.ttft_s != null && [`first after ${duration(timing.ttft_s)}`, 'Seconds to the first token'],
+    timing.ttft_s != null && [`first token ${duration(timing.ttft_s)}`, 'Seconds to the first token'],
     timing.total_s != null && [duration(timing.total_s), 'Seconds in all'],
     result.kv_bytes && [`${memory(result.kv_bytes)} KV`, 'Memory of keys and values, at most'],
     encoded != null && [`${count(encoded)} prompt ${encoded === 1 ? 'token' : 'tokens'} encoded`, `The prompt has ${count(result.usage.prompt)} tokens; the others were kept`, encoded === 0 ? 'kept' : ''],

@@ -5,7 +5,7 @@ import { useLayoutEffect, useRef, useState } from './vendor/hooks.js';
 import { ask, stop } from './asking.js';
 import { efforts, set, settings } from './settings.js';
 import { changed, state } from './state.js';
-import { Button, html } from './ui.js';
+import { Button, html, Icon } from './ui.js';
 
 const MODES = [
   ['auto', 'Auto', 'The switcher decides whether to think'],
@@ -48,7 +48,7 @@ export function Composer() {
       <${Button} bare icon="gear" label="Settings" onClick=${() => ((state.dialog = 'settings'), changed())} />
       ${isBusy
         ? html`<${Button} bare icon="stop" kind="primary round" label="Stop" onClick=${() => stop(state.open)} />`
-        : html`<button type="submit" class="button primary round bare" aria-label="Ask" disabled=${!text.trim()}><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><path d="M8 13V3.5M3.8 7.5 8 3.3l4.2 4.2" /></svg></button>`}
+        : html`<button type="submit" class="button primary round bare" aria-label="Ask" disabled=${!text.trim()}><${Icon} name="send" /></button>`}
     </div>
   </form>`;
 }

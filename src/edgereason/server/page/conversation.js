@@ -11,11 +11,9 @@
  * }} Asked  what a request asks for, beside its messages
  *
  * @typedef {{
- *   thinking: string, text: string, tokens: number,
- *   thought: number | null,  tokens when the answer began
- *   seconds: number | null,  when it ended
+ *   thinking: string, text: string, tokens: number, thought: number | null, seconds: number | null,
  *   end: {answer: string, score: number | null, stop: string, tokens: number} | null,
- * }} Stream
+ * }} Stream  `thought`: tokens when the answer began; `seconds`: when it ended
  *
  * @typedef {{
  *   id: string, asked: Asked,
@@ -25,9 +23,8 @@
  *     streams: number, limit_tokens: number, limit_s: number | null} | null,
  *   streams: Stream[], tally: {standing: [string, number][], running: number} | null,
  *   notices: string[], text: string, result: Record<string, any> | null, error: string,
- *   began: number, first: number | null, ended: number | null,  milliseconds since 1970
- *   hurried: boolean, version: number,
- * }} Answer
+ *   began: number, first: number | null, ended: number | null, hurried: boolean, version: number,
+ * }} Answer  times are milliseconds since 1970
  *
  * @typedef {{id: string, question: string, answers: Answer[], shown: number}} Turn
  * @typedef {{id: string, title: string, changed: number, turns: Turn[]}} Conversation

@@ -48,7 +48,7 @@ export function SettingsDialog() {
   return html`<${Dialog} title="Settings">
     <h3>Thinking</h3>
     <div class="fields">
-      <${Field} label="Effort"><${Choice} name="effort" choices=${efforts()} /><//>
+      <${Field} label="Effort" hint="With the tokens that a stream may spend."><${Choice} name="effort" choices=${efforts()} /><//>
       <${Field} label="Budget" hint="Tokens a stream may spend, as 400, or seconds for it all, as 5s. Wins over effort.">
         <${Text} name="budget" placeholder="as the effort says" pattern="\\s*\\d+(\\.\\d+)?\\s*s?\\s*" />
       <//>

@@ -18,6 +18,7 @@ const BLOCK = /^ {0,3}(?:\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\]) *(?:\n|$)/;
 
 const marked = new Marked({
   gfm: true,
+  breaks: true, // small models write a step a line, and mean it
   extensions: [
     {
       name: 'formula',
@@ -51,6 +52,11 @@ export function safeHref(href) {
     return null; // relative: it would lead into this page
   }
 }
+
+const ENTITIES = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00a0' };
+
+/** The lexer leaves entities to HTML, which is not made here. @param {string} text */
+const decoded = (text) => text.replace(/&(?:#39|(amp|lt|gt|quot|apos|nbsp));/g, (_, name) => ENTITIES[name ?? 'apos']);
 
 /** A text in Markdown. @param {{text: string}} properties */
 export function Markdown({ text }) {
@@ -96,7 +102,7 @@ function block(token) {
     case 'formula':
       return html`<${Formula} text=${token.text} isDisplay=${token.isDisplay} />`;
     case 'text':
-      return token.tokens ? inline(token.tokens) : token.text;
+      return span(token);
     default:
       return html`<p>${token.raw.trimEnd()}</p>`; // HTML, and whatever else there may be, as it was written
   }
@@ -113,7 +119,7 @@ function table(token) {
   const cells = (row, Tag) =>
     row.map((cell, column) => html`<${Tag} class=${token.align[column] ?? ''}>${inline(cell.tokens)}<//>`);
   // Wide tables scroll by themselves, and can be reached by keyboard.
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>
+  return html`<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>
     <thead><tr>${cells(token.header, 'th')}</tr></thead>
     <tbody>${token.rows.map((row) => html`<tr>${cells(row, 'td')}</tr>`)}</tbody>
   </table></div>`;
@@ -126,7 +132,7 @@ const inline = (tokens) => tokens.map(span);
 function span(token) {
   switch (token.type) {
     case 'text':
-      return token.tokens ? inline(token.tokens) : token.text;
+      return token.tokens ? inline(token.tokens) : decoded(token.text);
     case 'escape':
       return token.text;
     case 'strong':

@@ -29,7 +29,7 @@ export function Formula({ text, isDisplay }) {
   const drawn = katex && drawing(katex, text, isDisplay);
   if (!drawn) return html`<code class=${isDisplay ? 'formula display' : 'formula'}>${text}</code>`;
   // A wide formula scrolls by itself; an inline one keeps to its line.
-  return isDisplay ? html`<div class="formula display scroll" tabindex="0" role="region" aria-label="Formula">${drawn}</div>` : html`<span class="formula">${drawn}</span>`;
+  return isDisplay ? html`<div class="formula display scroll" tabindex="0" role="group" aria-label="Formula">${drawn}</div>` : html`<span class="formula">${drawn}</span>`;
 }
 
 /** @param {any} katex @param {string} text @param {boolean} isDisplay @returns {any} null: it can't be read */

@@ -23,7 +23,7 @@ export function Race({ answer, isLast }) {
   const alone = answer.streams.length === 1;
   // A single stream's thinking is open while it thinks; of several, one at a time is opened by hand.
   const shown = lane ?? (alone && !isOver(answer) ? 0 : -1);
-  return html`<section class="race" aria-label="Thinking">
+  return html`<div class="race" role="group" aria-label="Thinking">
     <header>
       <${Route} routed=${answer.routed} />
       <${Progress} answer=${answer} />
@@ -37,7 +37,7 @@ export function Race({ answer, isLast }) {
           <${Tally} answer=${answer} />`
       : null}
     <${Spoken} answer=${answer} />
-  </section>`;
+  </div>`;
 }
 
 /** What is happening, and how fast. @param {{answer: Answer}} properties */
@@ -91,25 +91,30 @@ function Lane({ answer, stream, place, isShown, onToggle }) {
   const thought = stream.tokens ? ((stream.thought ?? stream.tokens) / stream.tokens) * share : 0;
   const limit = answer.routed.limit_tokens;
   return html`<li class="lane ${kind} ${isWinner ? 'winner' : ''}">
-    <button type="button" class="line" aria-expanded=${isShown} onClick=${onToggle} aria-label=${`Stream ${place + 1}: ${said(stream, kind)}`}>
-      <span class="number">${isWinner ? html`<${Icon} name="check" />` : place + 1}</span>
+    <button type="button" class="line" aria-expanded=${isShown} onClick=${onToggle}>
+      <span class="hidden">Stream ${place + 1}: ${said(stream, kind)}</span>
+      <span class="number" aria-hidden="true">${isWinner ? html`<${Icon} name="check" />` : place + 1}</span>
       ${end && !isCancelled
-        ? html`<span class="verdict"><b>${end.answer || 'no answer'}</b><span class="why">${reason(end.stop)}</span></span>`
-        : html`<span class="tail"><span>${tail(stream)}</span></span>`}
-      ${end?.score != null ? html`<span class="score" title="The verifier’s score">${end.score.toFixed(2)}</span>` : null}
-      <span class="tokens">${count(stream.tokens)}${limit ? html`<i>/${count(limit)}</i>` : null}</span>
+        ? html`<span class="verdict" aria-hidden="true"><b>${end.answer || 'no answer'}</b><span class="why">${reason(end.stop)}</span></span>`
+        : html`<span class="tail" aria-hidden="true"><span>${tail(stream)}</span></span>`}
+      ${isCancelled ? html`<span class="score" aria-hidden="true">cancelled</span>` : null}
+      ${end?.score != null && !isCancelled ? html`<span class="score" aria-hidden="true" title="The verifier’s score">${end.score.toFixed(2)}</span>` : null}
+      <span class="tokens" aria-hidden="true">${count(stream.tokens)}${limit ? html`<i>/${count(limit)}</i>` : null}</span>
     </button>
     <div class="bar" role="meter" aria-label=${`Budget of stream ${place + 1}`} aria-valuemin="0" aria-valuemax="100"
         aria-valuenow=${Math.round(share * 100)} aria-valuetext=${limit ? `${stream.tokens} of ${limit} tokens` : `${Math.round(share * 100)} %`}>
       <span class="answered" style=${{ transform: `scaleX(${share})` }} />
       <span class="thought" style=${{ transform: `scaleX(${thought})` }} />
     </div>
-    ${isShown ? html`<${Thinking} stream=${stream} isRunning=${!isOver(answer) && !end} />` : null}
+    ${isShown ? html`<${Thinking} stream=${stream} place=${place} isRunning=${!isOver(answer) && !end} />` : null}
   </li>`;
 }
 
-/** @param {Stream} stream @param {string} kind */
-const said = (stream, kind) => (stream.end && kind !== 'cancelled' ? `answer ${stream.end.answer || 'none'}` : kind);
+/** A lane in words. @param {Stream} stream @param {string} kind */
+function said({ end }, kind) {
+  if (!end || kind === 'cancelled') return kind;
+  return `answer ${end.answer || 'none'}${end.score == null ? '' : `, score ${end.score.toFixed(2)}`}`;
+}
 
 /** @param {string} stop why a stream ended, in a word; nothing if it just ended */
 const reason = (stop) => ({ budget: 'closed by the budget', length: 'cut', empty: 'said nothing' })[stop] ?? '';
@@ -121,8 +126,8 @@ function tail(stream) {
   return text.length > TAIL ? end.slice(end.indexOf(' ') + 1) : end;
 }
 
-/** All that a stream thought. @param {{stream: Stream, isRunning: boolean}} properties */
-function Thinking({ stream, isRunning }) {
+/** All that a stream thought. @param {{stream: Stream, place: number, isRunning: boolean}} properties */
+function Thinking({ stream, place, isRunning }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null));
   const isPinned = useRef(true);
   useLayoutEffect(() => {
@@ -133,7 +138,7 @@ function Thinking({ stream, isRunning }) {
     isPinned.current = scrollHeight - scrollTop - clientHeight < 24;
   };
   const text = stream.thinking.replace(/<\/?think>/g, '').trim();
-  return html`<div class="thinking" ref=${box} onScroll=${follow} tabindex="0" role="region" aria-label="Thinking">
+  return html`<div class="thoughts" ref=${box} onScroll=${follow} tabindex="0" role="group" aria-label=${`Thinking of stream ${place + 1}`}>
     ${text ? text.split('\n').map((line, place) => html`<${Line} key=${place} text=${line} />`) : html`<p class="hint">Nothing yet.</p>`}
     ${stream.text && stream.end ? html`<p class="concluded">${stream.text.trim()}</p>` : null}
   </div>`;

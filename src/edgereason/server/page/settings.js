@@ -66,5 +66,5 @@ export function asked() {
 export function efforts() {
   return Object.entries(state.info?.efforts ?? { low: { tokens: 0 }, medium: { tokens: 0 }, high: { tokens: 0 } })
     .filter(([, effort]) => effort.tokens !== null)
-    .map(([name, { tokens }]) => [name, tokens ? `${name} · ${count(tokens)} tokens` : name]);
+    .map(([name, { tokens }]) => [name, tokens ? `${name} · ${count(tokens)}` : name]);
 }

@@ -36,14 +36,14 @@ function database() {
 /**
  * @template T
  * @param {string[]} stores @param {IDBTransactionMode} mode
- * @param {(transaction: IDBTransaction) => IDBRequest<T> | void} work
+ * @param {(transaction: IDBTransaction) => IDBRequest<any> | void} work
  * @returns {Promise<T>} what the request that `work` returned found, once everything is written
  */
 async function transact(stores, mode, work) {
   const transaction = (await database()).transaction(stores, mode);
   const request = work(transaction);
   return new Promise((resolve, reject) => {
-    transaction.oncomplete = () => resolve(/** @type {T} */ (request?.result));
+    transaction.oncomplete = () => resolve(request ? request.result : undefined);
     transaction.onabort = () => reject(transaction.error);
   });
 }
