@@ -62,7 +62,8 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    yield from serve(pace_s=0.005)
+    with serve(pace_s=0.005) as stub:
+        yield stub
 
 
 @pytest.fixture

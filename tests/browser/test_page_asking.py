@@ -216,7 +216,7 @@ def test_split_characters_are_put_together(page: Any) -> None:
 
 
 def test_the_key_is_asked_for_and_kept_for_the_tab(context: Any) -> None:
-    for stub in serve(pace_s=0.005, key="secret"):
+    with serve(pace_s=0.005, key="secret") as stub:
         page = context.new_page()
         page.goto(stub.url)
         field = page.get_by_label("API key")

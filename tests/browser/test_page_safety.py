@@ -54,7 +54,7 @@ def test_a_hostile_question_and_title_stay_text(page: Any) -> None:
 
 
 def test_eight_streams_hold_up_nothing(browser: Any, context: Any) -> None:
-    for stub in serve(pace_s=0.05):
+    with serve(pace_s=0.05) as stub:
         page = context.new_page()
         page.goto(stub.url)
         page.get_by_role("combobox", name="Streams").select_option("8 streams")
