@@ -43,16 +43,29 @@ if TYPE_CHECKING:
         ModelFileError,
         NoRoomNow,
         PullError,
+        QueueFull,
         RequestError,
         TrainingError,
+        Unavailable,
     )
     from edgereason.reasoning.async_model import AsyncEvents, AsyncModel, AsyncSession
     from edgereason.reasoning.control import Phase
-    from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied, Text
+    from edgereason.reasoning.events import (
+        Answered,
+        Ended,
+        Event,
+        Notice,
+        Queued,
+        Reading,
+        Routed,
+        Tallied,
+        Text,
+    )
     from edgereason.reasoning.model import Model, load
     from edgereason.reasoning.request import AskOptions
     from edgereason.reasoning.runs import Events
     from edgereason.reasoning.session import Session
+    from edgereason.reasoning.worker import Load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -74,6 +87,7 @@ __all__ = [
     "EngineError",
     "Event",
     "Events",
+    "Load",
     "Message",
     "Mode",
     "Model",
@@ -82,6 +96,9 @@ __all__ = [
     "Notice",
     "Phase",
     "PullError",
+    "QueueFull",
+    "Queued",
+    "Reading",
     "Request",
     "RequestError",
     "Response",
@@ -96,6 +113,7 @@ __all__ = [
     "Timing",
     "Trace",
     "TrainingError",
+    "Unavailable",
     "Usage",
     "Vote",
     "__version__",
@@ -108,14 +126,15 @@ _MODULES = {
     "Usage Vote",
     "engine.scripted": "ScriptedEngine",
     "errors": "AdapterCrossing BundleError ConfigError ContextOverflow EdgeReasonError EngineError "
-    "ModelFileError NoRoomNow PullError RequestError TrainingError",
+    "ModelFileError NoRoomNow PullError QueueFull RequestError TrainingError Unavailable",
     "reasoning.async_model": "AsyncEvents AsyncModel AsyncSession",
     "reasoning.control": "Phase",
-    "reasoning.events": "Answered Ended Event Notice Routed Tallied Text",
+    "reasoning.events": "Answered Ended Event Notice Queued Reading Routed Tallied Text",
     "reasoning.model": "Model load",
     "reasoning.request": "AskOptions",
     "reasoning.runs": "Events",
     "reasoning.session": "Session",
+    "reasoning.worker": "Load",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -9,7 +9,9 @@
     ├─ PullError              a model can't be fetched, stored or verified
     ├─ RequestError           the caller's fault: an empty question, a budget out of range
     │  ├─ ContextOverflow     more tokens than the context holds; carries both numbers
-    │  └─ NoRoomNow           it would fit, but not beside the requests that still run
+    │  ├─ NoRoomNow           it would fit, but not beside the requests that still run
+    │  └─ QueueFull           too many wait already; says when to try again
+    ├─ Unavailable            the model is closed, about to be, or has failed
     ├─ TrainingError          training can't go on; its last checkpoint is whole
     └─ EngineError            a native call failed
        └─ AdapterCrossing     KV of one adapter would be continued under another
@@ -71,6 +73,23 @@ class ContextOverflow(RequestError):
 
 class NoRoomNow(RequestError):
     """A request has to wait until others have given back their cells and sequences."""
+
+
+class QueueFull(RequestError):
+    """A request can't wait its turn: too many wait already, or its seconds don't last until then.
+
+    Args:
+        message: which of the two.
+        retry_after_s: seconds after which it is worth another try.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class Unavailable(EdgeReasonError):
+    """The model answers nobody any more: it is closed, about to be, or has failed."""
 
 
 class TrainingError(EdgeReasonError):

@@ -92,7 +92,7 @@ def run_like_windows(names: list[str], code: str = "") -> str:
 
 
 def test_the_runtime_the_commands_and_the_evaluations_are_imported_without_what_windows_lacks():
-    layers = ["core", "engine", "heads", "hub", "reasoning", "evals", "cli"]
+    layers = ["core", "engine", "heads", "hub", "reasoning", "evals", "server", "cli"]
     names = modules(*layers)
     assert {name.split(".")[1] for name in names if "." in name} >= set(layers)
     run_like_windows(names)

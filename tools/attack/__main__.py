@@ -23,9 +23,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-CASES: Final = {"kills": 200, "files": 2000, "lines": 500, "asks": 500}
+CASES: Final = {"kills": 200, "files": 2000, "lines": 500, "asks": 500, "serves": 10_000}
 LANES: Final = (("kills", "lines"), ("files",))
-"""Parts that run beside each other, one core each; `asks` follows them, with all cores."""
+"""Parts that run beside each other, one core each; the others follow them, with all cores."""
+ALONE: Final = ("asks", "serves")
 FORMAT: Final = "edgereason-attack"
 ENVIRONMENT: Final = {
     # One thread in what forks, and sums in one order.
@@ -94,17 +95,17 @@ def _run_parts(wanted: list[str], scale: float, seed: int, folder: Path) -> dict
             found[part] = _read_part(part, process.returncode, folder)
             start(rest)
         time.sleep(0.1)
-    if "asks" in wanted:
-        process = _start("asks", scale, seed, folder)
+    for part in (part for part in ALONE if part in wanted):
+        process = _start(part, scale, seed, folder)
         process.wait()
-        found["asks"] = _read_part("asks", process.returncode, folder)
+        found[part] = _read_part(part, process.returncode, folder)
     return found
 
 
 def _start(part: str, scale: float, seed: int, folder: Path) -> subprocess.Popen[bytes]:
     (folder / part).mkdir()
     environment = {**os.environ, **ENVIRONMENT, "EDGEREASON_CACHE": str(folder / part / "cache")}
-    if part == "asks":  # a model of the user's cache, and all cores
+    if part in ALONE:  # a model of the user's cache, and all cores
         environment = dict(os.environ)
     command = [sys.executable, "-m", "tools.attack", "--part", part, "--scale", str(scale)]
     command += ["--seed", str(seed), "--folder", str(folder / part)]
@@ -124,7 +125,7 @@ def _run_part(part: str, planned: int, seed: int, folder: Path) -> int:
     from tools.attack.tally import Tally
 
     tally = Tally(part, planned)
-    if part != "asks":
+    if part not in ALONE:
         preload()
     importlib.import_module(f"tools.attack.{part}").attack(tally, folder, seed)
     text = json.dumps(tally.to_json()).replace(str(folder), "FOLDER")  # records hold no local paths

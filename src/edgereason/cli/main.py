@@ -34,6 +34,7 @@ from edgereason.cli.long_run import Stopped
 from edgereason.cli.make import make_app
 from edgereason.cli.models import models, pull
 from edgereason.cli.quantize import quantize
+from edgereason.cli.serve import serve
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train import train_app
 from edgereason.core.printable import on_one_line
@@ -59,6 +60,7 @@ app.command()(models)
 app.command()(pull)
 app.command()(quantize)
 app.command()(report)
+app.command()(serve)
 app.add_typer(bench_app)
 app.add_typer(bundle_app)
 app.add_typer(eval_app)

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from edgereason.core.template import TemplateLimit, filled, has_mark, mark, render
 from edgereason.core.types import Message
-from edgereason.errors import ModelFileError
+from edgereason.errors import ModelFileError, RequestError
 
 OPENING: Final = "<think>\n"
 CLOSING: Final = "</think>\n\n"
@@ -78,6 +78,24 @@ class Seams:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation with the generation prompt, as ids.
+
+    Attributes:
+        starts: how many ids stand before what a message says, for each of them in order. Conversations that
+            begin alike share their ids up to such a place.
+        opens_thinking: whether it ends inside thinking, which the template opened itself.
+    """
+
+    ids: tuple[int, ...]
+    starts: tuple[int, ...] = ()
+    opens_thinking: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
 class ChatTemplate:
     """A model's own Jinja chat template.
 
@@ -96,25 +114,28 @@ class ChatTemplate:
     def encode(
         self, messages: Sequence[Message], tokenize: Tokenize, *, enable_thinking: bool | None = None
     ) -> tuple[int, ...]:
-        """Ids of the prompt: all messages and the generation prompt.
+        """Ids of the prompt alone; see `prompt`."""
+        return self.prompt(messages, tokenize, enable_thinking=enable_thinking).ids
+
+    def prompt(
+        self, messages: Sequence[Message], tokenize: Tokenize, *, enable_thinking: bool | None = None
+    ) -> Prompt:
+        """All messages and the generation prompt.
 
         What a message says can never become a control token: contents are tokenized as plain text
         between the template's own parts. Assistant turns lose their thinking. Templates of natively
         reasoning models ask whether to think: `enable_thinking` answers; None leaves it to the template.
 
         Raises:
-            ModelFileError: the template does not render these messages.
+            RequestError: the template takes no such order of roles.
+            ModelFileError: it does not even render a question.
         """
         contents = [strip_thinking(m.content) if m.role == "assistant" else m.content for m in messages]
         rendered = self._render([m.role for m in messages], enable_thinking)
         if self.add_bos and not rendered.startswith(self.bos):
             rendered = self.bos + rendered
-        return _ids(rendered, contents, tokenize)
-
-    def opens_thinking(self, messages: Sequence[Message], *, enable_thinking: bool | None = None) -> bool:
-        """Whether the prompt of these messages ends inside thinking, which the template opened itself."""
-        rendered = self._render([m.role for m in messages], enable_thinking)
-        return rendered.rstrip().endswith(OPENING.strip())
+        ids, starts = _ids(rendered, contents, tokenize)
+        return Prompt(ids, starts, opens_thinking=rendered.rstrip().endswith(OPENING.strip()))
 
     def next_turn(self, content: str, tokenize: Tokenize) -> tuple[int, ...]:
         """Ids of what follows on an assistant's text whose turn has not been ended.
@@ -125,22 +146,46 @@ class ChatTemplate:
         Raises:
             ModelFileError: the template does not render a conversation of two questions as it stands.
         """
-        _, answer, rest = self._render(["user", "assistant", "user"]).partition(mark(1))
+        try:
+            rendered = self._render(["user", "assistant", "user"])
+        except RequestError as error:
+            raise ModelFileError(str(error)) from error
+        _, answer, rest = rendered.partition(mark(1))
         if not answer or rest.count(mark(2)) != 1:
             raise ModelFileError(
                 "the model's chat template does not put a second question behind an answer: "
                 "use another model, or one with another template"
             )
-        return _ids(rest, ["", "", content], tokenize)
+        return _ids(rest, ["", "", content], tokenize)[0]
 
     def _render(self, roles: Sequence[str], enable_thinking: bool | None = None) -> str:
         """A conversation of these roles, each content a mark, with the generation prompt.
 
-        Contents are texts, as most templates take them, or lists of parts for a template that drops or
-        refuses texts, as those of models that see do.
-
         Raises:
-            ModelFileError: it can't be rendered, or says less than was said.
+            RequestError: roles in this order can't be rendered, but a question can.
+            ModelFileError: nothing can be rendered, or the template says less than was said.
+        """
+        try:
+            return self._render_either_way(roles, enable_thinking)
+        except TemplateLimit:
+            raise
+        except ModelFileError as error:
+            if not self._renders_a_question(enable_thinking):
+                raise
+            raise RequestError(f"messages from {', '.join(roles)}: {error}") from error
+
+    def _renders_a_question(self, enable_thinking: bool | None) -> bool:
+        """Whether the template is of use: what it does not render then is the caller's choice of roles."""
+        try:
+            self._render_either_way(["user"], enable_thinking)
+        except ModelFileError:
+            return False
+        return True
+
+    def _render_either_way(self, roles: Sequence[str], enable_thinking: bool | None) -> str:
+        """Contents are texts, as most templates take them, or lists of parts.
+
+        A template that drops or refuses texts, as those of models that see do, gets parts.
         """
         try:
             return self._render_as(roles, enable_thinking, in_parts=False)
@@ -327,10 +372,15 @@ def strip_thinking(text: str) -> str:
     return split_thinking(text)[1] or ""
 
 
-def _ids(rendered: str, contents: Sequence[str], tokenize: Tokenize) -> tuple[int, ...]:
-    """Ids of a rendered template, and of the contents where their marks stand."""
+def _ids(
+    rendered: str, contents: Sequence[str], tokenize: Tokenize
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids of a rendered template and of the contents where their marks stand; and where those begin."""
     ids: list[int] = []
+    starts: list[int] = []
     for part, is_content in filled(rendered, contents):
+        if is_content:
+            starts.append(len(ids))
         if part:
             ids += tokenize(part) if is_content else tokenize(part, special=True)
-    return tuple(ids)
+    return tuple(ids), tuple(starts)

@@ -28,10 +28,12 @@ def to_json(response: Response, *, model: str, limit_tokens: int) -> dict[str, A
         "thinking": response.thinking,
         "stop": response.stop.value,
         "finish_reason": response.finish_reason,
+        "ended": response.ended,
         "seed": response.seed,
         "budget": limit_tokens,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
             "thinking_tokens": usage.thinking_tokens,
             "answer_tokens": usage.answer_tokens,
             "total_tokens": usage.total_tokens,

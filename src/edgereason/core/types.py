@@ -412,7 +412,8 @@ class Trace:
     answer prefix included, up to a stop string. On the chat route it is the whole output, without what a
     natively reasoning model thought first: that is `thinking`, and counts as answer. Token counts follow
     the budget's: the closing counts as thinking, answer prefix and stop string as answer, the end of turn
-    as neither.
+    as neither. `ended` says whether the answer ended by itself, with the model's turn or at a stop string:
+    it does even where `stop` is the budget, if that only closed the thinking.
     """
 
     index: int
@@ -425,6 +426,7 @@ class Trace:
     token_ids: tuple[int, ...] = ()
     forced: tuple[bool, ...] = ()
     logprobs: tuple[float, ...] | None = None
+    ended: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -448,12 +450,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of the winning stream; `all_streams_tokens` adds up what every stream produced."""
+    """Tokens of the winning stream; `all_streams_tokens` adds up what every stream produced.
+
+    `cached_tokens` are those of the prompt that were not encoded for this request: they were there already.
+    """
 
     prompt_tokens: int
     thinking_tokens: int
     answer_tokens: int
     all_streams_tokens: int
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -485,7 +491,8 @@ class Response:
     """What a request got.
 
     `winner` is the index of the stream that won the vote; None if nobody had an answer, and what is shown
-    is then the first stream that finished, or as far as it got.
+    is then the first stream that finished, or as far as it got. `ended` is that stream's: whether the answer
+    ended by itself, rather than being cut.
     """
 
     route: Route
@@ -501,6 +508,7 @@ class Response:
     candidates: tuple[Candidate, ...]
     winner: int | None
     notices: tuple[str, ...] = ()
+    ended: bool = False
 
     @property
     def streams_not_begun(self) -> int:

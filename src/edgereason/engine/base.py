@@ -33,6 +33,9 @@ from edgereason.errors import AdapterCrossing, EngineError, RequestError
 KvType = Literal["f16", "q8_0"]
 """Types that the KV cache may have."""
 
+MAX_SEQUENCES: Final = 256
+"""Most sequences of one context."""
+
 States = npt.NDArray[np.float32]
 """Hidden states, one row a token: (T, H) float32."""
 
@@ -250,7 +253,7 @@ IN_USE: Final = (
 
 
 class Engine(Protocol):
-    """What reasoning needs of an engine. Not thread-safe: one thread at a time, whose `owner` it is."""
+    """What reasoning needs of an engine. One thread at a time, whose `owner` it is; all may `tokenize`."""
 
     @property
     def owner(self) -> Owner:
@@ -275,12 +278,22 @@ class Engine(Protocol):
         """KV cells that live sequences hold, shared ones counted once."""
         ...
 
+    @property
+    def num_cells(self) -> int:
+        """KV cells that there are; 0 before the first `reserve` where the size was left open."""
+        ...
+
+    @property
+    def kept_cells(self) -> int:
+        """KV cells that are promised to sequences that only rest; shared ones count for each."""
+        ...
+
     def vocab_sha256(self) -> str:
         """Hash over every token's text in id order: equal vocabularies, equal ids."""
         ...
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text`, nothing added; `special` recognises control tokens written in it."""
+        """Ids of `text`, nothing added; `special` recognises control tokens written in it. On any thread."""
         ...
 
     def piece(self, token: int) -> bytes:

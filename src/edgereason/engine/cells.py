@@ -60,6 +60,11 @@ class Ledger:
         return self.slots - sum(promise.slots for promise in self.promises)
 
     @property
+    def kept_cells(self) -> int:
+        """Promised to sequences that would leave."""
+        return sum(promise.cells for promise in self.promises if promise.make_room)
+
+    @property
     def is_resting(self) -> bool:
         """Whether all there is are kept sequences, each of which would leave: nothing runs."""
         return all(p.make_room for p in self.promises) and len(self.live) == len(self.promises)
@@ -137,6 +142,8 @@ class Ledger:
         if parent.released:
             raise EngineError("can't fork a released sequence")
         shared = parent.segment
+        if shared.cells == 0 and shared.parent is not None:  # forked before, and not grown since
+            shared = shared.parent
         child = Sequence(
             slot=self._take_slot(),
             segment=Segment(parent=shared),
@@ -145,7 +152,8 @@ class Ledger:
             logits_at=parent.logits_at,
         )
         shared.users += 1
-        parent.segment = Segment(parent=shared)
+        if shared is parent.segment:
+            parent.segment = Segment(parent=shared)
         self.live.add(child)
         return child
 

@@ -15,6 +15,7 @@ Text is only tokenized here; which tokens are drawn or forced, and why, the call
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
@@ -79,8 +80,8 @@ class LlamaEngine(Closing):
         kv: type of the KV cache. q8_0 halves it, and costs time on x86, which has no fast path for it.
         context_tokens: size of the context in cells, fixed. By default the context is made when a request
             comes, as large as it needs, and made anew when a larger one comes and nothing else runs.
-        min_sequences: sequences that a context has slots for at the least. A request takes two more than it
-            has streams, so a batch of many requests needs many; each slot costs a row of logits.
+        min_sequences: sequences that a context has slots for at the least, by default 4. A request takes two
+            more than it has streams, so a batch of many needs many; each slot costs a row of logits.
         shares_cells: whether sequences share one pool of cells. If not, dozens of streams run faster in more
             memory, and nothing can be restored; `context_tokens` must be left open.
 
@@ -97,7 +98,7 @@ class LlamaEngine(Closing):
         threads: int | None = None,
         kv: KvType = "f16",
         context_tokens: int | None = None,
-        min_sequences: int = MIN_SEQUENCES,
+        min_sequences: int | None = None,
         shares_cells: bool = True,
     ) -> None:
         if context_tokens and not shares_cells:
@@ -106,10 +107,12 @@ class LlamaEngine(Closing):
         if context_tokens is not None:
             require_int("context_tokens", context_tokens, least=1)
         self.owner = Owner()
+        self._text = threading.Lock()
+        """Held while the vocabulary is read, which any thread may do, and while it is freed."""
         self._shares_cells = shares_cells
         self._threads = threads or min(usable_cores(), MAX_THREADS)
         self._kv: KvType = kv
-        self._min_sequences = min_sequences
+        self._min_sequences = min_sequences or MIN_SEQUENCES
         self._fixed_cells = context_tokens
         self._handles = Handles(path)
         self._finalizer = weakref.finalize(self, self._handles.close)
@@ -151,6 +154,10 @@ class LlamaEngine(Closing):
         return self._ledger.cells
 
     @property
+    def kept_cells(self) -> int:
+        return self._ledger.kept_cells
+
+    @property
     def num_handles(self) -> int:
         """Native handles alive, for leak tests."""
         return self._handles.num_open
@@ -166,7 +173,8 @@ class LlamaEngine(Closing):
         return native.vocab_sha256(self._vocab)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        return native.tokenize(self._vocab, text, special=special, without_space=self._adds_space)
+        with self._text:
+            return native.tokenize(self._vocab, text, special=special, without_space=self._adds_space)
 
     def piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)
@@ -440,7 +448,8 @@ class LlamaEngine(Closing):
     def close(self) -> None:
         for sequence in self._ledger.live:
             sequence.released = True
-        self._finalizer()
+        with self._text:
+            self._finalizer()
         self._ledger = Ledger(cells=0, slots=0)
 
 

@@ -148,6 +148,14 @@ class ScriptedEngine(Closing):
         return self._ledger.used_cells
 
     @property
+    def num_cells(self) -> int:
+        return self._ledger.cells
+
+    @property
+    def kept_cells(self) -> int:
+        return self._ledger.kept_cells
+
+    @property
     def live_sequences(self) -> int:
         """Sequences not released, for leak tests."""
         return len(self._ledger.live)

@@ -1,44 +1,31 @@
 """A model for asyncio: many tasks ask, one thread answers, in steps that they share.
 
-::
-
-    task ─ ask ──┐            ┌ worker thread ─────────────────────────────┐
-    task ─ stream ┼─ inbox ─→ │ take in, start what fits ─→ step ─→ events │ ─→ each task's own queue
-    task ─ ask ──┘            └────────↑───────────────────────────┘
-
         async with await edgereason.AsyncModel.load() as model:
             first, second = await asyncio.gather(model.ask("…"), model.ask("…"))
 
-A request joins between two steps of those that run, a task that is cancelled leaves between two. Everything
-of the model happens on the one thread; tasks only wait. How a request is answered is the pipeline's business.
+A request joins between two steps of those that run, a task that is cancelled leaves between two. Prompts that
+begin alike share what is encoded of them. Everything of the model happens on one thread (`worker.py`); how a
+request is answered is the pipeline's business.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Hashable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, Unpack
 
 from edgereason.core.checks import refusing_unknown, require, require_int
 from edgereason.core.types import Message, Request, Response
-from edgereason.errors import RequestError
-from edgereason.reasoning.batch import Batch
+from edgereason.errors import Unavailable
 from edgereason.reasoning.events import Answered, Event
-from edgereason.reasoning.many import make_room
 from edgereason.reasoning.model import LoadOptions, Model, load
-from edgereason.reasoning.plan import Room
 from edgereason.reasoning.request import AskOptions, make_request
-from edgereason.reasoning.runs import Run, Runs
 from edgereason.reasoning.session import Session, Turn
-
-T = TypeVar("T")
+from edgereason.reasoning.worker import Asked, Load, Worker
 
 
 class AsyncModel:
@@ -48,14 +35,29 @@ class AsyncModel:
         model: owned from here on: used by nobody else, closed with this.
         max_running: no further request is started while so many streams run. Where the context's size was
             left open, it is made large enough for as many streams like those that are asked for.
+        max_waiting: requests that may wait beside those that run; more get `QueueFull`. None: any number.
+        cache_mib: most memory, in MiB, of prompts whose KV is kept for others that begin alike; 0 keeps none.
+            By default 256, or an eighth of the memory where that is less.
     """
 
     @refusing_unknown
-    def __init__(self, model: Model, *, max_running: int = 8) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_running: int = 8,
+        max_waiting: int | None = None,
+        cache_mib: int | None = None,
+    ) -> None:
         require("a model", model, Model)
-        require_int("max_running", max_running, least=1)
+        _require_limits(max_running, max_waiting, cache_mib)
         self._model = model
-        self._worker = _Worker(model, max_running)
+        self._worker = Worker(
+            model,
+            max_running=max_running,
+            max_waiting=max_waiting,
+            cache_bytes=None if cache_mib is None else cache_mib << 20,
+        )
 
     @classmethod
     async def load(
@@ -63,6 +65,8 @@ class AsyncModel:
         bundle_or_model: str | Path | None = None,
         *,
         max_running: int = 8,
+        max_waiting: int | None = None,
+        cache_mib: int | None = None,
         **options: Unpack[LoadOptions],
     ) -> Self:
         """Loads a model as `edgereason.load` does, on another thread: the loop goes on meanwhile.
@@ -70,13 +74,19 @@ class AsyncModel:
         Raises:
             BundleError, PullError, RequestError: as `edgereason.load`.
         """
-        require_int("max_running", max_running, least=1)
+        _require_limits(max_running, max_waiting, cache_mib)
         loading = asyncio.get_running_loop().run_in_executor(None, partial(load, bundle_or_model, **options))
         try:
-            return cls(await asyncio.shield(loading), max_running=max_running)
+            model = await asyncio.shield(loading)
         except asyncio.CancelledError:
             loading.add_done_callback(_close_loaded)  # nobody will have it
             raise
+        return cls(model, max_running=max_running, max_waiting=max_waiting, cache_mib=cache_mib)
+
+    @property
+    def model(self) -> Model:
+        """What answers; only to be asked what it is, since the worker's thread owns it."""
+        return self._model
 
     async def ask(self, question: str | Iterable[Message], **options: Unpack[AskOptions]) -> Response:
         """Answers a question, or a conversation whose last message is the user's; see `Model.ask`.
@@ -84,7 +94,8 @@ class AsyncModel:
         Cancelling the task stops its streams at the next step.
 
         Raises:
-            RequestError: an option can't be used, the prompt does not fit, or the model was closed.
+            RequestError: an option can't be used, the prompt does not fit, or too many wait (`QueueFull`).
+            Unavailable: the model was closed.
         """
         return await _last_response(self.stream(question, **options))
 
@@ -98,10 +109,23 @@ class AsyncModel:
         """
         return self.run(make_request(question, **options))
 
-    def run(self, request: Request) -> AsyncEvents:
-        """Answers a `Request`, as `stream` does."""
+    def run(self, request: Request, *, client: Hashable = None) -> AsyncEvents:
+        """Answers a `Request`, as `stream` does.
+
+        Args:
+            request: what is asked.
+            client: whose it is. Clients whose requests wait take turns.
+        """
         require("a request", request, Request)
-        return self._worker.events(_whole(self._model, request))
+        run = partial(self._model.pipeline.run, request)
+        return AsyncEvents(
+            self._worker,
+            Turn(
+                request,
+                lambda batch, caller, prompt: run(batch, caller, prefix=self._worker.prefixes, prompt=prompt),
+            ),
+            client,
+        )
 
     @refusing_unknown
     def session(self, messages: Iterable[Message] = (), *, system: str | None = None) -> AsyncSession:
@@ -113,9 +137,18 @@ class AsyncModel:
         session = await self._worker.call(partial(self._model.load_session, path))
         return AsyncSession(session, self._worker)
 
-    async def close(self) -> None:
-        """Stops what still runs, whose tasks get a `RequestError`, and frees the model."""
-        self._worker.put(None)
+    def load_figures(self) -> Load:
+        """How busy the model is; costs nothing, and may be asked on any thread."""
+        return self._worker.figures
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Frees the model. Tasks that have no answer by then get `Unavailable`, those that wait at once.
+
+        Args:
+            drain_s: what runs may go on for so many seconds; its thinking is ended, so that it answers.
+        """
+        require("drain_s", drain_s, float)
+        self._worker.close(drain_s)
         await asyncio.to_thread(self._worker.join)
 
     async def __aenter__(self) -> Self:
@@ -131,7 +164,7 @@ class AsyncSession:
     Turns of one session are asked one after the other; several sessions, and single questions, share steps.
     """
 
-    def __init__(self, session: Session, worker: _Worker) -> None:
+    def __init__(self, session: Session, worker: Worker) -> None:
         self._session = session
         self._worker = worker
 
@@ -146,7 +179,7 @@ class AsyncSession:
 
     def stream(self, text: str | None = None, **options: Unpack[AskOptions]) -> AsyncEvents:
         """Like `ask`, but gives events as they happen. Left early, it adds no turn."""
-        return self._worker.events(self._session.next_turn(text, options))
+        return AsyncEvents(self._worker, self._session.next_turn(text, options))
 
     async def think_harder(self, **options: Unpack[AskOptions]) -> Response:
         """Answers the last question again, thinking; see `Session.think_harder`."""
@@ -154,7 +187,7 @@ class AsyncSession:
 
     def stream_harder(self, **options: Unpack[AskOptions]) -> AsyncEvents:
         """Like `think_harder`, but gives events as they happen. Left early, the old answer stays."""
-        return self._worker.events(self._session.harder_turn(options))
+        return AsyncEvents(self._worker, self._session.harder_turn(options))
 
     async def drop(self, num_turns: int) -> None:
         """Forgets the first turns; see `Session.drop`."""
@@ -166,7 +199,7 @@ class AsyncSession:
 
     async def close(self) -> None:
         """Gives back the cells; what has been said can still be read."""
-        with suppress(RequestError):  # closed with the model
+        with suppress(Unavailable):  # closed with the model
             await self._worker.call(self._session.close)
 
     async def __aenter__(self) -> Self:
@@ -179,21 +212,74 @@ class AsyncSession:
 class AsyncEvents(AsyncIterator[Event]):
     """What happens while a request is answered: an async iterator, and a context manager that ends it."""
 
-    def __init__(self, events: AsyncGenerator[Event, None]) -> None:
-        self._events = events
+    def __init__(self, worker: Worker, turn: Turn, client: Hashable = None) -> None:
+        self._worker = worker
+        self._turn = turn
+        self._client = client
+        self._asked: Asked | None = None
+        self._come: deque[Event | Exception] = deque()
+        self._wants_answer = self._is_over = False
+
+    async def admitted(self) -> None:
+        """Waits until the request has its place in the queue, which reading the first event does, too.
+
+        Raises:
+            QueueFull: too many wait already.
+            Unavailable: the model is closed, or about to be.
+            RequestError: the request can't be served.
+        """
+        if self._asked is not None or self._is_over:
+            return
+        try:
+            self._asked = await self._worker.admit(self._turn, self._client)
+        except BaseException:
+            self._is_over = True
+            raise
+        self._asked.caller.wants_answer |= self._wants_answer
 
     async def __anext__(self) -> Event:
-        return await anext(self._events)
+        try:
+            await self.admitted()
+            while not self._is_over and not self._come:
+                assert self._asked is not None
+                self._come.extend(await self._asked.mailbox.get())
+            if self._is_over:
+                raise StopAsyncIteration
+            event = self._come.popleft()
+            if isinstance(event, Exception):
+                raise event
+        except BaseException:
+            self._end()
+            raise
+        if isinstance(event, Answered):
+            self._end()
+        return event
+
+    def answer_now(self) -> None:
+        """Ends the thinking of every stream at its next token, so that it answers; from any thread."""
+        self._wants_answer = True
+        if self._asked is not None:
+            self._asked.caller.wants_answer = True
 
     async def aclose(self) -> None:
         """Ends the request: its streams stop at the next step. Closing twice is harmless."""
-        await self._events.aclose()
+        self._end()
+        if self._asked is not None:
+            self._asked.mailbox.wake()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
+
+    def __del__(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._asked is not None:
+            self._asked.is_wanted = False
 
 
 async def _last_response(events: AsyncEvents) -> Response:
@@ -209,222 +295,9 @@ def _close_loaded(loading: asyncio.Future[Model]) -> None:
         loading.result().close()
 
 
-def _whole(model: Model, request: Request) -> Turn:
-    """A request that is not a turn of a session."""
-    return Turn(
-        request,
-        lambda batch, should_stop, accepted_s: model.pipeline.run(
-            request, batch, should_stop, accepted_s=accepted_s
-        ),
-    )
-
-
-class _Call:
-    """Something to be done by the worker between two steps, and what came out."""
-
-    def __init__(self, act: Callable[[], Any]) -> None:
-        self._act = act
-        self.outcome: Future[Any] = Future()
-
-    def do(self) -> None:
-        if self.outcome.set_running_or_notify_cancel():
-            try:
-                self.outcome.set_result(self._act())
-            except Exception as error:
-                self.outcome.set_exception(error)
-
-    def refuse(self, why: str) -> None:
-        if self.outcome.set_running_or_notify_cancel():
-            self.outcome.set_exception(RequestError(why))
-
-
-class _Asked:
-    """A request on its way, and where its events go. Made by the task; the worker only tells it things."""
-
-    def __init__(self, turn: Turn, accepted_s: float) -> None:
-        self.request = turn.request
-        self._turn = turn
-        self._accepted_s = accepted_s
-        self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
-        self.is_wanted = True
-        """Cleared by the task, looked at by the worker between steps."""
-        self._loop = asyncio.get_running_loop()
-
-    def start(self, batch: Batch) -> Run:
-        """The run that answers it; may be called again if it found no room."""
-        return self._turn.run(batch, self.is_given_up, self._accepted_s)
-
-    def is_given_up(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return not self.is_wanted
-
-    def tell(self, events: Sequence[Event | Exception]) -> None:
-        """From the worker's thread."""
-        if events and self.is_wanted:
-            try:
-                self._loop.call_soon_threadsafe(self._take, events)
-            except RuntimeError:  # the loop was closed, and its tasks with it
-                self.is_wanted = False
-
-    def _take(self, events: Sequence[Event | Exception]) -> None:
-        for event in events:
-            self.events.put_nowait(event)
-
-
-class _Worker:
-    """The thread that everything of the model happens on."""
-
-    def __init__(self, model: Model, max_running: int) -> None:
-        with model.engine.owner.entered():  # or a thread's request would not be over yet
-            self._model = model
-        self._max_running = max_running
-        self._batch = Batch(model.engine)
-        self._inbox: SimpleQueue[_Asked | _Call | None] = SimpleQueue()
-        self._waiting: deque[_Asked] = deque()
-        self._runs = Runs[_Asked]()
-        self._is_closed = False
-        self._gate = threading.Lock()
-        # A daemon: a model that nobody closes must not keep the interpreter from ending.
-        self._thread = threading.Thread(target=self._work, name="edgereason", daemon=True)
-        self._thread.start()
-
-    def put(self, work: _Asked | _Call | None) -> None:
-        """Hands in something to do; None closes."""
-        with self._gate:  # or it might come in behind the last look into the inbox
-            if self._is_closed and work is not None:
-                raise RequestError("the model is closed: load it again")
-            self._is_closed = self._is_closed or work is None
-            self._inbox.put(work)
-
-    def events(self, turn: Turn) -> AsyncEvents:
-        """Lets a turn be answered, once somebody reads its events."""
-        return AsyncEvents(self._follow(turn))
-
-    async def _follow(self, turn: Turn) -> AsyncGenerator[Event, None]:
-        asked = _Asked(turn, self._model.pipeline.clock())
-        self.put(asked)
-        try:
-            while True:
-                event = await asked.events.get()
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-                if isinstance(event, Answered):
-                    return
-        finally:
-            asked.is_wanted = False
-
-    async def call(self, act: Callable[[], T]) -> T:
-        """Does something with the model between two steps."""
-        call = _Call(act)
-        self.put(call)
-        outcome: T = await asyncio.wrap_future(call.outcome)
-        return outcome
-
-    def join(self) -> None:
-        """Waits until everything is freed."""
-        self._thread.join()
-
-    def _work(self) -> None:
-        self._model.engine.owner.enter()
-        try:
-            while self._take_in():
-                self._drop_unwanted()
-                self._start_waiting()
-                if self._runs:
-                    self._step()
-                    self._advance()
-        finally:
-            with self._gate:
-                self._is_closed = True
-            self._end_all("the model was closed before the answer was there")
-            self._model.close()
-            self._model.engine.owner.leave()
-
-    def _take_in(self) -> bool:
-        """Empties the inbox, and waits for it if there is nothing else to do; False once it says to close."""
-        while not self._inbox.empty() or not (self._runs or self._waiting):
-            work = self._inbox.get()
-            if work is None:
-                return False
-            if isinstance(work, _Call):
-                self._drop_unwanted()  # a turn that was left early must not seem to run still
-                work.do()
-            else:
-                self._waiting.append(work)
-        return True
-
-    def _drop_unwanted(self) -> None:
-        for asked in self._runs:
-            if not asked.is_wanted:
-                self._end(asked)
-        self._waiting = deque(asked for asked in self._waiting if asked.is_wanted)
-
-    def _start_waiting(self) -> None:
-        if self._waiting and not self._runs:
-            self._make_room()
-        while self._waiting and self._runs.may_fit and self._batch.num_running < self._max_running:
-            asked = self._waiting[0]
-            try:
-                events = self._runs.start(asked, asked.start(self._batch))
-            except Exception as error:
-                asked.tell([error])
-            else:
-                if events is None:
-                    return
-                asked.tell(events)
-            self._waiting.popleft()
-
-    def _make_room(self) -> None:
-        """Makes the context as large as streams like the dearest of those that wait will need."""
-        rooms: dict[_Asked, Room] = {}
-        for asked in list(self._waiting):
-            try:
-                rooms[asked] = self._model.pipeline.room(asked.request)
-            except Exception as error:
-                self._waiting.remove(asked)
-                asked.tell([error])
-        if rooms:
-            dearest = max(rooms, key=lambda asked: rooms[asked])
-            at_a_time = -(-self._max_running // dearest.request.streams)
-            try:
-                make_room(self._model, [rooms[dearest]] * at_a_time, at_a_time)
-            except Exception as error:
-                self._waiting.remove(dearest)
-                dearest.tell([error])
-
-    def _step(self) -> None:
-        try:
-            self._batch.step()
-        except Exception as error:  # of the engine: it concerns everyone who was in the step
-            for asked in self._runs:
-                self._end(asked, error)
-            self._batch = Batch(self._model.engine)
-
-    def _advance(self) -> None:
-        for asked in self._runs:
-            try:
-                asked.tell(self._runs.advance(asked))
-            except Exception as error:
-                asked.tell([error])
-
-    def _end(self, asked: _Asked, error: Exception | None = None) -> None:
-        """Gives back what a request holds, and tells its task why, if there is something to tell."""
-        try:
-            self._runs.drop(asked)
-        except Exception as failure:  # a native call, in giving back
-            error = error or failure
-        if error is not None:
-            asked.tell([error])
-
-    def _end_all(self, why: str) -> None:
-        for asked in self._runs:
-            self._end(asked, RequestError(why))
-        while not self._inbox.empty():
-            work = self._inbox.get()
-            if isinstance(work, _Call):
-                work.refuse(why)
-            elif work is not None:
-                self._waiting.append(work)
-        for asked in self._waiting:
-            asked.tell([RequestError(why)])
+def _require_limits(max_running: int, max_waiting: int | None, cache_mib: int | None) -> None:
+    require_int("max_running", max_running, least=1)
+    if max_waiting is not None:
+        require_int("max_waiting", max_waiting, least=0)
+    if cache_mib is not None:
+        require_int("cache_mib", cache_mib, least=0)

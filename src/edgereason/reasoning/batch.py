@@ -14,14 +14,19 @@ and rollouts for training all decode here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
 from edgereason.heads.verifier import TraceMean
 from edgereason.reasoning.control import ChatControl, Control, Phase, TextSplitter
 from edgereason.reasoning.pace import Pace
+
+READ_TOKENS: Final = 512
+"""Most tokens of a prompt that are read between two looks at whoever asked."""
 
 
 @dataclass(eq=False, slots=True)
@@ -178,10 +183,19 @@ class Stream:
 
 
 class Batch:
-    """The streams that run on one engine."""
+    """The streams that run on one engine.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: what steps.
+        chunk_tokens: most tokens of a prompt that are read between two steps of streams that run; None to
+            read it without a step in between, which takes less time in all.
+    """
+
+    def __init__(self, engine: Engine, *, chunk_tokens: int | None = None) -> None:
         self._engine = engine
+        self.chunk_tokens = chunk_tokens
+        self.is_reading = False
+        """Whether a prompt is being read, a chunk at a time."""
         self._running: list[Stream] = []
         self._pace: Pace | None = None
         self._clock: Callable[[], float] = time.perf_counter
@@ -194,6 +208,20 @@ class Batch:
     @property
     def num_running(self) -> int:
         return sum(stream.is_running for stream in self._running)
+
+    @property
+    def read_tokens(self) -> int:
+        """Most tokens of a prompt to be read at a time now."""
+        return READ_TOKENS if self.chunk_tokens is None or not self.num_running else self.chunk_tokens
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """For as long as a prompt is read."""
+        self.is_reading = True
+        try:
+            yield
+        finally:
+            self.is_reading = False
 
     def tell(self, pace: Pace, clock: Callable[[], float]) -> None:
         """Lets a pace know from now on what steps take."""
@@ -222,12 +250,14 @@ class Batch:
     def step(self) -> None:
         """One token for every running stream."""
         self._running = [stream for stream in self._running if stream.is_running]
+        if not self._running:
+            return
         feeds = [stream.owed() for stream in self._running]
         # One that also encodes what was forced on a stream says nothing of the others.
         is_plain = all(len(feed.tokens) <= 1 for feed in feeds)
         start_s = self._clock()
         draws = self._engine.step(feeds)
-        if self._pace is not None and is_plain and feeds:
+        if self._pace is not None and is_plain:
             self._pace.note_step(len(feeds), self._clock() - start_s)
         for stream, drawn in zip(self._running, draws, strict=True):
             self._take(stream, drawn)

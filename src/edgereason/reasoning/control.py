@@ -86,9 +86,11 @@ class Control(Protocol):
 
     Attributes:
         closing_tokens: most tokens of what is forced on it to end its thinking.
+        is_hurried: set to have thinking ended at the next token, whatever is left; it is no cut.
     """
 
     stop: Stop
+    is_hurried: bool
     thinking_tokens: int
     answer_tokens: int
 
@@ -171,6 +173,7 @@ class ChatControl:
         self._has_begun = self._has_said = self._is_asked = False
         self._is_inside_line = False
         self.is_open = is_open
+        self.is_hurried = False
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
@@ -194,7 +197,7 @@ class ChatControl:
             self._is_inside_line if not text else not text.endswith("\n")
         )
         if self.phase is Phase.THINKING and self._is_due():
-            cause = self._limit.cause(self.answer_tokens)
+            cause = Stop.NATURAL if self.is_hurried else self._limit.cause(self.answer_tokens)
             if (forced := self._forced(self._closing(), Phase.THINKING)) is not None:
                 self.stop = cause
                 return Verdict(keep=True, forced=(forced,))
@@ -228,7 +231,9 @@ class ChatControl:
         self._has_said = bool(self._native.push(text).strip()) or self._has_said
 
     def _is_due(self) -> bool:
-        """Whether what is left is no more than is held back to close and to answer."""
+        """Whether what is left is no more than is held back to close and to answer, or the answer is due."""
+        if self.is_hurried:
+            return True
         closing_tokens, limit_tokens = self.closing_tokens, self._limit.expected(self.answer_tokens)
         wanted_tokens = max(limit_tokens // 4, closing_tokens + ANSWER_TOKENS)
         held_back = min(wanted_tokens, max(limit_tokens // 2, closing_tokens + 1))
@@ -277,6 +282,7 @@ class ThinkControl:
                 f"{reserve(seams, limit_tokens)} of them; the minimum is {least_tokens(seams)}"
             )
         self.phase = Phase.THINKING
+        self.is_hurried = False
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
@@ -304,6 +310,8 @@ class ThinkControl:
             self.phase = Phase.ANSWER
             self._text = tail.partition(CLOSING_TAG)[2]
             return Verdict(keep=True)
+        if self.is_hurried:
+            return self._force_closing(keep=True)
         held_back = reserve(self._seams, self._limit.expected(self._used_tokens))
         if self._limit.left(self._used_tokens, self.closing_tokens) <= held_back:
             self.stop = self._limit.cause(self._used_tokens)

@@ -1,7 +1,7 @@
 """What happens while a request is answered, in the order in which a person wants to see it.
 
-A run yields these; the last one is `Answered`. `STEP` is for the driver alone: the run can't go on before
-the batch has taken a step.
+A run yields these; the last one is `Answered`. `Queued` comes from whoever starts runs. `STEP` is for the
+driver alone: the run can't go on before the batch has taken a step.
 """
 
 from __future__ import annotations
@@ -18,6 +18,26 @@ class Notice:
     """Something the caller should know: a vote that fell back, a route that could not be chosen."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request waits for others to end; `place` 1 is the next one to begin."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The prompt is being encoded, a chunk at a time.
+
+    Attributes:
+        done_tokens: of the prompt, that are there by now; `cached_tokens` of them were there before.
+    """
+
+    done_tokens: int
+    total_tokens: int
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +98,4 @@ class Step:
 
 STEP: Final = Step()
 
-Event = Notice | Routed | Text | Ended | Tallied | Answered
+Event = Queued | Reading | Notice | Routed | Text | Ended | Tallied | Answered

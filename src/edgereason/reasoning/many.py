@@ -15,11 +15,12 @@ from typing import Final
 
 from edgereason.core.machine import memory_bytes
 from edgereason.core.types import Request, Response
+from edgereason.engine.base import MAX_SEQUENCES
 from edgereason.errors import ContextOverflow
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered
 from edgereason.reasoning.model import Model
-from edgereason.reasoning.plan import Room
+from edgereason.reasoning.plan import NO_ROOM, Room
 from edgereason.reasoning.runs import Run, drive_many
 
 _MEMORY_SHARE: Final = 0.4
@@ -74,25 +75,26 @@ def answer_many(
                 yield index, event.response
 
 
-def make_room(model: Model, rooms: Sequence[Room], most: int) -> None:
+def make_room(model: Model, rooms: Sequence[Room], most: int, spare: Room = NO_ROOM) -> None:
     """Makes the context as large as the dearest requests that run at a time need, if the memory allows.
 
     Args:
         model: nobody uses it now.
         rooms: of each request (`Pipeline.room`).
         most: requests that run at a time.
+        spare: what is good to have beside them.
 
     Raises:
         ContextOverflow: a request does not fit.
     """
     dearest, engine = sorted(rooms, reverse=True), model.engine
     bearable = int(_MEMORY_SHARE * (memory_bytes() or sys.maxsize)) // model.info.kv_bytes_per_cell
-    cells = max(dearest[0].cells, min(sum(room.cells for room in dearest[:most]), bearable))
-    sequences = sum(room.sequences for room in dearest[:most])
+    cells = max(dearest[0].cells, min(spare.cells + sum(room.cells for room in dearest[:most]), bearable))
+    sequences = min(MAX_SEQUENCES - 1, spare.sequences + sum(room.sequences for room in dearest[:most]))
     longest = max(room.longest for room in rooms)
     if not engine.shares_cells:
         sequences = max(dearest[0].sequences, min(sequences, bearable // longest))
     try:
         engine.reserve(cells=cells, sequences=sequences, longest=longest).close()
     except ContextOverflow:  # a context of fixed size: what fits runs, unless not even one would
-        engine.reserve(**dearest[0]._asdict()).close()
+        engine.reserve(cells=dearest[0].cells, sequences=sequences, longest=longest).close()

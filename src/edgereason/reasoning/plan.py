@@ -28,7 +28,7 @@ from edgereason.core.types import (
     Stop,
 )
 from edgereason.engine.base import Adapter, Engine
-from edgereason.errors import ContextOverflow, RequestError
+from edgereason.errors import ContextOverflow, QueueFull, RequestError
 from edgereason.heads.base import Verifier
 from edgereason.reasoning.control import ANSWER_TOKENS, ThinkControl, bucket_for, least_tokens
 from edgereason.reasoning.pace import Pace
@@ -47,6 +47,9 @@ class Room(NamedTuple):
     cells: int
     sequences: int
     longest: int
+
+
+NO_ROOM: Final = Room(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +85,22 @@ class Planner:
     verifier: Verifier | None
     pace: Pace
 
-    def plans(self, request: Request, prompt_tokens: int, *, unencoded_tokens: int = 0) -> list[Plan]:
+    def plans(
+        self, request: Request, prompt_tokens: int, *, unencoded_tokens: int = 0, waited_s: float = 0.0
+    ) -> list[Plan]:
         """The routes that the request may take: one, or both, chat first, if the switcher is to choose.
 
         Args:
             request: what is asked.
             prompt_tokens: of its prompt.
             unencoded_tokens: of these, those that take time.
+            waited_s: seconds of its budget that are over already.
 
         Raises:
-            RequestError: a limit is too small, or it does not fit (`ContextOverflow`).
+            RequestError: a limit is too small, or it does not fit (`ContextOverflow`), or it waited for so
+                long that there is no time left (`QueueFull`).
         """
-        self._require_time(request, unencoded_tokens)
+        self.require_time(request, unencoded_tokens, waited_s)
         context_tokens = self.engine.context_tokens
         if prompt_tokens >= context_tokens:
             raise ContextOverflow(prompt_tokens + 1, context_tokens, "the prompt")
@@ -189,15 +196,28 @@ class Planner:
         steps = self.pace.most_steps(num_streams, budget.limit_s)
         return min(limit_tokens, max(steps, least_tokens(self.seams)))
 
-    def _require_time(self, request: Request, unencoded_tokens: int) -> None:
+    def require_time(self, request: Request, unencoded_tokens: int, waited_s: float = 0.0) -> None:
+        """Refuses seconds in which nobody could answer.
+
+        Raises:
+            RequestError: there never was time enough.
+            QueueFull: there is none any more.
+        """
         if request.budget is None or request.budget.limit_s is None:
             return
         # One stream is enough for an answer: the others are given up where there is no time for them.
         least_s = self.pace.least_s(1, unencoded_tokens, ANSWER_TOKENS)
-        if least_s > request.budget.limit_s:
+        limit_s = request.budget.limit_s
+        if least_s > limit_s:
             raise RequestError(
-                f"a budget of {request.budget.limit_s:g} s is too short: on this machine the prompt's "
+                f"a budget of {limit_s:g} s is too short: on this machine the prompt's "
                 f"{unencoded_tokens} tokens and the shortest answer take about {least_s:.1f} s"
+            )
+        if waited_s + least_s > limit_s:
+            raise QueueFull(
+                f"a budget of {limit_s:g} s is too short while others are answered: {waited_s:.1f} s of it "
+                f"are over, and an answer takes about {least_s:.1f} s: try again, or give more seconds",
+                retry_after_s=max(1.0, waited_s),
             )
 
     def preamble(self, limit_tokens: int) -> tuple[int, ...]:

@@ -26,9 +26,10 @@ from edgereason.core.chat import split_chat, split_thinking
 from edgereason.core.types import Candidate, Request, Response, Route, Stop, Timing, Trace, Usage, Vote
 from edgereason.heads.base import Verifier
 from edgereason.reasoning.batch import Batch, Stream
-from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl
+from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl, Phase
 from edgereason.reasoning.events import STEP, Ended, Event, Notice, Step, Tallied, Text
 from edgereason.reasoning.pace import Deadline
+from edgereason.reasoning.runs import Caller
 from edgereason.reasoning.vote import Ballot, decided, needed, tally, winner
 
 _SHORT_ANSWER_TOKENS: Final = ANSWER_TOKENS // 2
@@ -66,7 +67,7 @@ class Race:
         self._clock = clock
         self._verify_s = 0.0
         self._num_late = 0
-        self._is_uncompared = False
+        self._is_uncompared = self._is_ended_early = False
         self._streams: list[Stream] = []
         self._ballots: dict[int, Ballot] = {}
         self._candidates: dict[int, Candidate] = {}
@@ -75,7 +76,7 @@ class Race:
         """Enters a stream, which begins in its stage unless it has begun."""
         self._streams.append(stream)
 
-    def run(self, should_stop: Callable[[], bool]) -> Iterator[Event | Step]:
+    def run(self, caller: Caller) -> Iterator[Event | Step]:
         """Watches until every stream has ended."""
         self._begin_stages()
         while True:
@@ -87,7 +88,9 @@ class Race:
             if not running:
                 yield from map(Notice, self.notices)
                 return
-            if should_stop() or self._is_certain(len(running)):
+            if caller.wants_answer:
+                self._hurry(running)
+            if caller.should_stop() or self._is_certain(len(running)):
                 given_up = running
             else:
                 given_up = self._without_time(running)
@@ -100,6 +103,12 @@ class Race:
                     self._deadline.num_streams = len(running) - len(given_up)
                 if any(_runs(stream) for stream in self._streams):  # or all ended with their first token
                     yield STEP
+
+    def _hurry(self, running: list[Stream]) -> None:
+        """Has the thinking of all that run ended at their next token."""
+        for stream in running:
+            if not stream.control.is_hurried and stream.control.phase is Phase.THINKING:
+                stream.control.is_hurried = self._is_ended_early = True
 
     def _begin_stages(self) -> None:
         """Begins stages until the streams that have begun could settle the vote by themselves."""
@@ -144,6 +153,8 @@ class Race:
                 f"there was not enough time for all {len(self._streams)} streams to answer, so "
                 f"{self._num_late} of them ended without an answer"
             )
+        if self._is_ended_early:
+            notices.append("the thinking was ended on request, before the model had finished it")
         if self._is_uncompared:
             notices.append(
                 "there was no time to compare formulas that are written differently, so each counted as an "
@@ -224,6 +235,7 @@ class Race:
         route: Route,
         p_think: float | None,
         prompt_tokens: int,
+        cached_tokens: int,
         kv_bytes: int,
         ttft_s: float,
         decode_s: float,
@@ -252,6 +264,7 @@ class Race:
                 thinking_tokens=trace.thinking_tokens if trace else 0,
                 answer_tokens=trace.answer_tokens if trace else 0,
                 all_streams_tokens=all_tokens,
+                cached_tokens=cached_tokens,
             ),
             timing=Timing(
                 ttft_s=ttft_s,
@@ -263,6 +276,7 @@ class Race:
             kv_bytes=kv_bytes,
             candidates=candidates,
             winner=indices[won] if won is not None else None,
+            ended=trace is not None and trace.ended and not cancelled,
         )
 
     def _first(self, candidates: tuple[Candidate, ...]) -> Candidate | None:
@@ -307,4 +321,5 @@ def _trace(stream: Stream) -> Trace:
         token_ids=tuple(stream.token_ids),
         forced=tuple(stream.forced),
         logprobs=tuple(stream.logprobs) if stream.want_logprobs else None,
+        ended=stream.end is not None or control.stop is Stop.STOP_STRING,
     )

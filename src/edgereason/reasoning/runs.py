@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from edgereason.core.closing import Closing
@@ -21,6 +22,22 @@ from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event, Step
 
 Run = Generator[Event | Step, None, None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Caller:
+    """Whoever asked, as a run sees them: looked at between steps.
+
+    Attributes:
+        should_stop: whether nobody wants more; the run then ends with what there is.
+        wants_answer: set, by any thread, to have the thinking ended and the answer given.
+        accepted_s: when seconds began to count, on the pipeline's clock; None for when the run begins.
+    """
+
+    should_stop: Callable[[], bool] = lambda: False
+    wants_answer: bool = False
+    accepted_s: float | None = None
+
 
 K = TypeVar("K", bound=Hashable)
 
@@ -93,9 +110,10 @@ class Events(Iterator[Event], Closing):
     caller who leaves before that gives it back at the end of the `with` block, or by `close`.
     """
 
-    def __init__(self, run: Run, batch: Batch) -> None:
+    def __init__(self, run: Run, batch: Batch, caller: Caller | None = None) -> None:
         self._run = run
         self._batch = batch
+        self._caller = caller or Caller()
         self._owner = batch.engine.owner
         self._has_begun = self._is_over = False
 
@@ -113,6 +131,10 @@ class Events(Iterator[Event], Closing):
             if isinstance(event, Answered):
                 self._leave()
         return event
+
+    def answer_now(self) -> None:
+        """Ends the thinking of every stream at its next token, so that it answers; from any thread."""
+        self._caller.wants_answer = True
 
     def close(self) -> None:
         """Ends the request and gives back what it holds. Closing twice is harmless.
@@ -139,9 +161,9 @@ class Events(Iterator[Event], Closing):
         self._is_over = True
 
 
-def drive(run: Run, batch: Batch) -> Events:
-    """One request's events: the batch takes its steps as they are read."""
-    return Events(run, batch)
+def drive(run: Run, batch: Batch, caller: Caller | None = None) -> Events:
+    """One request's events: the batch takes its steps as they are read. `caller` is the one of the run."""
+    return Events(run, batch, caller)
 
 
 def last_response(events: Iterator[Event]) -> Response:

@@ -20,27 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Unpack, cast
 
+from edgereason.core.chat import Prompt
 from edgereason.core.checks import require, require_function
 from edgereason.core.closing import Closing
-from edgereason.core.types import (
-    MAX_SECONDS,
-    MAX_STREAMS,
-    Effort,
-    Message,
-    Mode,
-    Request,
-    Response,
-    Route,
-    Stop,
-    effort_tokens,
-)
+from edgereason.core.types import Message, Mode, Request, Response, Stop
 from edgereason.errors import BundleError, ContextOverflow, RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Routed
+from edgereason.reasoning.harder import harder
 from edgereason.reasoning.pipeline import Pipeline
 from edgereason.reasoning.prompt_cache import KvOrigin, PromptCache
 from edgereason.reasoning.request import SAMPLING_OPTIONS, AskOptions, make_request
-from edgereason.reasoning.runs import Events, Run, drive, last_response
+from edgereason.reasoning.runs import Caller, Events, Run, drive, last_response
 
 _BUDGETS: Final = ("effort", "budget")
 _INHERITED: Final = (*_BUDGETS, "streams", "vote", "stage", "sampling", *SAMPLING_OPTIONS, "seed", "stop")
@@ -61,10 +52,12 @@ class Turn:
 
     Attributes:
         run: begins the answer; arguments as those of `Pipeline.run` in its place.
+        advised: an error of its planning, as the caller should read it.
     """
 
     request: Request
-    run: Callable[[Batch, Callable[[], bool], float | None], Run]
+    run: Callable[[Batch, Caller, Prompt | None], Run]
+    advised: Callable[[ContextOverflow], ContextOverflow] = lambda error: error
 
 
 class Session(Closing):
@@ -214,14 +207,15 @@ class Session(Closing):
 
     def _events(self, turn: Turn, should_stop: Callable[[], bool]) -> Events:
         require_function("should_stop", should_stop)
-        batch = Batch(self._pipeline.engine)
-        return drive(turn.run(batch, should_stop, None), batch)
+        batch, caller = Batch(self._pipeline.engine), Caller(should_stop=should_stop)
+        return drive(turn.run(batch, caller, None), batch, caller)
 
     def _turn(self, asked: tuple[Message, ...], options: AskOptions) -> Turn:
         if options.get("system") is not None:
             raise RequestError("a session's system message is given when it is made")
         request = make_request(asked, **options)
-        return Turn(request, partial(self._run, request, options, self._messages))
+        run = partial(self._run, request, options, self._messages)
+        return Turn(request, run, partial(self._advised, request=request))
 
     def _run(
         self,
@@ -229,8 +223,8 @@ class Session(Closing):
         options: AskOptions,
         said: tuple[Message, ...],
         batch: Batch,
-        should_stop: Callable[[], bool],
-        accepted_s: float | None,
+        caller: Caller,
+        prompt: Prompt | None,
     ) -> Run:
         """The pipeline's run on this session's KV; what it answers becomes a turn."""
         if self._is_closed:
@@ -241,7 +235,7 @@ class Session(Closing):
             raise RequestError("the conversation has gone on since this was asked: ask again")
         self._is_answering = True
         try:
-            run = self._pipeline.run(request, batch, should_stop, self._prefix, accepted_s)
+            run = self._pipeline.run(request, batch, caller, prefix=self._prefix, prompt=prompt)
             with closing(run):
                 for event in run:
                     if isinstance(event, Routed):
@@ -266,7 +260,7 @@ class Session(Closing):
         if "effort" in own or "budget" in own:
             options = _without(options, *_BUDGETS)
         elif self._last is not None:
-            options |= _raised(self._last, self._pipeline.buckets)
+            options |= harder(self._last.request, self._last.routed, self._pipeline.buckets) or {}
         return cast(AskOptions, options | own)
 
     def _advised(self, error: ContextOverflow, request: Request) -> ContextOverflow:
@@ -296,19 +290,6 @@ class Session(Closing):
         if engine.context_tokens < engine.info.train_context_tokens:
             advice += ", or load with a larger context"
         return ContextOverflow(error.needed_tokens, error.available_tokens, "the conversation", advice)
-
-
-def _raised(last: _Answer, buckets: tuple[int, ...]) -> dict[str, object]:
-    """What more than the last answer's budget is."""
-    budget = last.request.think_budget(buckets)
-    if last.routed.route is Route.CHAT:
-        return {} if budget is not None else {"effort": Effort.MEDIUM}
-    if budget is not None and budget.limit_s is not None:
-        return {"budget": f"{min(2 * budget.limit_s, MAX_SECONDS):g}s"}
-    above = [effort for effort in Effort if (effort_tokens(effort, buckets) or 0) > last.routed.limit_tokens]
-    if above:
-        return {"budget": None, "effort": above[0]}
-    return {"streams": min(2 * last.request.streams, MAX_STREAMS)}
 
 
 def _without(options: dict[str, object], *names: str) -> dict[str, object]:

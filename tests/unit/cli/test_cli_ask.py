@@ -38,10 +38,12 @@ def test_json_is_one_object_and_nothing_else_on_stdout(cli):
         "thinking": "17 · 23 = 391",
         "stop": "natural",
         "finish_reason": "stop",
+        "ended": True,
         "seed": 3,
         "budget": 512,
         "usage": {
             "prompt_tokens": prompt_tokens,
+            "cached_tokens": 0,
             "thinking_tokens": 23,
             "answer_tokens": 26,
             "total_tokens": prompt_tokens + 49,

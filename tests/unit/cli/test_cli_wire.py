@@ -39,7 +39,9 @@ def test_a_response_becomes_the_object_of_the_contract():
         thinking="17 · 23",
         stop=Stop.BUDGET,
         seed=7,
-        usage=Usage(prompt_tokens=10, thinking_tokens=5, answer_tokens=3, all_streams_tokens=12),
+        usage=Usage(
+            prompt_tokens=10, thinking_tokens=5, answer_tokens=3, all_streams_tokens=12, cached_tokens=4
+        ),
         timing=Timing(ttft_s=0.25, total_s=2.0, tokens_per_s=6.0, budget_s=1.5, verify_s=0.25),
         kv_bytes=4096,
         candidates=(
@@ -50,6 +52,7 @@ def test_a_response_becomes_the_object_of_the_contract():
         ),
         winner=0,
         notices=("a notice",),
+        ended=True,
     )
     assert to_json(response, model="scripted", limit_tokens=40) == {
         "model": "scripted",
@@ -60,10 +63,12 @@ def test_a_response_becomes_the_object_of_the_contract():
         "thinking": "17 · 23",
         "stop": "budget",
         "finish_reason": "length",
+        "ended": True,
         "seed": 7,
         "budget": 40,
         "usage": {
             "prompt_tokens": 10,
+            "cached_tokens": 4,
             "thinking_tokens": 5,
             "answer_tokens": 3,
             "total_tokens": 18,  # 10 + 5 + 3

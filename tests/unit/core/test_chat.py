@@ -6,7 +6,7 @@ import pytest
 
 from edgereason.core.chat import ChatTemplate, Seams, hint_text, split_thinking, strip_thinking
 from edgereason.core.types import Message
-from edgereason.errors import ModelFileError
+from edgereason.errors import ModelFileError, RequestError
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -101,6 +101,23 @@ def test_a_template_that_refuses_is_a_model_error_with_its_own_words() -> None:
     template = ChatTemplate("{{ raise_exception('roles must alternate') }}")
     with pytest.raises(ModelFileError, match="roles must alternate"):
         template.encode([Message("user", "x")], tokenize)
+
+
+def test_an_order_of_roles_that_a_template_refuses_is_the_callers_to_mend() -> None:
+    template = ChatTemplate(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    asked = [Message("system", "Be brief."), Message("user", "Hi?")]
+    with pytest.raises(RequestError, match=r"messages from system, user: .*System role not supported"):
+        template.encode(asked, tokenize)
+    assert text_of(template.encode(asked[1:], tokenize)) == "Hi?"
+
+
+def test_a_message_that_a_template_leaves_out_is_the_callers_to_mend() -> None:
+    template = ChatTemplate("{{ messages[-1].content }}")
+    with pytest.raises(RequestError, match="does not write message 1 of 2, the system's"):
+        template.encode([Message("system", "Be brief."), Message("user", "Hi?")], tokenize)
 
 
 def test_a_template_is_sandboxed() -> None:

@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from edgereason.core.chat import ChatTemplate
 from edgereason.core.template import filled, mark, render
 from edgereason.core.types import Message
-from edgereason.errors import ModelFileError
+from edgereason.errors import ModelFileError, RequestError
 
 ASKED = 'What is "2+2"?\nSagen Sie\'s – bitte.'
 HELLO = [Message("system", "Be brief."), Message("user", ASKED)]
@@ -109,7 +109,8 @@ def test_json_inside_of_json_is_escaped_twice() -> None:
     ],
 )
 def test_a_template_that_drops_what_was_said_is_refused(source: str) -> None:
-    with pytest.raises(ModelFileError, match=r"chat template (does not write message|takes a message apart)"):
+    what = r"chat template (does not write message|takes a message apart)"
+    with pytest.raises((ModelFileError, RequestError), match=what):
         prompt(source)
 
 

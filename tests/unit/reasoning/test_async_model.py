@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from edgereason.core.types import Budget, Message, Mode, Request, Response
 from edgereason.engine.scripted import ScriptedEngine
-from edgereason.errors import ContextOverflow, EngineError, RequestError
+from edgereason.errors import ContextOverflow, EngineError, RequestError, Unavailable
 from edgereason.reasoning.async_model import AsyncModel
 from edgereason.reasoning.events import Answered, Routed, Text
 from edgereason.reasoning.model import Model
@@ -32,9 +33,11 @@ class WatchedEngine(ScriptedEngine):
 
     Attributes:
         hold_after: so many steps, those behind wait for `may_step` to be set again.
+        step_s: that a step takes.
     """
 
     hold_after: int | None = None
+    step_s = 0.0
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
@@ -49,6 +52,7 @@ class WatchedEngine(ScriptedEngine):
             self.hold_after = None
             self.may_step.clear()
         assert self.may_step.wait(10)
+        time.sleep(self.step_s)
         feeds = list(feeds)
         self.widths.append(len(feeds))
         self.threads.add(threading.current_thread().name)
@@ -59,11 +63,11 @@ class WatchedEngine(ScriptedEngine):
         super().close()
 
 
-def run(
-    engine: ScriptedEngine, act: Callable[[AsyncModel], Awaitable[None]], *, max_running: int = 8
-) -> None:
+def run(engine: ScriptedEngine, act: Callable[[AsyncModel], Awaitable[None]], **options: int) -> None:
+    """By default no prompt is kept, so that all cells are given back."""
+
     async def main() -> None:
-        async with AsyncModel(Model(engine), max_running=max_running) as model:
+        async with AsyncModel(Model(engine), **{"cache_mib": 0, **options}) as model:
             await asyncio.wait_for(act(model), 20)
 
     asyncio.run(main())
@@ -94,7 +98,7 @@ def test_tasks_share_steps_and_get_the_answers_that_each_gets_alone() -> None:
         engine.may_step.set()
         together = await asyncio.gather(*tasks)
         for one, other in zip(alone, together, strict=True):
-            assert (one.answer, one.candidates, one.usage) == (other.answer, other.candidates, other.usage)
+            assert (one.answer, one.candidates) == (other.answer, other.candidates)
 
     run(engine, act)
     assert max(engine.widths) == 8  # all of them, in a context that was made for as many
@@ -118,6 +122,7 @@ def test_a_request_joins_while_others_run() -> None:
 
 def test_events_come_as_they_happen_and_in_order() -> None:
     engine = WatchedEngine([FOUR])
+    engine.step_s = 0.002
 
     async def act(model: AsyncModel) -> None:
         events = [event async for event in model.stream("2+2?", **THINK)]
@@ -241,9 +246,9 @@ def test_closing_stops_what_runs_and_frees_the_model() -> None:
         await until(lambda: len(engine.widths) > 3)
         await model.close()
         for task in tasks:
-            with pytest.raises(RequestError, match="closed before the answer"):
+            with pytest.raises(Unavailable, match="closed before the answer"):
                 await task
-        with pytest.raises(RequestError, match="the model is closed"):
+        with pytest.raises(Unavailable, match="the model is closed"):
             await model.ask("2+2?")
         await model.close()
 
@@ -406,7 +411,7 @@ def test_a_session_outlives_its_model_without_harm() -> None:
         await session.ask("2+2?", **THINK)
         await model.close()
         assert len(session.messages) == 2
-        with pytest.raises(RequestError, match="the model is closed"):
+        with pytest.raises(Unavailable, match="the model is closed"):
             await session.ask("Sure?")
         await session.close()
 
@@ -444,7 +449,10 @@ def test_six_hundred_requests_with_cancellations_leave_nothing_behind() -> None:
     async def main() -> None:
         async with AsyncModel(Model(engine)) as model:
             await asyncio.wait_for(act(model), 120)
-            assert engine.used_cells == 0
+            await until(lambda: model.load_figures().running_requests == 0)
+            figures = model.load_figures()
+            assert (figures.cells_running, figures.waiting_requests) == (0, 0)
+            assert figures.cells_kept == engine.used_cells
             assert all(sampler.closed for sampler in engine.samplers)
 
     asyncio.run(main())

@@ -168,9 +168,9 @@ def test_stop_strings_are_not_looked_for_in_native_thinking() -> None:
 def test_enable_thinking_goes_to_the_template() -> None:
     hi = (Message("user", "Hi?"),)
     template = ChatTemplate(OPENS)
-    assert template.opens_thinking(hi)
-    assert template.opens_thinking(hi, enable_thinking=True)
-    assert not template.opens_thinking(hi, enable_thinking=False)
+    assert template.prompt(hi, ScriptedEngine().tokenize).opens_thinking
+    assert template.prompt(hi, ScriptedEngine().tokenize, enable_thinking=True).opens_thinking
+    assert not template.prompt(hi, ScriptedEngine().tokenize, enable_thinking=False).opens_thinking
     response, _ = chat("The answer is 4.", template=OPENS, enable_thinking=False)
     assert (response.answer, response.thinking) == ("4", None)
     closed, _ = chat("So.\n</think>\n4", template=OPENS, enable_thinking=True)
@@ -180,8 +180,8 @@ def test_enable_thinking_goes_to_the_template() -> None:
 def test_a_template_that_takes_parts_is_told_whether_to_think_as_well() -> None:
     hi = (Message("user", "Hi?"),)
     template = ChatTemplate(OPENS.replace("m.content", "m.content[0].text"))
-    assert template.opens_thinking(hi)
-    assert not template.opens_thinking(hi, enable_thinking=False)
+    assert template.prompt(hi, ScriptedEngine().tokenize).opens_thinking
+    assert not template.prompt(hi, ScriptedEngine().tokenize, enable_thinking=False).opens_thinking
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.control import Phase, least_tokens
 from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied, Text
 from edgereason.reasoning.pipeline import Pipeline
-from edgereason.reasoning.runs import drive, drive_many
+from edgereason.reasoning.runs import Caller, drive, drive_many
 
 FOUR = "2+2 is 4.\n</think>\n\nThe final answer is 4."
 FIVE = "2+2 is 5, I think.\n</think>\n\nThe final answer is 5."
@@ -114,6 +114,19 @@ def test_a_stream_that_never_closes_is_cut_within_its_budget_and_still_answers()
     assert response.stop is Stop.BUDGET
     assert response.answer == "6"
     assert response.candidates[0].trace.num_tokens <= 100
+
+
+def test_an_answer_that_ends_by_itself_is_told_from_one_that_is_cut() -> None:
+    asked = request(stop=("9",))
+    for reply, stop, ended in (
+        (FOUR, Stop.NATURAL, True),
+        ("hm " * 40 + "\n</think>\n\nThe final answer is 6.", Stop.BUDGET, True),  # only its thinking was cut
+        ("2+2 is\n</think>\n\nThe final answer is " + "6" * 200, Stop.BUDGET, False),
+        ("2+2 is\n</think>\n\nThe final answer is 79.", Stop.STOP_STRING, True),
+    ):
+        response = ask(ScriptedEngine([reply]), asked)
+        assert (response.stop, response.ended) == (stop, ended)
+        assert response.candidates[0].trace.ended is ended
 
 
 def test_max_tokens_below_the_budget_cuts_too_but_is_called_length() -> None:
@@ -269,7 +282,9 @@ def test_events_tell_the_story_in_order() -> None:
 def test_a_caller_who_stops_gets_what_there_is() -> None:
     engine = ScriptedEngine([ENDLESS])
     batch, told = Batch(engine), []
-    for event in drive(Pipeline(engine).run(request(), batch, lambda: len(told) >= 6), batch):
+    for event in drive(
+        Pipeline(engine).run(request(), batch, Caller(should_stop=lambda: len(told) >= 6)), batch
+    ):
         told.append(event)
     assert isinstance(told[-1], Answered)
     response = told[-1].response

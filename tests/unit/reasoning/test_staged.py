@@ -19,7 +19,7 @@ from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Ended, Event, Tallied
 from edgereason.reasoning.model import Model
 from edgereason.reasoning.pipeline import Pipeline
-from edgereason.reasoning.runs import drive, drive_many
+from edgereason.reasoning.runs import Caller, drive, drive_many
 
 
 def says(answer: object, blanks: int = 0) -> str:
@@ -202,7 +202,7 @@ def test_a_caller_who_stops_between_stages_gets_what_there_is_and_nothing_begins
     def ended() -> int:
         return sum(isinstance(event, Ended) for event in told)
 
-    run = Pipeline(engine).run(request(streams=8, stage=5), batch, lambda: ended() > seen)
+    run = Pipeline(engine).run(request(streams=8, stage=5), batch, Caller(should_stop=lambda: ended() > seen))
     for event in drive(run, batch):
         told.append(event)
     assert isinstance(told[-1], Answered)

@@ -16,7 +16,7 @@ from edgereason.errors import RequestError
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.events import Answered, Event
 from edgereason.reasoning.pipeline import Pipeline
-from edgereason.reasoning.runs import drive, drive_many
+from edgereason.reasoning.runs import Caller, drive, drive_many
 
 ENDLESS = "hm " * 5000 + "\n</think>\n\nThe final answer is 6."
 STEP_S, PREFILL_S = 0.05, 0.005
@@ -215,7 +215,7 @@ def test_seconds_count_from_acceptance() -> None:
     ask(pipeline, engine, request(6.0))
     batch, accepted_s = Batch(engine), engine.now_s
     engine.now_s += 2.0  # it waited for others
-    *_, last = drive(pipeline.run(request(6.0), batch, accepted_s=accepted_s), batch)
+    *_, last = drive(pipeline.run(request(6.0), batch, Caller(accepted_s=accepted_s)), batch)
     assert isinstance(last, Answered)
     assert engine.now_s - accepted_s <= 6.6
     assert last.response.timing.total_s == pytest.approx(engine.now_s - accepted_s)
