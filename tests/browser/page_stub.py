@@ -104,6 +104,7 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.pace_s = pace_s
         self.key = key
+        self.is_loading = False
         self.asked: list[Frame] = []
         self.cut: list[str] = []
         self.hurried: dict[str, threading.Event] = {}
@@ -120,6 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: Stub
 
     def do_GET(self) -> None:
+        if self.path == "/api/info" and self.server.is_loading:
+            message = "the model is still being loaded"
+            return self._give_json(503, {"error": {"message": message, "code": "loading"}})
         if self.path == "/api/info":
             if self._is_allowed():
                 self._give_json(200, INFO | {"needs_key": bool(self.server.key)})

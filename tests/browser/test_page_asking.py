@@ -234,6 +234,15 @@ def test_the_key_is_asked_for_and_kept_for_the_tab(context: Any) -> None:
         page.close()
 
 
+def test_a_server_that_still_loads_is_waited_for(page: Any, stub: Stub) -> None:
+    stub.is_loading = True
+    page.reload()
+    page.get_by_text("The model is being loaded.").wait_for()
+    stub.is_loading = False
+    page.locator(".banner").wait_for(state="detached")
+    assert page.locator(".model").inner_text() == "qwen2.5-coder-0.5b-think"
+
+
 def test_settings_are_sent_and_kept(page: Any, stub: Stub) -> None:
     page.keyboard.press("Alt+s")
     page.get_by_label("Temperature").fill("0.3")

@@ -3,10 +3,10 @@
 ::
 
     edgereason serve &
-    python tools/page/screenshots.py http://127.0.0.1:8000/      writes docs/images/page-*.png
+    python tools/page/screenshots.py http://127.0.0.1:8080/      writes docs/images/page-*.png
 
-What is on them is what the server said: run it with the bundle of the package. Needs Debian's chromium package
-(or CHROMIUM, a path) and `pip install playwright`.
+What is on them is what the server said: run it with the bundle of the package. Needs Debian's chromium
+package (or CHROMIUM, a path) and `pip install playwright`.
 """
 
 from __future__ import annotations
@@ -64,11 +64,10 @@ def picture(page: Any, arguments: argparse.Namespace, name: str) -> None:
     field = page.get_by_role("textbox", name="Question", exact=True)
     field.fill(arguments.question)
     field.press("Enter")
-    page.wait_for_function(
-        "(least) => parseInt(document.querySelector('.lane .tokens')?.innerText) >= least",
-        arg=TOKENS_BEFORE_RACE,
-        timeout=120_000,
-    )
+    spent = page.locator(".lane .tokens").first
+    spent.wait_for(timeout=120_000)
+    while int(spent.inner_text().split("/")[0]) < TOKENS_BEFORE_RACE:
+        page.wait_for_timeout(20)
     page.screenshot(path=arguments.folder / f"page-race-{name}.png")
     page.locator(".figures span").first.wait_for(timeout=120_000)
     page.wait_for_timeout(800)  # bars and formulas settle

@@ -62,6 +62,7 @@ function Problem() {
   if (state.problem === 'unreachable') {
     return html`<p class="banner" role="status">The server can’t be reached. Conversations on this device can be read all the same. <${Button} icon="again" label="Try again" onClick=${connect} /></p>`;
   }
+  if (state.problem === 'loading') return html`<p class="banner calm" role="status">The model is being loaded.</p>`;
   if (state.problem === 'key') {
     return html`<p class="banner" role="status">This server asks for a key. <${Button} icon="edit" label="Give the key" onClick=${() => ((state.dialog = 'key'), changed())} /></p>`;
   }

@@ -4,7 +4,7 @@
 import * as api from './api.js';
 import { changed, state } from './state.js';
 
-const RETRY_MS = 3_000;
+const RETRY_MS = 2_000;
 let retry = 0;
 
 /** @returns {Promise<boolean>} whether the server answers us */
@@ -15,7 +15,7 @@ export async function connect() {
     state.problem = '';
     if (state.dialog === 'key') state.dialog = '';
   } catch (error) {
-    state.problem = error.status === 401 ? 'key' : 'unreachable';
+    state.problem = error.status === 401 ? 'key' : error.code === 'loading' ? 'loading' : 'unreachable';
     if (state.problem === 'key') state.dialog = 'key';
     else retry = setTimeout(connect, RETRY_MS);
   }

@@ -2,7 +2,7 @@
  * Markdown becomes nodes, token by token. No HTML is ever parsed: what looks like it stays text.
  */
 import { Component } from './vendor/preact.js';
-import { useState } from './vendor/hooks.js';
+import { useEffect, useState } from './vendor/hooks.js';
 import { Marked } from './vendor/marked.js';
 import { Button, copy, html } from './ui.js';
 import { Formula } from './math.js';
@@ -43,6 +43,9 @@ const marked = new Marked({
   ],
 });
 
+// Its expressions are compiled when they are first used: better now, while the prompt is read, than with the answer.
+setTimeout(() => marked.lexer('# a\n\n- b **c** *d* `e` [f](g) <h> $i$\n\n> j\n\n|k|\n|-|\n|l|\n\n```\nm\n```\n\n1. n'));
+
 /** @param {string} href @returns {string | null} null: not a place that a link may lead to */
 export function safeHref(href) {
   try {
@@ -58,10 +61,20 @@ const ENTITIES = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00
 /** The lexer leaves entities to HTML, which is not made here. @param {string} text */
 const decoded = (text) => text.replace(/&(?:#39|(amp|lt|gt|quot|apos|nbsp));/g, (_, name) => ENTITIES[name ?? 'apos']);
 
+/** Blocks that are drawn at once: a long answer that comes whole must not hold up the page. */
+const BLOCKS_AT_ONCE = 6;
+
 /** A text in Markdown. @param {{text: string}} properties */
 export function Markdown({ text }) {
+  const [most, setMost] = useState(BLOCKS_AT_ONCE);
+  const tokens = marked.lexer(text);
+  useEffect(() => {
+    if (tokens.length <= most) return undefined;
+    const timer = setTimeout(() => setMost(most + BLOCKS_AT_ONCE));
+    return () => clearTimeout(timer);
+  }, [tokens.length > most, most]);
   return html`<div class="markdown">
-    ${marked.lexer(text).map((token, place) => html`<${Block} key=${place} token=${token} />`)}
+    ${tokens.slice(0, most).map((token, place) => html`<${Block} key=${place} token=${token} />`)}
   </div>`;
 }
 

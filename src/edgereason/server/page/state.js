@@ -13,7 +13,7 @@ import { useEffect, useState } from './vendor/hooks.js';
 export const state = {
   /** @type {import('./api.js').Info | null} what the server said of itself */
   info: null,
-  /** @type {'' | 'unreachable' | 'key'} why the server can't be asked */
+  /** @type {'' | 'unreachable' | 'loading' | 'key'} why the server can't be asked */
   problem: '',
   /** @type {{id: string, title: string, changed: number}[]} newest first */
   titles: [],

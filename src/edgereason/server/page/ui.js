@@ -46,8 +46,10 @@ export function Button({ icon, label, onClick, bare = false, kind = 'quiet', tit
   </button>`;
 }
 
+const NUMBERS = new Intl.NumberFormat('en');
+
 /** @param {number} value a count @returns {string} with thousands apart */
-export const count = (value) => value.toLocaleString('en');
+export const count = (value) => NUMBERS.format(value);
 
 /** @param {number} seconds @returns {string} tenths below a minute, else minutes and seconds */
 export function duration(seconds) {
