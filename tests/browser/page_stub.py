@@ -252,7 +252,7 @@ def _think(body: Frame, hurry: threading.Event) -> Iterator[Frame]:
             at[i] += len(pieces)
             tokens[i] += 2 * len(pieces)
             if pieces:
-                text = "".join(f"{piece} " if "\n" not in piece else piece for piece in pieces)
+                text = "".join(f"{piece} " for piece in pieces)
                 items.append({"stream": i, "phase": "thinking", "text": text, "tokens": tokens[i]})
             if at[i] < len(words[i]) and not hurry.is_set():
                 continue

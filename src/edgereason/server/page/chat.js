@@ -116,7 +116,7 @@ function AnswerView({ conversation, turn, answer, isLast, isBusy }) {
   return html`<div class="answer" role="group" aria-label="Answer">
     ${isThinking
       ? html`<${Race} answer=${answer} isLast=${isLast} />`
-      : html`<div class="plain">${answer.routed ? html`<${Route} routed=${answer.routed} />` : null}${isRunning || !answer.routed ? html`<${Progress} answer=${answer} />` : null}</div>`}
+      : html`<div class="plain">${answer.routed?.p_think != null ? html`<${Route} routed=${answer.routed} />` : null}${isRunning || !answer.routed ? html`<${Progress} answer=${answer} />` : null}</div>`}
     ${isRunning
       ? html`<div class="row controls">
           ${isThinking && answer.phase === 'thinking'

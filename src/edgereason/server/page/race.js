@@ -44,14 +44,14 @@ export function Race({ answer, isLast }) {
 export function Progress({ answer }) {
   const spent = spentTokens(answer);
   const limit = answer.routed?.limit_s;
-  const elapsed = seconds(answer);
+  const elapsed = answer.result?.timing?.total_s ?? seconds(answer);
   const words = stage(answer);
   const rate = answer.first && !answer.result ? spent / Math.max(0.2, ((answer.ended ?? Date.now()) - answer.first) / 1000) : 0;
   return html`<p class="progress ${answer.phase}">
     <span class="now">${words}</span>
     ${answer.phase === 'reading' ? html`<progress max=${answer.reading.total} value=${answer.reading.done} aria-label="Prompt read" />` : null}
     <span class="figure">${duration(elapsed)}${limit ? ` of ${limit} s` : ''}</span>
-    ${spent ? html`<span class="figure">${count(spent)} tokens</span>` : null}
+    ${spent && !isOver(answer) ? html`<span class="figure spent">${count(spent)} tokens</span>` : null}
     ${rate ? html`<span class="figure">${rate.toFixed(0)} tok/s</span>` : null}
   </p>`;
 }
@@ -61,7 +61,7 @@ function stage(answer) {
   const running = answer.streams.filter((stream) => !stream.end).length;
   switch (answer.phase) {
     case 'sent':
-      return 'Sent';
+      return 'Waiting';
     case 'queued':
       return answer.place > 0 ? `Queued, place ${answer.place}` : 'Queued';
     case 'reading':
