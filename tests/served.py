@@ -124,6 +124,10 @@ class Raw:
             self.heard += chunk
         return self.heard
 
+    def said(self) -> str:
+        """A chat's answer, as far as it was heard."""
+        return Reply(200, {}, self.heard[self.heard.index(b"data:") :]).said()
+
     def close(self) -> None:
         self.socket.close()
 

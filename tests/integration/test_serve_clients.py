@@ -55,7 +55,8 @@ with OpenAI(base_url=URL, api_key="none") as client:
     asked = dict(model=name, messages=[{"role": "user", "content": QUESTION}], seed=5,
                  reasoning_effort="low", extra_body={"thinking_budget_tokens": 48})
     whole = client.chat.completions.create(**asked)
-    with client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}) as stream:
+    asked |= dict(stream=True, stream_options={"include_usage": True})
+    with client.chat.completions.create(**asked) as stream:
         chunks = list(stream)
 deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
 print(json.dumps({
@@ -116,7 +117,8 @@ import openai
 client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0)
 asked = dict(model=client.models.list().data[0].id, messages=[{"role": "user", "content": QUESTION}])
 found = []
-for more in ({"temperature": 9}, {"tools": [{"type": "function", "function": {"name": "f"}}]}, {"model": "gpt-4o"}):
+tool = {"type": "function", "function": {"name": "f"}}
+for more in ({"temperature": 9}, {"tools": [tool]}, {"model": "gpt-4o"}):
     try:
         client.chat.completions.create(**{**asked, **more})
     except openai.APIStatusError as error:

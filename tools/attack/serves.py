@@ -1,7 +1,7 @@
-"""Serves a scripted model to thousands of clients: a fifth of them leave early, a tenth send senseless bodies.
+"""Serves a scripted model to thousands of clients: a fifth leave early, a tenth send senseless bodies.
 
-Whoever stays and asks for something sensible must get an answer within its budget. A senseless body must get an
-error of its own, 4xx. Nothing may grow, and no answer may have a status of 5xx.
+Whoever stays and asks for something sensible must get an answer within its budget. A senseless body must get
+an error of its own, 4xx. Nothing may grow, and no answer may have a status of 5xx.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from mutations import mutate_text
-from served import Site, served
 
 from edgereason.core.types import Sampling
 from edgereason.engine.scripted import ScriptedEngine, ScriptedSampler
+from served import Site, served
 from tools.attack.asks import resident_bytes
 from tools.attack.tally import Tally
 
@@ -215,7 +215,9 @@ def _text(path: str, body: dict[str, Any], events: list[dict[str, Any]]) -> str:
         return str(events[-1]["text"])
     if path == "/v1/responses":
         if body["stream"]:
-            return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+            return "".join(
+                event["delta"] for event in events if event["type"] == "response.output_text.delta"
+            )
         return str(events[0]["output"][-1]["content"][0]["text"])
     if body["stream"]:
         choices = [choice for event in events for choice in event["choices"]]

@@ -5,8 +5,8 @@
     library   AsyncModel in this process ─┐  the same questions, seeds and limits,
     server    `edgereason serve`, started ┘  in turns                              ─→ ratios of minima
 
-The server is a process of its own, reached over 127.0.0.1; nothing of it is imported here. Every target of its
-brief that is about time on a real engine is a figure of the record.
+The server is a process of its own, reached over 127.0.0.1; nothing of it is imported here. What it does while
+it is busy is measured too: gaps, kept prompts, clients that leave, a full queue, seconds, its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from edgereason.bench.engine import Target
@@ -235,12 +234,10 @@ def _measure_speed(subject: Subject, config: ServeBenchConfig, listener: Listene
 
     def note(who: str, ask: Callable[[int, int], tuple[float, float]]) -> None:
         """A turn: one client, then eight at the same time."""
-        tokens = config.tokens
         seconds, first_s = ask(next(numbers), 1)
         one[who].append(seconds)
         first[who].append(first_s)
         many[who].append(ask(next(numbers), CLIENTS)[0])
-        assert tokens
 
     with started(subject) as site, _library(subject) as library:
         turns = [
@@ -419,15 +416,19 @@ def _longest_gap_s(site: Site) -> float:
 def _words(site: Site) -> str:
     """A text of about as many tokens as a long prompt has."""
     text = "The bakery on Mill Road opens at six. "
-    count = site.ask("/v1/chat/completions/input_tokens", {"messages": [{"role": "user", "content": text * 10}]})
-    return text * round(_PREFILL_TOKENS / (count["input_tokens"] / 10))
+    count = site.ask(
+        "/v1/chat/completions/input_tokens", {"messages": [{"role": "user", "content": text * 10}]}
+    )
+    return text * round(_PREFILL_TOKENS / (int(count["input_tokens"]) / 10))
 
 
 def _late_s(site: Site) -> float:
     """How late a request of some seconds ends that had to wait among others."""
     budget_s = 8.0
     with ThreadPoolExecutor(CLIENTS) as pool:
-        others = [pool.submit(site.ask, "/v1/chat/completions", _timed(number, 4.0)) for number in range(CLIENTS)]
+        others = [
+            pool.submit(site.ask, "/v1/chat/completions", _timed(number, 4.0)) for number in range(CLIENTS)
+        ]
         start_s = time.perf_counter()
         try:
             site.ask("/v1/chat/completions", _timed(99, budget_s))
@@ -464,8 +465,3 @@ def _refused_s(site: Site) -> float:
         raise EngineError(f"a full queue answered with status {status}")
     _wait_for(lambda: site.figure("edgereason_requests_processing") == 0, 60)
     return refused_s
-
-
-def model_name(path: Path) -> str:
-    """What a record calls the measured file."""
-    return path.name

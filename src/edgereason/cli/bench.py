@@ -134,6 +134,25 @@ def switch(
     measure(bench_switch, config, _switch_table, as_json)
 
 
+@bench_app.command()
+def serve(
+    model: _Model = None,
+    rounds: _Rounds = 7,
+    tokens: Annotated[int, typer.Option(min=1, help="Of every answer whose speed is measured.")] = 64,
+    threads: _Threads = None,
+    as_is: _AsIs = False,
+    as_json: _Json = False,
+) -> None:
+    """Measure the server over HTTP against the library: speed, gaps, kept prompts, a full queue, its end."""
+    from edgereason.bench.serve import ServeBenchConfig, bench_serve
+    from edgereason.hub.catalog import DEFAULT_MODEL
+
+    config = ServeBenchConfig(
+        model=model or DEFAULT_MODEL, rounds=rounds, tokens=tokens, threads=threads, as_is=as_is
+    )
+    measure(bench_serve, config, _serve_table, as_json)
+
+
 class TrainMeasure(StrEnum):
     """What `bench train` measures."""
 
@@ -267,6 +286,15 @@ def _switch_table(record: Record) -> Table:
     for row in record["lengths"]:
         figures = [row["ttft"][case]["min_s"] for case in cases] + [row[ratio] for ratio in ratios]
         table.add_row(str(row["prompt_tokens"]), *map(figure, figures))
+    return table
+
+
+def _serve_table(record: Record) -> Table:
+    from edgereason.bench.serve import TARGETS
+
+    table = new_table(record, "figure", "", "target", "")
+    for name, target in TARGETS.items():
+        table.add_row(name, figure(record[name]), str(target), "✓" if record["targets_met"][name] else "✗")
     return table
 
 

@@ -85,7 +85,7 @@ def serve(
     import logging
 
     from edgereason.cli.options import find, require_one
-    from edgereason.server.app import ServerConfig, configure_log
+    from edgereason.server.app import ServerConfig, configure_log, listening, url_of
     from edgereason.server.app import serve as run
     from edgereason.server.asking import Served
 
@@ -103,13 +103,15 @@ def serve(
         drain_s=drain,
     )
     configure_log(logging.INFO if verbose else logging.WARNING)
-    source = find(bundle, model, base, allow_mirror=not no_mirror)
+    with listening(config) as listener:
+        source = find(bundle, model, base, allow_mirror=not no_mirror)
+        echo(f"edgereason: listening at {url_of(listener)}", err=True)
 
-    async def load() -> AsyncModel:
-        return await _load(source, kv, threads, context, (parallel, queue, cache_ram))
+        async def load() -> AsyncModel:
+            return await _load(source, kv, threads, context, (parallel, queue, cache_ram))
 
-    served = Served(name=name or source.name, mode=reasoning, reasoning_fields=_FIELDS[reasoning_field])
-    run(served, load, config, on_ready=lambda url: echo(f"edgereason: listening at {url}", err=True))
+        served = Served(name=name or source.name, mode=reasoning, reasoning_fields=_FIELDS[reasoning_field])
+        run(served, load, config, listener)
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

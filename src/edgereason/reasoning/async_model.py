@@ -137,6 +137,14 @@ class AsyncModel:
         session = await self._worker.call(partial(self._model.load_session, path))
         return AsyncSession(session, self._worker)
 
+    async def prompt_tokens(self, request: Request) -> int:
+        """Tokens of a request's prompt, which is not asked.
+
+        Raises:
+            RequestError: its messages can't be rendered.
+        """
+        return len((await asyncio.to_thread(self._model.pipeline.prompt, request)).ids)
+
     def load_figures(self) -> Load:
         """How busy the model is; costs nothing, and may be asked on any thread."""
         return self._worker.figures
@@ -254,6 +262,22 @@ class AsyncEvents(AsyncIterator[Event]):
         if isinstance(event, Answered):
             self._end()
         return event
+
+    async def take(self) -> list[Event]:
+        """All events that have come, at least one, for whoever has use for fewer but larger pieces.
+
+        Raises:
+            EdgeReasonError: as reading the next event does.
+
+        Returns:
+            Nothing once the request is over.
+        """
+        events: list[Event] = []
+        async for event in self:
+            events.append(event)
+            if not self._come or isinstance(self._come[0], Exception):
+                break
+        return events
 
     def answer_now(self) -> None:
         """Ends the thinking of every stream at its next token, so that it answers; from any thread."""

@@ -92,6 +92,16 @@ class Pipeline:
         return self._engine
 
     @property
+    def switcher(self) -> Switcher | None:
+        """What decides `auto`, if anything does."""
+        return self._switcher
+
+    @property
+    def verifier(self) -> Verifier | None:
+        """What scores traces, if anything does."""
+        return self._verifier
+
+    @property
     def buckets(self) -> tuple[int, ...]:
         """Budgets that the adapter's hints were trained with, in tokens."""
         return self._planner.buckets

@@ -69,23 +69,19 @@ class ServerConfig:
             )
 
 
-def serve(
-    served: Served, load: Loader, config: ServerConfig, *, on_ready: Callable[[str], None] = lambda url: None
-) -> None:
+def serve(served: Served, load: Loader, config: ServerConfig, listener: socket.socket) -> None:
     """Answers requests until a signal ends it.
 
     Args:
         served: what is offered.
-        load: loads the model; begun once the server listens.
+        load: loads the model, while the server says that it does.
         config: how it is reached.
-        on_ready: told the server's address once it listens.
+        listener: of `listening`.
 
     Raises:
-        ConfigError: it may not or can't listen there.
         EdgeReasonError: the model can't be loaded.
     """
-    with listening(config) as listener:
-        asyncio.run(_serve(served, load, config, listener, on_ready))
+    asyncio.run(_serve(served, load, config, listener))
 
 
 @contextmanager
@@ -119,16 +115,8 @@ def is_local(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-async def _serve(
-    served: Served,
-    load: Loader,
-    config: ServerConfig,
-    listener: socket.socket,
-    on_ready: Callable[[str], None],
-) -> None:
-    service = Service(served, load)
-    server = Server(service, config, listener)
-    on_ready(url_of(listener))
+async def _serve(served: Served, load: Loader, config: ServerConfig, listener: socket.socket) -> None:
+    server = Server(Service(served, load), config, listener)
     with server.signals():
         await server.run()
 

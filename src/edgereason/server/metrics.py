@@ -26,7 +26,7 @@ class Metrics:
     """
 
     def __init__(self, load: Callable[[], Load | None]) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._responses = self._counter("responses", "Answers by class of status.", "status")
         self._routes = self._counter("routes", "Answered requests by route.", "route")

@@ -331,7 +331,8 @@ def _status(response: Response) -> str:
 
 def whole(collected: Collected, response: Response, response_id: str, created: int) -> dict[str, Any]:
     """The `response` object of a response."""
-    ask, status, items = collected.ask, _status(response), []
+    ask, status = collected.ask, _status(response)
+    items: list[_Item] = []
     for phase, text in ((Phase.THINKING, response.thinking), (Phase.ANSWER, response.text)):
         if text or phase is Phase.ANSWER:
             items.append(_Item(phase, len(items), response_id, as_summary=ask.with_summary))

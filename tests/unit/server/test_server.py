@@ -231,7 +231,9 @@ def test_case_12_a_full_queue_refuses_at_once_and_before_anything_is_rendered(en
         clients = [site.open({**FOREVER, "seed": 1})]
         clients[0].read_until(b"reasoning_content")
         clients += [site.open({**FOREVER, "seed": 1}) for _ in range(3)]
-        wait_for(lambda: site.service.model.load_figures().waiting_requests == 3)
+        for client in clients:
+            client.read_until(b'"role"')  # it has its place
+        assert site.service.model.load_figures().waiting_requests == 3
         tokenize, engine.tokenize = engine.tokenize, None  # type: ignore[method-assign, assignment]
         try:
             start_s = time.monotonic()
@@ -317,7 +319,7 @@ import sys
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.async_model import AsyncModel
 from edgereason.reasoning.model import Model
-from edgereason.server.app import ServerConfig, serve
+from edgereason.server.app import ServerConfig, listening, serve, url_of
 from edgereason.server.asking import Served
 import time
 
@@ -331,7 +333,9 @@ async def load():
     return AsyncModel(Model(Slow([reply])), max_waiting=32)
 
 config = ServerConfig(port=0, drain_s=10.0)
-serve(Served(name="small"), load, config, on_ready=lambda url: print(url, flush=True))
+with listening(config) as listener:
+    print(url_of(listener), flush=True)
+    serve(Served(name="small"), load, config, listener)
 """
 
 
@@ -362,8 +366,8 @@ def test_case_18_sigterm_under_streams_gives_each_its_answer() -> None:
         process.kill()
         process.wait()
         process.stdout.close()
+    assert [client.said() for client in clients] == ["The final answer is 6."] * 8
     for text in heard:
-        assert b"The final answer is 6." in text
         assert text.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
@@ -397,7 +401,8 @@ def test_a_request_answers_now_when_it_is_told_to(site: Site) -> None:
         request_id = heard.split('"id":"')[1].split('"')[0]
         done = site.ask("/v1/chat/completions/control", {"id": request_id, "action": "reasoning_end"})
         assert (done.status, done.json) == (200, {"success": True})
-        assert b"The final answer is 6." in client.read_until(b"[DONE]")
+        client.read_until(b"[DONE]")
+        assert client.said() == "The final answer is 6."
     assert (
         site.ask("/v1/chat/completions/control", {"id": request_id, "action": "reasoning_end"}).status == 404
     )
@@ -484,13 +489,14 @@ def test_health_says_that_the_model_is_being_loaded_and_asks_for_patience() -> N
 
 def test_a_model_that_cant_be_loaded_ends_the_server_with_its_error() -> None:
     from edgereason.errors import BundleError
-    from edgereason.server.app import serve
+    from edgereason.server.app import listening, serve
 
     async def load() -> Any:
         raise BundleError("there is no bundle here")
 
-    with pytest.raises(BundleError, match="no bundle here"):
-        serve(Served(name="small"), load, ServerConfig(port=0))
+    config = ServerConfig(port=0)
+    with listening(config) as listener, pytest.raises(BundleError, match="no bundle here"):
+        serve(Served(name="small"), load, config, listener)
 
 
 def test_the_page_learns_what_there_is(site: Site) -> None:
