@@ -197,8 +197,8 @@ function CopyButton({ text, label }) {
 }
 
 const EXAMPLES = [
+  'Tom has 3 boxes with 8 pencils each. He gives 5 pencils to each of his 2 friends. How many pencils are left?',
   'Sara reads 15 pages a day for 6 days and then 20 pages a day for 3 days. How many pages did she read?',
-  'A shirt costs 40 euros. Its price falls by 25 %, and then rises by 10 %. What does it cost now?',
   'What is a prime number?',
 ];
 
