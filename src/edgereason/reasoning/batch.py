@@ -23,7 +23,7 @@ from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
 from edgereason.heads.verifier import TraceMean
 from edgereason.reasoning.control import ChatControl, Control, Phase, TextSplitter
-from edgereason.reasoning.pace import Pace
+from edgereason.reasoning.pace import Deadline, Pace
 
 READ_TOKENS: Final = 512
 """Most tokens of a prompt that are read between two looks at whoever asked."""
@@ -196,6 +196,8 @@ class Batch:
         self.chunk_tokens = chunk_tokens
         self.is_reading = False
         """Whether a prompt is being read, a chunk at a time."""
+        self.deadlines: set[Deadline] = set()
+        """Of the requests that run."""
         self._running: list[Stream] = []
         self._pace: Pace | None = None
         self._clock: Callable[[], float] = time.perf_counter
@@ -218,10 +220,22 @@ class Batch:
     def reading(self) -> Iterator[None]:
         """For as long as a prompt is read."""
         self.is_reading = True
+        if self._pace is not None and self.chunk_tokens is not None:
+            self._pace.slowdown = 2.0
         try:
             yield
         finally:
             self.is_reading = False
+            if self._pace is not None:
+                self._pace.slowdown = 1.0
+
+    @property
+    def may_read(self) -> bool:
+        """Whether no stream that runs must have answered before a chunk of a prompt would be read."""
+        if self.chunk_tokens is None or self._pace is None:
+            return True
+        chunk_s = self._pace.encode_s(self.chunk_tokens)
+        return not any(0 < deadline.left_s < chunk_s for deadline in self.deadlines)
 
     def tell(self, pace: Pace, clock: Callable[[], float]) -> None:
         """Lets a pace know from now on what steps take."""

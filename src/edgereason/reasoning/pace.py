@@ -49,6 +49,8 @@ class Pace:
         self._stand_in: tuple[int, float] | None = None
         self._encodings: deque[float] = deque(maxlen=_LAST)
         self._are_sure = False
+        self.slowdown = 1.0
+        """How much longer it is from step to step than a step takes: 2 while a prompt is read in between."""
 
     def note_step(self, num_streams: int, seconds: float) -> None:
         """A step with so many streams took so long."""
@@ -157,11 +159,19 @@ class Deadline:
         """
         owed_s = self._pace.encode_s(self.num_streams * (self._verifying_tokens + forced_tokens))
         left_s = self._ends_s - self._clock() - owed_s
-        return max(0, int(left_s / self._pace.step_s(max(self.num_streams, self._in_step()))))
+        return max(0, int(left_s / self._step_s(max(self.num_streams, self._in_step()))))
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until then; below 0 once it has passed."""
+        return self._ends_s - self._clock()
 
     def has_time_for(self, seconds: float) -> bool:
         """Whether so much is left."""
-        return self._ends_s - self._clock() > seconds
+        return self.left_s > seconds
+
+    def _step_s(self, num_streams: int) -> float:
+        return self._pace.step_s(num_streams) * self._pace.slowdown
 
     def most_closings(self, num_thinking: int, forced_tokens: int, answer_tokens: int) -> int:
         """How many of the streams that still think can be closed in time and then say so many tokens.
@@ -172,7 +182,7 @@ class Deadline:
         for number in range(num_thinking, 0, -1):
             num_given_up = num_thinking - number
             forced = number * forced_tokens + (others + number) * self._verifying_tokens
-            steps_s = self._pace.step_s(max(others + number, self._in_step() - num_given_up))
+            steps_s = self._step_s(max(others + number, self._in_step() - num_given_up))
             if self._pace.encode_s(forced) + answer_tokens * steps_s <= left_s:
                 return number
         return 0

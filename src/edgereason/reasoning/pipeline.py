@@ -144,12 +144,15 @@ class Pipeline:
             elif isinstance(prefix, Prefixes):
                 prefix = held.enter_context(prefix.lent(prompt.ids))
             held.enter_context(prefix.reserved(room_of(plans)))
-            is_whole = yield from self._read(prefix, prompt, batch, caller)
+            is_whole = yield from self._read(request, prefix, prompt, batch, caller)
             p_think = prefix.p_think if is_whole and len(plans) > 1 else None
             plan = self._choose(plans, p_think)
             verifier = self._verifier if plan.route is Route.THINK else None
             vote, notices = self._settle(request, plan, verifier)
             deadline = self._deadline(request, plan, verifier, batch, accepted_s)
+            if deadline is not None:
+                batch.deadlines.add(deadline)
+                held.callback(batch.deadlines.discard, deadline)
             race = Race(request, vote, verifier, batch, deadline, self.clock)
 
             # No event from here to the last stream's first draw: whoever takes one may use the engine, and
@@ -261,16 +264,16 @@ class Pipeline:
         """
         return room_of(self._planner.plans(request, len(prompt or self.prompt(request))))
 
-    def require_time(self, request: Request, waited_s: float) -> None:
+    def require_time(self, request: Request, unencoded_tokens: int, waited_s: float) -> None:
         """Refuses a request that has waited for so long that nobody could answer it in its seconds.
 
         Raises:
             RequestError: as `Planner.require_time`.
         """
-        self._planner.require_time(request, 0, waited_s)
+        self._planner.require_time(request, unencoded_tokens, waited_s)
 
     def _read(
-        self, prefix: Prefix, prompt: Prompt, batch: Batch, caller: Caller
+        self, request: Request, prefix: Prefix, prompt: Prompt, batch: Batch, caller: Caller
     ) -> Generator[Event | Step, None, bool]:
         """Encodes the prompt, in chunks; beside streams of others in small ones, between which they step.
 
@@ -278,6 +281,9 @@ class Pipeline:
 
         Returns:
             Whether all of it is encoded.
+
+        Raises:
+            QueueFull: the request's seconds are over, since others took them.
         """
         total, cached, spent_s = len(prompt), -1, 0.0
         with batch.reading():
@@ -296,17 +302,27 @@ class Pipeline:
                 if not is_before_all:
                     if caller.should_stop():
                         return False
-                    yield from self._pause(batch, chunk_s)
+                    yield from self._pause(request, total - done, batch, caller, chunk_s)
                 start_s = self.clock()
         self._pace.note_encoding(prefix.fresh_tokens, spent_s)
         return True
 
-    def _pause(self, batch: Batch, chunk_s: float) -> Iterator[Step]:
-        """Lets the streams of others step for as long as a chunk took."""
-        end_s = self.clock() + chunk_s
-        while batch.chunk_tokens is not None:
+    def _pause(
+        self, request: Request, unencoded_tokens: int, batch: Batch, caller: Caller, chunk_s: float
+    ) -> Iterator[Step]:
+        """Lets the streams of others step for as long as a chunk took, if the request has the time."""
+        if batch.chunk_tokens is None:
+            return
+        start_s = self.clock()
+        if caller.accepted_s is not None:
+            waited_s = start_s - caller.accepted_s
+            self.require_time(request, unencoded_tokens, waited_s)
+            if request.budget is not None and request.budget.limit_s is not None:
+                spare_s = request.budget.limit_s - waited_s - self._pace.encode_s(unencoded_tokens)
+                chunk_s = min(chunk_s, spare_s / 4)
+        while True:
             yield STEP
-            if not batch.num_running or self.clock() >= end_s:
+            if not batch.num_running or (self.clock() - start_s >= chunk_s and batch.may_read):
                 return
 
     def _settle(

@@ -391,7 +391,7 @@ class Worker:
             elif asked.request.budget is not None and asked.caller.accepted_s is not None:
                 try:
                     waited_s = self._clock() - asked.caller.accepted_s
-                    self._model.pipeline.require_time(asked.request, waited_s)
+                    self._model.pipeline.require_time(asked.request, 0, waited_s)
                 except RequestError as error:
                     self._stop_waiting(asked, error)
 
@@ -403,6 +403,7 @@ class Worker:
         while (
             self._batch.num_running < self._max_running
             and not self._batch.is_reading
+            and self._batch.may_read
             and not (self._batch.num_running and self._clock() < self._may_start_s)
             and self._waiting.begin_next(self._begin) is not None
         ):
@@ -458,15 +459,19 @@ class Worker:
             self._batch = self._new_batch()
 
     def _advance(self) -> None:
+        news: list[tuple[Asked, Sequence[Event | Exception]]] = []
         for asked in self._runs:
             try:
                 events = self._runs.advance(asked)
             except Exception as error:
-                asked.tell([error])
+                news.append((asked, [error]))
             else:
-                asked.tell(events)
+                news.append((asked, events))
                 if events and isinstance(events[-1], Answered):
                     self._ended_s.append(self._clock())
+        self._publish()  # first, so that whoever has an answer sees its cells free
+        for asked, told in news:
+            asked.tell(told)
 
     def _new_batch(self) -> Batch:
         return Batch(self._model.engine, chunk_tokens=CHUNK_TOKENS)

@@ -10,6 +10,7 @@ import pytest
 from edgereason.core.types import Budget, Message, Mode, Request, Response, Stop
 from edgereason.engine.base import Feed, Sampled
 from edgereason.engine.scripted import ScriptedEngine
+from edgereason.errors import QueueFull
 from edgereason.heads.features import PromptFeatures
 from edgereason.reasoning.batch import READ_TOKENS, Batch
 from edgereason.reasoning.events import Answered, Event, Reading, Routed
@@ -158,6 +159,66 @@ def test_a_caller_who_stops_while_a_prompt_is_read_waits_for_one_chunk(chunks: i
     assert isinstance(last, Answered)
     assert last.response.candidates == ()
     assert [tokens for tokens in engine.did if tokens] == [CHUNK] * chunks
+
+
+def timed(limit_s: float, **options: object) -> Request:
+    return request(LONG, budget=Budget(limit_s=limit_s), **options)
+
+
+def test_a_request_in_seconds_gives_less_of_them_to_others_while_its_prompt_is_read() -> None:
+    engine = TimedEngine([FOUR, ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    batch, runs = Batch(engine, chunk_tokens=CHUNK), Runs[str]()
+    with engine.reserve(cells=40_000, sequences=60):
+        pass  # room for both
+    list(drive(pipeline.run(request(LONG), batch), batch))  # 3.2 s to read, and as much again for others
+    runs.start("other", pipeline.run(request(budget=Budget(limit_tokens=20_000), seed=1), batch))
+    accepted_s = engine.now_s
+    events = [*(runs.start("asked", pipeline.run(timed(6.0), batch, Caller(accepted_s=accepted_s))) or ())]
+    while not isinstance(events[-1], Answered):
+        batch.step()
+        for key in runs:
+            news = runs.advance(key)
+            events += news if key == "asked" else ()
+    runs.close()
+    assert engine.now_s - accepted_s <= 6.3
+    assert events[-1].response.answer == "4"
+
+
+def test_seconds_that_others_took_while_a_prompt_was_read_are_refused() -> None:
+    engine = TimedEngine([FOUR])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    batch = Batch(engine, chunk_tokens=CHUNK)
+    list(drive(pipeline.run(request("x" * 1200), batch), batch))
+    asked = request(
+        "x" * 1200, budget=Budget(limit_s=13.5)
+    )  # 12.3 s to read, in three chunks, 0.8 s to answer
+    events = []
+    with pytest.raises(QueueFull, match="while others are answered"):
+        for event in pipeline.run(asked, batch, Caller(accepted_s=engine.now_s)):
+            events.append(event)
+            engine.now_s += 1.0  # others' steps, or a busy machine
+            assert len(events) < 9
+    assert any(isinstance(event, Reading) for event in events)
+    assert not any(isinstance(event, Routed) for event in events)
+
+
+def test_no_chunk_is_begun_that_would_end_behind_a_streams_deadline() -> None:
+    engine = TimedEngine([FOUR, ENDLESS])
+    pipeline = Pipeline(engine, clock=engine.clock)
+    batch = Batch(engine, chunk_tokens=CHUNK)
+    list(drive(pipeline.run(request(LONG), batch), batch))  # a chunk takes 0.64 s
+    asked = request(mode=Mode.CHAT, budget=Budget(limit_s=3.0), seed=1)  # says something until they are over
+    runs, start_s = Runs[str](), engine.now_s
+    runs.start("timed", pipeline.run(asked, batch, Caller(accepted_s=start_s)))
+    may_read = []
+    while "timed" in runs:
+        may_read.append((engine.now_s - start_s, batch.may_read))
+        batch.step()
+        runs.advance("timed")
+    assert all(may == (at_s <= 3.0 - 0.64) for at_s, may in may_read)
+    assert {may for _, may in may_read} == {True, False}
+    assert batch.may_read
 
 
 def test_thinking_that_is_hurried_answers_at_the_next_token() -> None:
