@@ -385,6 +385,7 @@ _SCRIPTS: dict[str, Callable[[Frame, threading.Event], Iterator[Any]]] = {
     "break off": _break_off,
     "emoji": _emoji,
     "forever": _forever,
+    "nothing": _say(""),
     "load": _load,
 }
 

@@ -205,6 +205,11 @@ def test_a_connection_that_breaks_off_is_said(page: Any) -> None:
     page.get_by_text("before the answer was complete").wait_for()
 
 
+def test_an_empty_answer_is_said(page: Any) -> None:
+    ask(page, "nothing")
+    page.get_by_text("The model said nothing.").wait_for()
+
+
 def test_a_refusal_says_when_to_try_again(page: Any) -> None:
     ask(page, "busy")
     page.get_by_text("32 requests are waiting. Try again in 7 s.").wait_for()

@@ -157,6 +157,16 @@ def test_the_answer_and_the_vote_alone_are_live(page: Any) -> None:
     assert live.first.inner_text() == "150 leads with 1.44, 0 streams running"
 
 
+def test_nothing_moves_for_those_who_asked_for_less_motion(page: Any) -> None:
+    ask(page, "forever")
+    page.locator(".lane .tail", has_text="step 3").first.wait_for()
+    assert page.evaluate("document.getAnimations().length") == 0
+    page.emulate_media(reduced_motion="no-preference")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.getAnimations().length") > 0
+    page.keyboard.press("Escape")
+
+
 def test_nothing_is_loaded_from_elsewhere_and_no_connection_is_left(context: Any, stub: Stub) -> None:
     page = context.new_page()
     asked: list[str] = []

@@ -129,6 +129,7 @@ function AnswerView({ conversation, turn, answer, isLast, isBusy }) {
     ${answer.notices.map((text) => html`<p class="notice">${text}</p>`)}
     <div class="text" aria-live="polite" aria-busy=${isRunning}>
       ${answer.text ? (markdown ? html`<${markdown.Markdown} text=${answer.text} />` : html`<div class="markdown"><p>${answer.text}</p></div>`) : null}
+      ${answer.phase === 'done' && !answer.text ? html`<p class="notice">The model said nothing.</p>` : null}
       ${answer.phase === 'stopped' ? html`<p class="notice">Stopped${answer.text ? '' : ' before an answer'}.</p>` : null}
       ${answer.error ? html`<p class="problem">${answer.error}</p>` : null}
     </div>
