@@ -8,7 +8,7 @@ QUESTION ?= Sara reads 15 pages a day for 6 days and then 20 pages a day for 3 d
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-fast test-slow lint bench attack clean
+.PHONY: demo test test-fast test-slow test-browser lint bench attack clean
 .DELETE_ON_ERROR:
 
 # The model is fetched, and its 4-bit base made, while llama.cpp compiles.
@@ -26,6 +26,11 @@ test-fast: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow --timeout 3600
+
+# The page in a real browser: Debian's chromium package, or CHROMIUM, a path; npm fetches axe-core.
+test-browser: $(VENV)/.dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(PYTEST) -m browser tests/browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests tools benchmarks
