@@ -82,6 +82,7 @@ class Model(Closing):
             buckets=self.buckets,
             switcher=switcher,
             verifier=verifier,
+            calculator=bool(bundle and bundle.calculator),
         )
 
     def with_heads(self, *, switcher: Switcher | None = None, verifier: Verifier | None = None) -> Self:
@@ -94,6 +95,7 @@ class Model(Closing):
             buckets=self.buckets,
             switcher=switcher,
             verifier=verifier,
+            calculator=bool(self._bundle and self._bundle.calculator),
         )
         return other
 
