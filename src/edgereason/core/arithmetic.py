@@ -117,12 +117,14 @@ class Result:
         value: of it; of percents, in percent.
         digits: its absolute value, in the style of the expression's numbers.
         is_percent: whether a percent sign is to follow.
+        leading: numbers that a partly computed form would begin with, as 500 in 4 * 125 - 2 = 500 - 2; plain.
     """
 
     expression: str
     value: Fraction
     digits: str
     is_percent: bool
+    leading: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,8 @@ def exact_result(text: str) -> Result | None:
         written = line[token.start :].strip()
         if not parser.num_operators or _DATE.match(written):
             return None
-        return _result(re.sub(r"\s+", "", written), operand, parser.separator)
+        result = _result(re.sub(r"\s+", "", written), operand, parser.separator)
+        return None if result is None else replace(result, leading=parser.leading(operand.value))
     return None
 
 
@@ -215,11 +218,15 @@ def _result(expression: str, operand: _Operand, separator: str) -> Result | None
     scaled = operand.value * 10**_PLACES
     if scaled.denominator != 1 or abs(operand.value) >= 10**_MAX_DIGITS:
         return None
-    whole, decimals = divmod(abs(scaled.numerator), 10**_PLACES)
-    digits = f"{whole:,}".replace(",", separator)
-    if decimals:
-        digits += "." + f"{decimals:0{_PLACES}}".rstrip("0")
+    digits = _digits(operand.value, separator)
     return Result(expression, operand.value, digits, operand.is_percent)
+
+
+def _digits(value: Fraction, separator: str = "") -> str:
+    """An absolute value as it is written, without the decimals beyond the fourth."""
+    whole, decimals = divmod(abs(int(value * 10**_PLACES)), 10**_PLACES)
+    digits = f"{whole:,}".replace(",", separator)
+    return digits + ("." + f"{decimals:0{_PLACES}}".rstrip("0") if decimals else "")
 
 
 class _Parser:
@@ -239,12 +246,20 @@ class _Parser:
         self._at = 0
         self._depth = 0
         self._styles: set[str] = set()
+        self._leading: list[Fraction] = []
+        self._has_percent = False
         self.num_operators = 0
 
     @property
     def separator(self) -> str:
         """Between thousands, as the expression's own large numbers have it."""
         return self._styles.pop() if len(self._styles) == 1 else ""
+
+    def leading(self, value: Fraction) -> frozenset[str]:
+        """What partly computed forms begin with; an expression of one sign has none."""
+        if self.num_operators == 1 and not self._has_percent:
+            return frozenset()
+        return frozenset(map(_digits, self._leading)) - {_digits(value)}
 
     def whole(self) -> _Operand:
         """All of the tokens."""
@@ -268,28 +283,33 @@ class _Parser:
             raise _NoExpressionError
 
     def _sum(self) -> _Operand:
-        operands = [self._product()]
+        operands = [self._product(is_leading=not self._depth)]
+        total = operands[0].value
         while sign := self._take("plus", "minus"):
             self._require_apart(sign)
             self.num_operators += 1
             operand = self._product()
             operands.append(operand if sign.kind == "plus" else replace(operand, value=-operand.value))
+            total += operands[-1].value
+            self._leading += [] if self._depth else [total]
         if len(operands) == 1:
             return operands[0]
         measures = {operand.measure for operand in operands if operand.measure}
         if len(measures) > 1 or len({operand.is_percent for operand in operands}) > 1:
             raise _NoExpressionError
-        value = sum((operand.value for operand in operands), Fraction())
-        return replace(operands[0], value=value)
+        return replace(operands[0], value=total)
 
     def _require_apart(self, sign: _Token) -> None:
         """Refuses a dash between two numbers that it may make a range."""
         if sign.text == "–" and not self._line[sign.start - 1 : sign.end + 1].strip() == "–":
             raise _NoExpressionError
 
-    def _product(self) -> _Operand:
+    def _product(self, *, is_leading: bool = False) -> _Operand:
         first = self._factor()
         value, percents, num_factors, slashes = first.value, int(first.is_percent), 1, set[bool]()
+        above = value
+        if is_leading:
+            self._leading += [value, value / 100] if first.is_percent else [value]
         while True:
             sign = self._times() or self._take("over")
             if sign is None and not self._is_group_behind():
@@ -300,12 +320,15 @@ class _Parser:
             percents += factor.is_percent
             if factor.is_percent:
                 factor = replace(factor, value=factor.value / 100)
-            if sign is None or sign.kind != "over":
-                value *= factor.value
-                continue
-            # "12 / 3/4": some mean a fraction by that
-            slashes.add(self._line[sign.start - 1 : sign.end + 1].strip() == sign.text)
-            value /= factor.value
+            if sign is not None and sign.kind == "over":
+                # "12 / 3/4": some mean a fraction by that
+                slashes.add(self._line[sign.start - 1 : sign.end + 1].strip() == sign.text)
+                value /= factor.value
+            else:
+                value, above = value * factor.value, above * factor.value
+            if is_leading:
+                scale = 100 if first.is_percent else 1
+                self._leading += [value / scale, above / scale]
         if num_factors == 1:
             return first
         if percents > 1 or len(slashes) > 1 or (first.is_percent and slashes):
@@ -382,6 +405,7 @@ class _Parser:
         if len(plain.partition(".")[0]) > 3:
             self._styles.add("{,}" if "{,}" in written else "," if "," in written else "")
         is_percent, is_cents = suffix[0].endswith("%"), suffix[0] == "¢"
+        self._has_percent = self._has_percent or is_percent
         has_currency = bool(currency[0].strip("\\ ")) or suffix[0] in {"€", "£"}
         measure = "$" if has_currency else "cent" if is_cents else None
         return _Operand(Fraction(plain), is_percent, measure)

@@ -10,7 +10,7 @@ from edgereason.core.chat import ANSWER_PREFIX, CLOSING, Seams
 from edgereason.core.types import Budget, Message, Mode, Request, Response, Stop, Trace
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.batch import Batch
-from edgereason.reasoning.calculator import MOST_REPEATS, Calculator
+from edgereason.reasoning.calculator import MOST_REPEATS, Calculator, number_instead_of
 from edgereason.reasoning.control import ANSWER_TOKENS, ChatControl, ThinkControl, reserve
 from edgereason.reasoning.many import answer_many
 from edgereason.reasoning.model import Model
@@ -110,6 +110,55 @@ def test_a_repeated_expression_is_computed_so_often_and_then_left_alone() -> Non
     assert computed == [True] * MOST_REPEATS + [False] * 2
     calculator.hear("3 * 13 = ")
     assert calculator.instead_of("3") is not None  # another one
+
+
+def test_a_digit_that_is_drawn_right_behind_a_result_becomes_a_blank() -> None:
+    # Else the exact 125 would begin the wrong 1250 that the model had in mind.
+    reply = "So 2.5% * 5000 = $1250 more.\n</think>\n\nThe final answer is 125."
+
+    calculator = heard("2.5% * 5000 = $")
+    said = ""
+    for drawn in ["1", "0", "0", "\n"]:
+        number = number_instead_of(calculator, drawn, lambda num_tokens: True)
+        said += drawn if number is None else number.text
+    assert said == "125 0\n"
+    with Model(ScriptedEngine([reply])) as model:  # which goes on behind its own number
+        response = model.ask("?", mode="think", budget=200, calculator=True)
+    assert response.thinking == "So 2.5% * 5000 = $125 more."
+
+
+def spelled(said: str, own: str) -> str:
+    """What becomes of a text that is drawn character by character."""
+    calculator, text = heard(said), ""
+    for drawn in own:
+        number = number_instead_of(calculator, drawn, lambda num_tokens: True)
+        text += drawn if number is None else number.text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "becomes"),
+    [
+        ("4 * 125 - 2 = ", "500 - 2 = 497", "500 - 2 = 498 "),  # its own step; the last digits are too many
+        ("4 * 125 - 2 = ", "9", "498"),  # no step begins so
+        ("4 * 125 + 2 = ", "503", "502"),  # as far as the step's 500 it may be one
+        ("4 * 125 + 2 = ", "500 + 2", "500 + 2"),
+        ("80 + 0.25 x 80 = ", "80 + 16 = 9", "80 + 16 = 96"),
+        ("$204 + $160 + $330 = $", "7", "694"),
+        ("80 + 60 + 100 = ", "140 + 100", "140 + 100"),
+        ("2 x 6 + 3 x 4 = ", "12 + 12", "12 + 12"),
+        ("(3 + 4) * 2 = ", "7 * 2", "7 * 2"),
+        ("3/4 * 20 = ", "60/4", "60/4"),
+        ("20% * 50 = ", "0.2 * 50", "0.2 * 50"),
+        ("20% * 50 = ", "3", "10"),
+        ("12 + 100 + 8 = ", "1200", "120 "),  # 12 and 112 are steps, 120 is the result
+        ("1,000 * 3 + 5 = ", "3,000 + 5", "3,000 + 5"),
+        ("1,000 * 3 + 5 = ", "3,006", "3,005"),
+        ("3 * 12 = ", "3 * 12", "36 * 12"),  # one sign has no steps
+    ],
+)
+def test_a_partly_computed_form_is_the_models_own(said: str, own: str, becomes: str) -> None:
+    assert spelled(said, own)[: len(becomes)] == becomes
 
 
 # ── the budget ─────────────────────────────────────────────────────────────────────────────────────
