@@ -59,6 +59,7 @@ class Parts:
         start: a bundle whose parts are taken where none are given here.
         buckets: budgets that the adapter's hints were trained with; None for those of the record of its
             fine-tuning, or of `start`.
+        calculator: whether exact results are forced in thinking; None for as `start` has it, else not.
         records: files or folders, of measurements and of trainings.
         name: what it is called; None for what the folder is called, or `start` if its adapter stays.
         include_base: whether the base is copied, too.
@@ -69,6 +70,7 @@ class Parts:
     adapter: Path | None = None
     heads: Path | None = None
     buckets: tuple[int, ...] | None = None
+    calculator: bool | None = None
     records: tuple[Path, ...] = ()
     name: str | None = None
     include_base: bool = False
@@ -157,8 +159,14 @@ def _buckets(parts: Parts, records: list[RecordFile]) -> tuple[int, ...]:
 def _with_parts(folder: Path, parts: Parts, base: BaseFile, buckets: tuple[int, ...]) -> Bundle:
     """A bundle of copies in `folder` that fit one another; new parts have no history."""
     start = parts.start
+    calculator = parts.calculator if parts.calculator is not None else bool(start and start.calculator)
     bundle = Bundle(
-        folder=folder, base=base.base, opening_ids=base.opening_ids, closing=CLOSING, buckets=buckets
+        folder=folder,
+        base=base.base,
+        opening_ids=base.opening_ids,
+        closing=CLOSING,
+        buckets=buckets,
+        calculator=calculator,
     )
     if start is not None:
         start.check_base(base.base)

@@ -206,6 +206,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "adapter": _part(bundle, bundle.adapter),
         "heads": _heads(bundle),
         "buckets": list(bundle.buckets),
+        "calculator": bundle.calculator,
         "calibration": bundle.calibration,
         "provenance": bundle.provenance,
         "results": [
@@ -236,6 +237,8 @@ def lines(described: dict[str, Any]) -> Iterator[str]:
         yield "verifier  scores finished traces"
     if described["buckets"]:
         yield f"buckets   {', '.join(map(str, described['buckets']))} tokens"
+    if described["calculator"]:
+        yield "calculator forces exact results of arithmetic while it thinks"
     for result in described["results"]:
         yield f"measured  {result['what']} ({result['measured_with']}): {result['text']}"
 

@@ -204,6 +204,7 @@ def _asked(record: RecordFile, model: str) -> list[Result]:
         figures.pop("share_think", None)
     task, label = values.need("task", values.text), values.text("label")
     what = ", ".join(_described(task, config)) if label is None else f"{task}: {label}"
+    what += ", calculator" * config.flag("calculator")
     intervals = _intervals(values, {"accuracy": "ci95"})
     return [_result(record, what, figures, intervals, _command(record, model), is_timed=True)]
 
@@ -423,8 +424,8 @@ def _command(record: RecordFile, model: str = "", run: str = "", *, is_cut: bool
 def _as_options(settings: Mapping[str, Any]) -> Iterator[str]:
     for name, value in settings.items():
         option = f"--{name.replace('_', '-')}"
-        if name == "stop_early" and value is False:
-            yield "--no-stop-early"
+        if name in {"stop_early", "calculator"} and value is False:
+            yield f"--no-{name.replace('_', '-')}"
         elif value is True:
             yield option
         elif name == "only" and value is not None:

@@ -19,6 +19,7 @@ from edgereason.cli.options import (
     BaseOption,
     BudgetOption,
     BundleOption,
+    CalculatorOption,
     ContextOption,
     EffortOption,
     EnableThinkingOption,
@@ -66,6 +67,7 @@ def ask(
     threads: ThreadsOption = None,
     context: ContextOption = None,
     no_mirror: NoMirrorOption = False,
+    calculator: CalculatorOption = None,
     enable_thinking: EnableThinkingOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -86,6 +88,7 @@ def ask(
         seed=seed,
         max_tokens=max_tokens,
         system=checked(system, "the system message") if system is not None else None,
+        calculator=calculator,
         enable_thinking=enable_thinking,
     )
     request = make_request(read_question(question, file), **options)  # refused before anything is loaded

@@ -54,6 +54,12 @@ def build(
         list[int] | None,
         typer.Option(min=1, help="A budget that hints were trained with; repeatable. [the record's]"),
     ] = None,
+    calculator: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether exact results of arithmetic are forced while it thinks. [as --from has it, else no]"
+        ),
+    ] = None,
     record: Annotated[
         list[Path] | None,
         typer.Option(help="A measurement's or a training's record, or a run's folder; repeatable."),
@@ -85,6 +91,7 @@ def build(
         adapter=adapter,
         heads=heads,
         buckets=None if bucket is None else tuple(bucket),
+        calculator=calculator,
         records=tuple(record or ()),
         name=name,
         include_base=include_base,

@@ -19,6 +19,7 @@ from edgereason.cli.options import (
     BaseOption,
     BudgetOption,
     BundleOption,
+    CalculatorOption,
     ContextOption,
     EffortOption,
     KvOption,
@@ -69,6 +70,7 @@ def chat(
     threads: ThreadsOption = None,
     context: ContextOption = None,
     no_mirror: NoMirrorOption = False,
+    calculator: CalculatorOption = None,
 ) -> None:
     """Talk with a model, which can think harder about what it was asked; /help lists what else it can do."""
     from edgereason.cli.options import checked, find, require_one
@@ -88,6 +90,7 @@ def chat(
         temperature=temperature,
         seed=seed,
         max_tokens=max_tokens,
+        calculator=calculator,
         system=checked(system, "the system message") if system is not None else None,
     )
     make_request("?", **options)  # refused before anything is loaded

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgereason.cli.long_run import finished, run_context
-from edgereason.cli.options import KV, EnableThinkingOption, KvOption
+from edgereason.cli.options import KV, CalculatorOption, EnableThinkingOption, KvOption
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
 from edgereason.core.types import Effort, Mode, Vote
@@ -92,6 +92,7 @@ def task(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Caps a chat answer.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    calculator: CalculatorOption = None,
     enable_thinking: EnableThinkingOption = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy. [the task's preset]")] = None,
     top_p: Annotated[float | None, typer.Option(help="[the task's preset]")] = None,
@@ -134,6 +135,7 @@ def task(
         "stop_early": stop_early,
         "max_tokens": max_tokens,
         "system": system,
+        "calculator": calculator,
         "enable_thinking": enable_thinking,
         "temperature": temperature,
         "top_p": top_p,

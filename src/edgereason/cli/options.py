@@ -66,6 +66,10 @@ ModelOption = Annotated[
 BaseOption = Annotated[
     str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
 ]
+CalculatorOption = Annotated[
+    bool | None,
+    typer.Option(help="Force exact results of arithmetic while it thinks. [as the bundle has it]"),
+]
 EnableThinkingOption = Annotated[
     bool | None,
     typer.Option(help="What the template of a natively reasoning model is told; by default nothing."),

@@ -94,6 +94,10 @@ def traces(
         str | None,
         typer.Option(help="What the teacher is told, as its system message. [to think aloud and to check]"),
     ] = None,
+    calculator: Annotated[
+        bool | None,
+        typer.Option(help="Force exact results of arithmetic in what the teacher says. [no]"),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy. [0.7]")] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest trace. [512; reading, what the context holds]")
@@ -118,6 +122,7 @@ def traces(
         "samples": samples,
         "keep": keep,
         "instruction": instruction,
+        "calculator": calculator,
         "temperature": temperature,
         "seed": seed,
         "parallel": parallel,

@@ -102,6 +102,7 @@ class Bundle:
         opening_ids: ids that turn the adapter on (the adapter's invocation tokens).
         closing: text that ends thinking.
         buckets: budgets that hints were trained with, in tokens.
+        calculator: whether exact results of arithmetic are forced in what it thinks, unless a request says.
         adapter: the reasoning adapter.
         heads: switcher and verifier.
         name: what it is called; None for its folder's name.
@@ -116,6 +117,7 @@ class Bundle:
     opening_ids: tuple[int, ...]
     closing: str
     buckets: tuple[int, ...] = ()
+    calculator: bool = False
     adapter: Part | None = None
     heads: Part | None = None
     name: str | None = None

@@ -288,7 +288,9 @@ class Request:
     with seed `seed + i`. `max_tokens` caps a chat answer, and a thinking stream too where it is lower than
     the budget. `vote` None is weighted where a verifier head is loaded, else majority. An answer ends before
     the first of its `stop` strings. `stage` (5,) of 8 streams begins with 5, and with the others only while
-    the vote is open; `stop_early` False begins and ends them all. `enable_thinking` goes to the templates of
+    the vote is open; `stop_early` False begins and ends them all. `calculator` forces the exact results of
+    arithmetic in what is thought; None leaves that to the bundle. Chat has it where both it and mode chat are
+    asked for. `enable_thinking` goes to the templates of
     natively reasoning models, which ask for it; None leaves it to them.
 
     Plain values are taken for enumerations, budgets and stages: "think" for `Mode.THINK`, 200 or "5s" for a
@@ -311,6 +313,7 @@ class Request:
     stop_early: bool = True
     stage: tuple[int, ...] = ()
     want_logprobs: bool = False
+    calculator: bool | None = None
     enable_thinking: bool | None = None
 
     def __post_init__(self) -> None:
@@ -336,8 +339,9 @@ class Request:
         require("stop_early", self.stop_early, bool)
         self._become("stage", _as_stages(self.stage))
         require("want_logprobs", self.want_logprobs, bool)
-        if self.enable_thinking is not None:
-            require("enable_thinking", self.enable_thinking, bool)
+        for name in ("calculator", "enable_thinking"):
+            if getattr(self, name) is not None:
+                require(name, getattr(self, name), bool)
 
     def _become(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

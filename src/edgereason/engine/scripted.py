@@ -3,7 +3,8 @@ r"""A deterministic engine without a model, for tests of everything above the en
 Tokens are the bytes of UTF-8 text, 256 ends a turn, 257 begins one. A stream that draws with seed s recites
 reply `s % len(replies)`, a plain text such as ``"2+2=4\n</think>\n\nThe final answer is 4."``. Where it is
 fed what it did not draw, as a forced closing and answer prefix are, it goes on behind the same words in its
-own reply, so that a budget that cuts thinking short gets the reply's answer.
+own reply, so that a budget that cuts thinking short gets the reply's answer. A number that it is fed stands
+for the one that its reply has there.
 
 Cells, slots, crossings and fresh logits obey the same rules as the real engine's, through the same code.
 Knows nothing of llama.cpp.
@@ -12,6 +13,7 @@ Knows nothing of llama.cpp.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
@@ -48,6 +50,7 @@ from edgereason.engine.scoring import ScoreTable
 from edgereason.errors import ContextOverflow, EngineError
 
 END: Final = 256
+_NUMBER: Final = re.compile(rb"-?\d[\d.,]*(?<![.,])")
 _MARKERS: Final = {"<|im_start|>": 257, "<|im_end|>": END}
 _VOCAB_SIZE: Final = 258
 _HIDDEN_SIZE: Final = 16
@@ -80,7 +83,8 @@ class ScriptedSampler:
             if cue in fed and cue in self.reply:
                 self.position = self.reply.index(cue) + len(cue)
                 return
-        self.position = len(self.reply)
+        own = _NUMBER.match(self.reply, self.position - 1)
+        self.position = own.end() if own and _NUMBER.fullmatch(fed) else len(self.reply)
 
     def close(self) -> None:
         self.closed = True

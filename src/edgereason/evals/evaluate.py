@@ -144,6 +144,7 @@ class EvalConfig:
             that votes over fewer can be drawn from the rows.
         parallel: streams that run at a time; no request is started while there are so many.
         kv: type of the KV cache.
+        calculator: whether exact results are forced in thinking; None leaves it to the bundle; see `Request`.
         enable_thinking: what the templates of natively reasoning models are told; None leaves it to them.
         run_code: allows code tasks to run what the model wrote.
         label: what the run is called in reports.
@@ -163,6 +164,7 @@ class EvalConfig:
     stop_early: bool = True
     max_tokens: int | None = None
     system: str | None = None
+    calculator: bool | None = None
     enable_thinking: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -241,6 +243,7 @@ class EvalConfig:
             max_tokens=self.max_tokens,
             stage=self.stage or (),
             stop_early=self.stop_early,
+            calculator=self.calculator,
             enable_thinking=self.enable_thinking,
         )
 

@@ -28,7 +28,9 @@ from edgereason.records.folder import RunFolder, about, differences, peak_rss_by
 RUN: Final = "run.toml"
 SUMMARY: Final = "summary.json"
 FORMAT: Final = "edgereason-eval"
-BEFORE_NAMED: Final[Mapping[str, Any]] = MappingProxyType({"kv": "f16", "orders": "given", "shots": 0})
+BEFORE_NAMED: Final[Mapping[str, Any]] = MappingProxyType(
+    {"kv": "f16", "orders": "given", "shots": 0, "calculator": False}
+)
 """What settings were before records named them: a record that lacks one was made with this value."""
 MAY_DIFFER: Final = frozenset({"threads", "parallel", "label"})
 """Settings that change how long a run takes or what it is called, and not what its rows are drawn from."""

@@ -95,6 +95,8 @@ def run_task(
     resolved = config.resolved(task.preset)
     resolved.request("?", 0)  # refused now, not in the middle
     with load_model(config, context.fetch) as model:
+        # A bundle that changes its mind later is not to change what this record says.
+        resolved = replace(resolved, calculator=model.pipeline.calculates(resolved.request("?", 0)))
         record = open_folder(
             folder,
             resolved,

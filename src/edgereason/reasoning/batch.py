@@ -17,8 +17,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
 
+from edgereason.core.chat import ANSWER_PREFIX, CLOSING_TAG
 from edgereason.core.types import Stop
 from edgereason.engine.base import Engine, Feed, Sampled, Sampler, Sequence, TextDecoder
 from edgereason.heads.verifier import TraceMean
@@ -119,9 +121,9 @@ class Stream:
             self._say([drawn.token], text, forced=False)
             if drawn.logprob is not None:
                 self.logprobs.append(drawn.logprob)
-        self._is_closing = any(forced.phase is Phase.THINKING for forced in verdict.forced)
+        self._is_closing = any(forced.phase is Phase.THINKING for forced in verdict.seams)
         # Owed until something is said: blanks behind an answer prefix are not an answer.
-        self._owes_answer = bool(verdict.forced) or (self._owes_answer and not text.strip())
+        self._owes_answer = bool(verdict.seams) or (self._owes_answer and not text.strip())
         if verdict.forced:
             self._say([], self._decoder.flush(), forced=True)
         for piece_of in verdict.forced:
@@ -137,7 +139,8 @@ class Stream:
     ) -> int:
         """Says again what a stream said, for as long as this one's control lets it.
 
-        Where tokens were forced without one drawn, the turn had ended.
+        Where closing or answer prefix were forced without a token drawn, the turn had ended. Forced results
+        of arithmetic are taken as drawn: a calculator forces them again.
 
         Args:
             token_ids: everything it said; `forced` tells what was not sampled.
@@ -149,7 +152,7 @@ class Stream:
         said = 0
         while self.is_running and said < len(token_ids):
             token = token_ids[said]
-            if forced[said]:
+            if forced[said] and _is_seam(token_ids[said:], forced[said:], piece):
                 self.take(Sampled(token), b"", is_end=True)
             else:
                 self.take(Sampled(token), piece(token), is_end=False)
@@ -180,6 +183,13 @@ class Stream:
         self._say([], self._decoder.flush(), forced=False)
         self._tell(Phase.ANSWER, self._splitter.flush())
         self.sampler.close()
+
+
+def _is_seam(token_ids: tuple[int, ...], forced: tuple[bool, ...], piece: Callable[[int], bytes]) -> bool:
+    """Whether tokens begin with a closing or an answer prefix that was forced."""
+    run = takewhile(lambda one: one[1], zip(token_ids, forced, strict=True))
+    text = b"".join(piece(token) for token, _ in run).decode(errors="replace")
+    return text.lstrip("\n").startswith((CLOSING_TAG, ANSWER_PREFIX))
 
 
 class Batch:

@@ -11,7 +11,8 @@ Both rules force an answer while there is still room for one, so a thinking stre
 without saying what it found. The limit counts every token, sampled or forced, but not the end of turn. A
 deadline is a limit that is told anew with every token: as many as there is time for.
 
-The prefix is the answer prefix of `core/chat.py`.
+The prefix is the answer prefix of `core/chat.py`. Where there is a calculator, results of arithmetic in
+thinking are forced as well (`calculator.py`), as long as closing and answer still fit behind them.
 
 Source: DESIGN, Seams and Budgets. The paper cuts at the limit and appends the answer prefix outside of it
 (section 5.3); Deviation: here closing, answer prefix and answer are inside the limit.
@@ -37,6 +38,7 @@ from edgereason.core.chat import (
 )
 from edgereason.core.types import HINT_MARGIN, Stop, reserve_tokens
 from edgereason.errors import RequestError
+from edgereason.reasoning.calculator import Calculator, Number, number_instead_of
 from edgereason.reasoning.pace import Deadline
 
 ANSWER_TOKENS: Final = 8
@@ -54,23 +56,29 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Forced:
-    """A piece that is fed instead of drawn."""
+    """A piece that is fed instead of drawn; a number, which a calculator found, ends nothing."""
 
     ids: tuple[int, ...]
     text: str
     phase: Phase
+    is_number: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What to do with a drawn token: keep it or not, feed `forced` after it, or end.
 
-    Where anything is forced, an answer is owed. In thinking its last piece is the answer prefix.
+    Where anything but a number is forced, an answer is owed. In thinking its last piece is the answer prefix.
     """
 
     keep: bool
     forced: tuple[Forced, ...] = ()
     done: bool = False
+
+    @property
+    def seams(self) -> tuple[Forced, ...]:
+        """What is forced to end something."""
+        return tuple(piece for piece in self.forced if not piece.is_number)
 
     @property
     def forced_ids(self) -> tuple[int, ...]:
@@ -155,6 +163,7 @@ class ChatControl:
         deadline: when the request must have ended.
         seams: what writes the closing; without it nothing is ever forced, as draws to learn from must be.
         is_open: whether the model's own template opened thinking.
+        calculator: what knows results of arithmetic, if they are forced.
     """
 
     def __init__(
@@ -165,8 +174,10 @@ class ChatControl:
         *,
         seams: Seams | None = None,
         is_open: bool = False,
+        calculator: Calculator | None = None,
     ) -> None:
         self._seams = seams
+        self._calculator = calculator
         self._limit = Limit(limit_tokens, cut, deadline)
         self._limit_tokens = limit_tokens
         self._native = NativeThinking(is_open=is_open)
@@ -174,6 +185,8 @@ class ChatControl:
         self._is_inside_line = False
         self.is_open = is_open
         self.is_hurried = False
+        self.was_closed = False
+        """Whether its own thinking was closed by force."""
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
@@ -191,6 +204,8 @@ class ChatControl:
     def on_token(self, text: str, *, is_end: bool, mid_character: bool = False) -> Verdict:
         if is_end:
             return self._end()
+        if (number := number_instead_of(self._calculator, text, self._fits)) is not None:
+            return self._computed(number)
         self.answer_tokens += 1
         self._hear(text)
         self._is_inside_line = mid_character or (
@@ -199,7 +214,7 @@ class ChatControl:
         if self.phase is Phase.THINKING and self._is_due():
             cause = Stop.NATURAL if self.is_hurried else self._limit.cause(self.answer_tokens)
             if (forced := self._forced(self._closing(), Phase.THINKING)) is not None:
-                self.stop = cause
+                self.stop, self.was_closed = cause, True
                 return Verdict(keep=True, forced=(forced,))
         if self._limit.left(self.answer_tokens) > 0:
             return Verdict(keep=True)
@@ -207,6 +222,18 @@ class ChatControl:
             return Verdict(keep=True)
         self.stop = self._limit.cause(self.answer_tokens)
         return Verdict(keep=True, done=True)
+
+    def _fits(self, num_tokens: int) -> bool:
+        """Whether so many tokens leave room: for a token more, or for closing and answer."""
+        owed_tokens = self.closing_tokens + ANSWER_TOKENS if self.closing_tokens else 0
+        return self._limit.left(self.answer_tokens + num_tokens, self.closing_tokens) > owed_tokens
+
+    def _computed(self, number: Number) -> Verdict:
+        """A result in the place of what was drawn."""
+        self.answer_tokens += len(number.ids)
+        self._hear(number.text)
+        self._is_inside_line = True
+        return Verdict(keep=False, forced=(Forced(*number, self.phase, is_number=True),))
 
     def _end(self) -> Verdict:
         """The end of the turn; a model that thought and has not answered is asked for its answer once."""
@@ -266,15 +293,23 @@ class ThinkControl:
         limit_tokens: most tokens of the stream.
         cut: what to call it when the limit ends thinking or answer: the budget, or `max_tokens`.
         deadline: when the request must have ended; where it leaves too little, thinking ends at once.
+        calculator: what knows results of arithmetic, if they are forced.
 
     Raises:
         RequestError: the limit leaves less than 8 tokens to think beside the reserve.
     """
 
     def __init__(
-        self, seams: Seams, limit_tokens: int, cut: Stop = Stop.BUDGET, deadline: Deadline | None = None
+        self,
+        seams: Seams,
+        limit_tokens: int,
+        cut: Stop = Stop.BUDGET,
+        deadline: Deadline | None = None,
+        *,
+        calculator: Calculator | None = None,
     ) -> None:
         self._seams = seams
+        self._calculator = calculator
         self._limit = Limit(limit_tokens, cut, deadline)
         if limit_tokens < least_tokens(seams):
             raise RequestError(
@@ -302,6 +337,10 @@ class ThinkControl:
     def _thinking(self, text: str, is_end: bool) -> Verdict:
         if is_end:  # it stopped by itself, so this is no cut; the answer is still owed
             return self._force_closing(keep=False)
+        if (number := number_instead_of(self._calculator, text, self._fits)) is not None:
+            self.thinking_tokens += len(number.ids)
+            self._text += number.text
+            return Verdict(keep=False, forced=(Forced(*number, Phase.THINKING, is_number=True),))
         self.thinking_tokens += 1
         # The tag may begin in any of the tokens before: look back by its length.
         tail = self._text[-len(CLOSING_TAG) :] + text
@@ -312,11 +351,16 @@ class ThinkControl:
             return Verdict(keep=True)
         if self.is_hurried:
             return self._force_closing(keep=True)
-        held_back = reserve(self._seams, self._limit.expected(self._used_tokens))
-        if self._limit.left(self._used_tokens, self.closing_tokens) <= held_back:
+        if not self._fits(0):
             self.stop = self._limit.cause(self._used_tokens)
             return self._force_closing(keep=True)
         return Verdict(keep=True)
+
+    def _fits(self, num_tokens: int) -> bool:
+        """Whether thinking may go on behind so many tokens, and still be closed and answered."""
+        used_tokens = self._used_tokens + num_tokens
+        held_back = reserve(self._seams, self._limit.expected(used_tokens))
+        return self._limit.left(used_tokens, self.closing_tokens) > held_back
 
     def _answer(self, text: str, is_end: bool) -> Verdict:
         prefix_tokens = len(self._seams.newline) + len(self._seams.answer_prefix)

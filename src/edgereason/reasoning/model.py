@@ -83,6 +83,7 @@ class Model(Closing):
             buckets=self.buckets,
             switcher=switcher,
             verifier=verifier,
+            calculator=bool(bundle and bundle.calculator),
         )
 
     def with_heads(self, *, switcher: Switcher | None = None, verifier: Verifier | None = None) -> Self:
@@ -95,6 +96,7 @@ class Model(Closing):
             buckets=self.buckets,
             switcher=switcher,
             verifier=verifier,
+            calculator=bool(self._bundle and self._bundle.calculator),
         )
         return other
 

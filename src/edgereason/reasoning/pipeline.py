@@ -23,6 +23,7 @@ from edgereason.errors import ModelFileError
 from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.verifier import TraceMean
 from edgereason.reasoning.batch import Batch, Stream
+from edgereason.reasoning.calculator import Calculator
 from edgereason.reasoning.control import ChatControl, Control, ThinkControl
 from edgereason.reasoning.events import STEP, Answered, Event, Notice, Reading, Routed, Step
 from edgereason.reasoning.pace import Deadline, Pace
@@ -42,6 +43,7 @@ class Pipeline:
         buckets: budgets that the adapter was trained with; it gets a hint if there are any.
         switcher: decides `auto`; without it, auto thinks, and says so.
         verifier: scores traces; without it, `weighted` and `best` fall back, and say so.
+        calculator: whether thinking has exact results forced where a request does not say.
         clock: seconds, for timings.
     """
 
@@ -53,6 +55,7 @@ class Pipeline:
         buckets: tuple[int, ...] = (),
         switcher: Switcher | None = None,
         verifier: Verifier | None = None,
+        calculator: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not engine.info.chat_template:
@@ -63,6 +66,7 @@ class Pipeline:
         self._adapter = adapter
         self._switcher = switcher
         self._verifier = verifier
+        self._calculator = calculator
         self.clock = clock
         self._pace = Pace(engine.info.size_bytes)
         self._seams = Seams.of(engine.tokenize)
@@ -248,6 +252,12 @@ class Pipeline:
             request.messages, self._engine.tokenize, enable_thinking=request.enable_thinking
         )
 
+    def calculates(self, request: Request) -> bool:
+        """Whether a request's thinking has exact results forced; in chat, whether its answer has."""
+        if request.mode is Mode.CHAT:
+            return bool(request.calculator)
+        return self._calculator if request.calculator is None else request.calculator
+
     def prefix(self, *, reads: bool = True) -> Prefix:
         """Where a prompt's KV is kept; closed by the caller. The switcher reads along unless it needn't."""
         return Prefix(self._engine, self._switcher if reads else None)
@@ -401,6 +411,9 @@ class Pipeline:
         deadline: Deadline | None,
         prompt: Prompt,
     ) -> Stream:
+        # A question that the switcher sends to chat is answered as any chat is.
+        is_computed = self.calculates(request) and (plan.route is Route.THINK or request.mode is Mode.CHAT)
+        calculator = Calculator(self._engine.tokenize) if is_computed else None
         control: Control = (
             ChatControl(
                 plan.limit_tokens,
@@ -408,9 +421,10 @@ class Pipeline:
                 deadline,
                 seams=self._seams,
                 is_open=prompt.opens_thinking,
+                calculator=calculator,
             )
             if plan.route is Route.CHAT
-            else ThinkControl(self._seams, plan.limit_tokens, plan.cut, deadline)
+            else ThinkControl(self._seams, plan.limit_tokens, plan.cut, deadline, calculator=calculator)
         )
         seed = request.seed + index
         sampler = self._engine.sampler(request.sampling, seed)

@@ -160,14 +160,19 @@ class Race:
                 "there was no time to compare formulas that are written differently, so each counted as an "
                 "answer of its own"
             )
-        chats = [self._candidates[s.index].trace for s in self._streams if isinstance(s.control, ChatControl)]
-        cut = [t for t in chats if t.thinking is not None and t.stop in (Stop.LENGTH, Stop.BUDGET)]
-        if any(not trace.text.strip() for trace in cut):
+        cut = [
+            (trace, s.control)
+            for s in self._streams
+            if isinstance(s.control, ChatControl)
+            and (trace := self._candidates[s.index].trace).thinking is not None
+            and trace.stop in (Stop.LENGTH, Stop.BUDGET)
+        ]
+        if any(not trace.text.strip() for trace, _ in cut):
             notices.append(
                 "the limit ended the model's own thinking before it could answer: raise it, or ask the model "
                 "not to think (enable_thinking)"
             )
-        elif any(True in trace.forced for trace in cut):
+        elif any(control.was_closed for _, control in cut):
             notices.append(
                 "the limit closed the model's own thinking so that it could answer: a higher one lets it "
                 "think longer"

@@ -39,6 +39,8 @@ class AskOptions(TypedDict, total=False):
         seed: stream i draws with seed + i, and ties are broken by it; by default 0.
         max_tokens: caps a chat answer, and a thinking stream where it is below the budget.
         stop: text or texts before the first of which the answer ends; they are never looked for in thinking.
+        calculator: whether the exact results of arithmetic are forced in what is thought; by default as the
+            bundle has it. Chat has it where mode chat and this are both asked for.
         system: a system message put before the conversation.
         enable_thinking: what the templates of natively reasoning models are told; they decide by default.
     """
@@ -57,6 +59,7 @@ class AskOptions(TypedDict, total=False):
     seed: int | None
     max_tokens: int | None
     stop: str | Sequence[str] | None
+    calculator: bool | None
     system: str | None
     enable_thinking: bool | None
 

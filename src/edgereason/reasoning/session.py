@@ -34,7 +34,11 @@ from edgereason.reasoning.request import SAMPLING_OPTIONS, AskOptions, make_requ
 from edgereason.reasoning.runs import Caller, Events, Run, drive, last_response
 
 _BUDGETS: Final = ("effort", "budget")
-_INHERITED: Final = (*_BUDGETS, "streams", "vote", "stage", "sampling", *SAMPLING_OPTIONS, "seed", "stop")
+_INHERITED: Final = (
+    *_BUDGETS,
+    *("streams", "vote", "stage", "sampling"),
+    *(*SAMPLING_OPTIONS, "seed", "stop", "calculator"),
+)
 """Options of a turn that thinking harder takes over. Not `max_tokens`: it was meant for the first answer."""
 
 

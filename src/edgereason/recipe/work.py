@@ -377,6 +377,7 @@ def bundle(work: Work, folder: Path) -> Record:
         adapter=trained.folder / trained.adapter.file if trained.adapter else None,
         heads=both if heads else None,
         buckets=trained.buckets,
+        calculator=trained.calculator,
         records=tuple(work.folder(name) for name in (*made, *learned_from(recipe), *heads)),
         name=recipe.name,
     )

@@ -11,7 +11,7 @@ from tiny_bundle import OPENING, write_base, write_evaluation, write_tiny_adapte
 
 from edgereason.bundles.build import Parts, build
 from edgereason.core.bundle import Bundle, file_sha256
-from edgereason.core.types import Mode
+from edgereason.core.types import Message, Mode, Request
 from edgereason.errors import BundleError, ModelFileError
 from edgereason.evals.record import bundle_entry
 from edgereason.reasoning.model import load
@@ -227,6 +227,44 @@ def test_other_buckets_announce_other_budgets_so_figures_with_the_adapter_fall(t
     other = build(tmp_path / "other", replace(same, buckets=(64, 256)), said.append)
     assert (other.buckets, [one.what for one in other.results]) == ((64, 256), ["gsm8k: chat"])
     assert said == ["1 results are of other parts or buckets and left out: measure them again"]
+
+
+def test_a_bundle_has_a_calculator_where_it_is_given_one_or_its_start_has(tiny, parts, tmp_path):
+    plain = build(tmp_path / "plain", parts())
+    first = build(tmp_path / "first", Parts(base=tiny.base, start=plain, calculator=True))
+    assert (plain.calculator, first.calculator) == (False, True)
+    assert Bundle.read(first.folder).calculator
+    assert "Exact results of arithmetic are forced" in (first.folder / "README.md").read_text()
+    assert "Exact results" not in (plain.folder / "README.md").read_text()
+    assert build(tmp_path / "same", Parts(base=tiny.base, start=first)).calculator
+    assert not build(tmp_path / "off", Parts(base=tiny.base, start=first, calculator=False)).calculator
+    request = Request(messages=(Message("user", "?"),), mode=Mode.THINK)
+    for bundle in (plain, first):
+        with load(bundle.folder, base=tiny.base) as model:
+            assert model.pipeline.calculates(request) is bundle.calculator
+
+
+def test_figures_say_whether_they_were_measured_with_the_calculator(tiny, parts, tmp_path):
+    records = tuple(
+        write_evaluation(
+            tmp_path / f"{has}",
+            Mode.THINK,
+            [1, 0],
+            base=tiny.base,
+            data=tiny.data,
+            parts=(tiny.adapter,),
+            budget=256,
+            calculator=has,
+        )
+        for has in (False, True)
+    )
+    built = build(tmp_path / "b", parts(records=records))
+    assert [one.what for one in built.results] == [
+        "gsm8k, think, 256 tokens",
+        "gsm8k, think, 256 tokens, calculator",
+    ]
+    assert ["--no-calculator" in one.command for one in built.results] == [True, False]
+    assert [" --calculator" in one.command for one in built.results] == [False, True]
 
 
 def test_an_evaluation_under_other_buckets_is_refused(tiny, parts, tmp_path):

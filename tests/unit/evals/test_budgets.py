@@ -25,7 +25,7 @@ REPLIES = {
     "is short": "7\n</think>\n\nThe final answer is 7.",
 }
 LIMITS = (80, 100, 120, 160, 200, 256, 300)
-CONFIG = EvalConfig(task="t", mode=Mode.THINK, budget=300, repeats=1)
+CONFIG = EvalConfig(task="t", mode=Mode.THINK, budget=300, repeats=1, calculator=True)
 
 
 def item(number: int) -> Item:
@@ -43,7 +43,10 @@ def run(reply: str, folder: Path, budget: int = 300) -> list[Sample]:
     return evaluate(config, list(ITEMS.values()), Model(ScriptedEngine([reply])), folder)[0]
 
 
-@pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
+COMPUTES = "So 12 * 12 = 145, and 3 * 40 = 12\n" * 2 + REPLIES["is cut"]
+
+
+@pytest.mark.parametrize("reply", [*REPLIES.values(), COMPUTES], ids=[*REPLIES, "computes"])
 def test_a_trace_that_is_cut_comes_to_what_a_run_with_that_budget_comes_to(
     reply: str, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from edgereason.evals.run import CutConfig, LoglikConfig, PplConfig, run_loglik,
 from edgereason.evals.samples import read_samples
 from edgereason.evals.tasks.base import Preset
 from edgereason.reasoning.model import Model
+from edgereason.reasoning.pipeline import Pipeline
 from edgereason.records.context import RunContext
 from edgereason.records.journal import SAMPLES
 
@@ -527,3 +528,44 @@ def test_texts_without_letters_go_on_where_an_older_version_left_them(
         run_loglik(
             replace(arc, orders="cyclic"), tmp_path / "c", data=choices, context=RunContext(fetch=pytest.fail)
         )
+
+
+# ── exact results ────────────────────────────────────────────────────────────────────────────────
+
+MISCALCULATES = "3 * 12 = 38\n</think>\n\nThe final answer is 3."
+
+
+def of_bundle(config: EvalConfig, fetch: object) -> Model:
+    """A model whose bundle has a calculator."""
+    model = Model(ScriptedEngine([MISCALCULATES]))
+    model._pipeline = Pipeline(model.engine, calculator=True)
+    return model
+
+
+def test_a_record_says_whether_results_were_forced_whoever_decided_it(data: Path, tmp_path: Path) -> None:
+    for name, asked, said in (("open", None, True), ("on", True, True), ("off", False, False)):
+        run_task(replace(CONFIG, calculator=asked), tmp_path / name, data=data, load_model=of_bundle)
+        config = read_config(tmp_path / name / "run.toml", EvalConfig)
+        assert config.calculator is said
+        thoughts = {row.traces[0].thinking for row in read_samples(tmp_path / name)}
+        assert thoughts == {"3 * 12 = 36" if said else "3 * 12 = 38"}
+
+
+def test_a_record_of_before_there_was_a_calculator_is_run_again_without_one(
+    data: Path, tmp_path: Path
+) -> None:
+    run_task(replace(CONFIG, calculator=False), tmp_path / "a", data=data, load_model=of_bundle)
+    path = tmp_path / "a" / "run.toml"
+    path.write_text(path.read_text().replace("calculator = false\n", ""))
+    assert read_config(path, EvalConfig).calculator is False
+    # And its folder is gone on with.
+    again = run_task(replace(CONFIG, calculator=False), tmp_path / "a", data=data, load_model=of_bundle)
+    assert again is not None
+    with pytest.raises(ConfigError, match="calculator: False there, True now"):
+        run_task(CONFIG, tmp_path / "a", data=data, load_model=of_bundle)
+
+
+def test_chat_is_evaluated_without_unless_it_is_asked_for(data: Path, tmp_path: Path) -> None:
+    chat = replace(CONFIG, mode=Mode.CHAT, budget=None)
+    run_task(chat, tmp_path / "a", data=data, load_model=of_bundle)
+    assert read_config(tmp_path / "a" / "run.toml", EvalConfig).calculator is False

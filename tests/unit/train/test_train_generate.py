@@ -291,6 +291,16 @@ def test_other_sampling_and_another_question_of_the_same_id_are_refused(tmp_path
         make(tmp_path, CONFIG, source(question(3, reference="27")))
 
 
+def test_a_teacher_may_have_its_results_forced(tmp_path: Path) -> None:
+    engine = ScriptedEngine(["She lays 2 a day.\nSo it is 9 × 2 = 19.\nIt is \\boxed{18}."])
+    config = replace(CONFIG, samples=1, calculator=True)
+    make(tmp_path, config, engine=engine)
+    (thought,) = {trace.thinking for trace in read_traces(tmp_path / TRACES).traces}
+    assert thought == "She lays 2 a day.\nSo it is 9 × 2 = 18.\nIt is 18."
+    with pytest.raises(ConfigError, match="calculator: True there, None now"):
+        make(tmp_path, replace(config, calculator=False))
+
+
 def test_questions_of_an_evaluation_and_those_that_come_twice_are_not_asked(tmp_path: Path) -> None:
     asked = source(
         question(0, "How many eggs?"),

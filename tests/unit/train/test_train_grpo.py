@@ -111,8 +111,14 @@ def sampler(count: int, **more) -> GroupSampler:
     )
 
 
-def trainer(tmp_path: Path, policy: MaskedLora, config: GrpoConfig = CONFIG) -> BudgetTrainer:
-    deals, rollouts = sampler(config.samples, redraws=9), in_torch(policy, None)
+def trainer(
+    tmp_path: Path, policy: MaskedLora, config: GrpoConfig = CONFIG, forced: tuple[int, ...] = ()
+) -> BudgetTrainer:
+    deals, in_truth = sampler(config.samples, redraws=9), in_torch(policy, None)
+
+    def rollouts(wants):
+        return [[replace(one, forced=forced) for one in drawn] for drawn in in_truth(wants)]
+
     return BudgetTrainer(
         policy,
         [one.id for one in PROBLEMS],
@@ -180,6 +186,18 @@ def test_the_masks_border_is_the_adapters(made: BudgetTrainer) -> None:
         assert set(mask[len(forced) :]) == {1}
     prompts = batch["prompt_ids"][batch["prompt_mask"].bool()].tolist()
     assert OPENING[0] not in prompts
+
+
+def test_forced_results_are_not_learned(tmp_path: Path) -> None:
+    made = trainer(tmp_path, MaskedLora(lora_model()), forced=(0, 2))
+    made.current_gradient_accumulation_steps = 1
+    batch = generated(made)
+    for ids, mask, present in zip(
+        *(batch[name].tolist() for name in ("completion_ids", "tool_mask", "completion_mask")), strict=True
+    ):
+        begin = next(2 + len(h) for h in HINTS.values() if tuple(ids[: 2 + len(h)]) == OPENING + h)
+        length = sum(present) - begin  # of what was sampled, results among it
+        assert mask[begin : begin + length] == [0, 1, 0, *[1] * length][:length]
 
 
 def test_old_log_probabilities_are_those_that_were_drawn_with(made: BudgetTrainer) -> None:

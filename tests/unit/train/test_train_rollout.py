@@ -217,3 +217,55 @@ def test_thinking_reaches_up_to_its_closing(text: str, expected: int) -> None:
 def test_the_end_of_the_turn_is_not_counted() -> None:
     assert Drawn((1, 2, 3), (0.0,) * 3, is_whole=True).num_tokens == 2
     assert Drawn((1, 2, 3), (0.0,) * 3, is_whole=False).num_tokens == 3
+
+
+# ── exact results ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_results_are_forced_on_the_engine_and_marked(tmp_path: Path) -> None:
+    engine = ScriptedEngine(["3 * 12 = 4\n</think>\n\n3 * 12 = 4."])
+    made = EngineRollouts(engine, temperature=0.8, calculator=True)
+    made.reload_adapter(lambda path: path.write_bytes(b"GGUF"), tmp_path / "a.gguf")
+    ((one,),) = made([want(count=1)])
+    assert bytes(one.ids[: one.num_tokens]).decode() == "3 * 12 = 36\n</think>\n\n3 * 12 = 4."
+    assert one.forced == (9, 10)
+    assert [place for place, is_drawn in enumerate(one.is_drawn) if not is_drawn] == [9, 10]
+    assert len(one.logprobs) == len(one.ids)
+    assert [one.logprobs[place] for place in one.forced] == [0.0, 0.0]
+
+
+def test_results_are_forced_in_torch_and_marked(policy: MaskedLora) -> None:
+    # Every token writes "1 + 1 = 2" and so on but one, which begins a number: what is drawn does not matter.
+    policy.eval()
+    pieces = tuple({20: b"7", 21: b"8", 22: b"2", 23: b"0", 24: b" "}.get(i, b"11 + 9 = ") for i in range(64))
+    vocabulary = Vocabulary(pieces, ENDS)
+    wants = [Want(prompt=(1, 2), forced=OPENING, cap_tokens=40, count=24, seed=0)]
+    (plain,) = TorchRollouts(policy, ENDS, temperature=1.5)(wants)
+    (found,) = TorchRollouts(policy, ENDS, temperature=1.5, calculates=vocabulary)(wants)
+    num_forced = 0
+    for one, undisturbed in zip(found, plain, strict=True):
+        num_forced += len(one.forced)
+        assert len(one.logprobs) == len(one.ids) <= 40
+        assert all(one.logprobs[place] == 0.0 for place in one.forced)
+        said = "".join(chr(pieces[one.ids[place]][0]) for place in one.forced)
+        assert set(said.replace(" ", "").split("20")) == {""}  # a blank where a digit would follow
+        first = one.forced[0] if one.forced else len(one.ids)
+        assert one.ids[:first] == undisturbed.ids[:first]
+    assert num_forced > 0
+
+
+def test_what_follows_on_a_forced_result_in_torch_was_drawn_behind_it(policy: MaskedLora) -> None:
+    policy.eval()
+    pieces = tuple({20: b"7", 22: b"2", 23: b"0", 24: b" "}.get(i, b"11 + 9 = ") for i in range(64))
+    wants = [Want(prompt=(1, 2), forced=OPENING, cap_tokens=40, count=24, seed=0)]
+    made = TorchRollouts(policy, ENDS, temperature=0.8, calculates=Vocabulary(pieces, ENDS))
+    (found,) = made(wants)
+    assert any(one.forced for one in found)
+    for one in found:
+        ids = OPENING + one.ids
+        with torch.no_grad():
+            expected, _ = policy.scores(ResponseBatch.of([((1, 2), ids, [True] * len(ids))]), temperature=0.8)
+        drawn = torch.tensor(one.is_drawn)
+        torch.testing.assert_close(
+            torch.tensor(one.logprobs)[drawn], expected[0, len(OPENING) :][drawn], atol=2e-5, rtol=1e-4
+        )

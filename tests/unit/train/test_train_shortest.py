@@ -78,6 +78,21 @@ def test_the_shortest_right_response_is_kept_behind_the_hint_that_it_was_drawn_u
     assert record["tokens"][64]["kept"]["max"] == RESPONSES["a"][1].num_tokens
 
 
+def test_forced_results_of_a_kept_response_are_not_trained(tmp_path: Path) -> None:
+    computed = replace(RESPONSES["a"][1], forced=(3, 4))
+    shortest(tmp_path / "out", sampler(), Says(RESPONSES | {"a": [computed] * 4}), BASE, RUN)
+    examples = {one.id: one for one in read_examples(tmp_path / "out" / "examples.jsonl").examples}
+    for bucket, hint in HINTS.items():
+        begin = len(OPENING + hint)
+        trained = examples[f"a/{bucket}"].trained
+        assert [place for place, is_trained in enumerate(trained) if not is_trained] == [
+            *range(begin),
+            begin + 3,
+            begin + 4,
+        ]
+        assert all(examples[f"c/{bucket}"].trained[begin:])
+
+
 def test_what_is_right_beyond_the_budget_is_not_kept(tmp_path: Path) -> None:
     long = [drawn(40, "4")] * 4  # of 115 tokens: within 128, and beyond 80, where a floor draws on
     asked = replace(sampler(), rewards=RewardConfig(floor=0.1))

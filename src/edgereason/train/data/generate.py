@@ -99,12 +99,14 @@ class GenerateConfig(DrawConfig):
         keep: most traces of each question.
         max_tokens: longest sample and longest trace.
         instruction: the teacher's system message.
+        calculator: whether exact results of arithmetic are forced in what the teacher says.
     """
 
     samples: int = 4
     keep: int = 2
     max_tokens: int = 512
     instruction: str = INSTRUCTION
+    calculator: bool = False
 
     def __post_init__(self) -> None:
         DrawConfig.__post_init__(self)
@@ -116,7 +118,8 @@ class GenerateConfig(DrawConfig):
     def run(self) -> dict[str, Any]:
         """What a sample depends on, beside its question and the model."""
         names = ("temperature", "top_p", "top_k", "max_tokens", "seed", "instruction")
-        return {name: getattr(self, name) for name in names}
+        run = {name: getattr(self, name) for name in names}
+        return run | ({"calculator": True} if self.calculator else {})  # folders of before know no other
 
     def request(self, question: str, seed: int, streams: int) -> Request:
         """What the teacher is asked; stream i draws with seed + i."""
@@ -128,6 +131,7 @@ class GenerateConfig(DrawConfig):
             sampling=self.sampling,
             seed=seed,
             max_tokens=self.max_tokens,
+            calculator=self.calculator,
         )
 
 

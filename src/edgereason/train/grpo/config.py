@@ -43,6 +43,7 @@ class GrpoConfig:
         redraws: how often groups whose responses are all worth the same are replaced.
         rollouts: where responses are drawn: on the engine that ships, or in torch, for a GPU.
         parallel: responses that are drawn at a time.
+        calculator: whether exact results of arithmetic are forced in rollouts; the bundle then has it too.
         dtype: of the base and of matrix products; adapter and optimizer are float32.
         checkpoint_activations: compute layers again in the backward pass: less memory, a third more time.
         cached_prompt_bytes: for prompts' keys and values.
@@ -65,6 +66,7 @@ class GrpoConfig:
     redraws: int = 2
     rollouts: Literal["engine", "torch"] = "engine"
     parallel: int = 32
+    calculator: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_activations: bool = False
     cached_prompt_bytes: int = 1_000_000_000

@@ -128,7 +128,12 @@ def engine_rollouts(
         base: the same file.
         folder: for the current adapter; one of every process.
     """
-    rollouts = EngineRollouts(engine, temperature=config.temperature, max_running=config.parallel)
+    rollouts = EngineRollouts(
+        engine,
+        temperature=config.temperature,
+        max_running=config.parallel,
+        calculator=config.calculator,
+    )
 
     def reload_adapter(policy: MaskedLora, save: Callable[[Path], None]) -> RolloutEngine:
         def write(target: Path) -> None:
@@ -147,7 +152,11 @@ def torch_rollouts(vocabulary: Vocabulary, config: GrpoConfig) -> ReloadAdapter:
 
     def reload_adapter(policy: MaskedLora, save: Callable[[Path], None]) -> RolloutEngine:
         return TorchRollouts(
-            policy, vocabulary.ends, temperature=config.temperature, most_rows=config.parallel
+            policy,
+            vocabulary.ends,
+            temperature=config.temperature,
+            most_rows=config.parallel,
+            calculates=vocabulary if config.calculator else None,
         )
 
     return reload_adapter

@@ -223,7 +223,7 @@ def grpo(
     with trainer.args.main_process_first():
         free = FREE_SETTINGS | {"training.micro_rows"}  # there is no dropout, and every update is whole
         depends_on = _depends_on(recipe, base, material.problems, start)
-        run.claim(RECIPE, depends_on, differences_but(free, {BASE_FILE}))
+        run.claim(RECIPE, depends_on, differences_but(free, {BASE_FILE, "training.calculator"}))
     is_first = trainer.args.should_save  # another process speaks for all of them
     with run.lock() if is_first else nullcontext():
         trainer.go_on(folder, resume)

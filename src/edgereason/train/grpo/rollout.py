@@ -6,7 +6,8 @@
                                                               ├─ fork ─ sampled … cap
                                                               └─ …        each with its log-probabilities
 
-Nothing is forced: a response ends by itself or is cut at its cap, where the reward is at its floor anyway.
+Nothing is forced to an end: a response ends by itself or is cut at its cap, where the reward is at its floor
+anyway. With a calculator, results of arithmetic are forced as at run time, and are not learned.
 The log-probabilities are of the whole vocabulary at the temperature, so that they are the old policy's.
 """
 
@@ -21,6 +22,7 @@ from edgereason.core.chat import CLOSING_TAG
 from edgereason.core.types import Sampling
 from edgereason.engine.base import Adapter, Engine, TextDecoder
 from edgereason.reasoning.batch import Batch, Stream
+from edgereason.reasoning.calculator import Calculator
 from edgereason.reasoning.control import ChatControl
 
 
@@ -44,22 +46,30 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What was drawn behind the forced tokens.
+    """What was drawn behind opening and hint.
 
     Attributes:
-        ids: sampled tokens, the end of turn among them where the response came to it.
-        logprobs: of each, natural, of the policy that drew it.
+        ids: sampled tokens, the end of turn among them where the response came to it; and forced results.
+        logprobs: of each, natural, of the policy that drew it; 0 of those that were forced.
         is_whole: whether it came to the end of its turn.
+        forced: places in `ids` of results that were forced.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     is_whole: bool
+    forced: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
         """L, as the budget counts: without the end of turn."""
         return len(self.ids) - self.is_whole
+
+    @property
+    def is_drawn(self) -> list[bool]:
+        """Of each token, whether the policy drew it."""
+        forced = {*self.forced}
+        return [place not in forced for place in range(len(self.ids))]
 
 
 class RolloutEngine(Protocol):
@@ -106,15 +116,23 @@ class EngineRollouts:
         temperature: of the draws, above 0; all of the vocabulary may be drawn.
         max_running: no further want is begun while so many responses are being drawn.
         adapter: the first.
+        calculator: whether exact results of arithmetic are forced.
     """
 
     def __init__(
-        self, engine: Engine, *, temperature: float, max_running: int = 32, adapter: Adapter | None = None
+        self,
+        engine: Engine,
+        *,
+        temperature: float,
+        max_running: int = 32,
+        adapter: Adapter | None = None,
+        calculator: bool = False,
     ) -> None:
         self._engine = engine
         self._sampling = Sampling(temperature=temperature, top_k=0, top_p=1.0)
         self._max_running = max_running
         self._adapter = adapter
+        self._calculator = calculator
 
     def reload_adapter(self, write: Callable[[Path], None], path: Path) -> None:
         """Takes the current adapter in the place of the one before.
@@ -167,7 +185,9 @@ class EngineRollouts:
             engine.cross(opened, self._adapter)
             engine.encode(opened, want.forced)
             for seed in range(want.seed, want.seed + want.count):
-                sampler, control = engine.sampler(self._sampling, seed), ChatControl(want.cap_tokens)
+                calculator = Calculator(engine.tokenize) if self._calculator else None
+                control = ChatControl(want.cap_tokens, calculator=calculator)
+                sampler = engine.sampler(self._sampling, seed)
                 fork = engine.fork(opened)
                 streams.append(Stream(len(streams), seed, fork, sampler, control, want_logprobs=True))
             for stream in streams:  # all of them from the logits behind the hint
@@ -186,8 +206,10 @@ class EngineRollouts:
 
 
 def _drawn(stream: Stream) -> Drawn:
-    ids, logprobs = list(stream.token_ids), list(stream.logprobs)
+    of_drawn = iter(stream.logprobs)
+    ids, logprobs = list(stream.token_ids), [0.0 if forced else next(of_drawn) for forced in stream.forced]
     if stream.end is not None:
         ids.append(stream.end.token)
         logprobs.append(stream.end.logprob or 0.0)
-    return Drawn(tuple(ids), tuple(logprobs), stream.end is not None)
+    forced = tuple(place for place, was_forced in enumerate(stream.forced) if was_forced)
+    return Drawn(tuple(ids), tuple(logprobs), stream.end is not None, forced)

@@ -53,6 +53,7 @@ class ShortestRow(JournalRow):
         num_right: of the responses, within (1+m)B.
         kept: ids of the shortest right one, its end of turn among them; None if none was right.
         num_tokens: of the kept one, as the budget counts; mean of all in `mean_tokens`.
+        forced: places in `kept` of results that a calculator forced.
     """
 
     id: str
@@ -62,6 +63,7 @@ class ShortestRow(JournalRow):
     mean_tokens: float
     num_tokens: int | None = None
     kept: tuple[int, ...] | None = None
+    forced: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, int]:
@@ -82,6 +84,7 @@ class ShortestRow(JournalRow):
             mean_tokens=sum(lengths) / len(lengths),
             num_tokens=None if shortest is None else shortest.outcome.num_tokens,
             kept=None if shortest is None else shortest.drawn.ids,
+            forced=() if shortest is None else shortest.drawn.forced,
         )
 
 
@@ -131,7 +134,11 @@ def run(
         )
         adapter = engine.load_adapter(bundle.verified_file(part))
         rollouts = EngineRollouts(
-            engine, temperature=config.temperature, max_running=config.parallel, adapter=adapter
+            engine,
+            temperature=config.temperature,
+            max_running=config.parallel,
+            adapter=adapter,
+            calculator=config.calculator,
         )
         depends_on = {
             "adapter": part.sha256,
@@ -141,6 +148,7 @@ def run(
             "floor": recipe.reward.floor,  # floor and kind decide how far responses are drawn
             "kind": str(recipe.reward.kind),
             "seed": config.seed,
+            **({"calculator": True} if config.calculator else {}),  # folders of before know no other
         }
         record = shortest(folder, sampler, rollouts, base, depends_on, context)
     return record and RunFolder(folder, _HOLDS).write(record | context.about() | about_questions)
@@ -230,4 +238,5 @@ def _example(row: ShortestRow, kept: tuple[int, ...], sampler: GroupSampler) -> 
         response=forced + kept,
         num_forced=len(forced),
         bucket=row.bucket,
+        computed=tuple(len(forced) + place for place in row.forced),
     )

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from edgereason.train.grpo.rollout import Drawn, Want
+from edgereason.engine.base import TextDecoder
+from edgereason.reasoning.calculator import Calculator, number_instead_of
+from edgereason.train.grpo.rollout import Drawn, Vocabulary, Want
 from edgereason.train.lora.masked_lora import MaskedLora
 
 
@@ -26,6 +28,7 @@ class TorchRollouts:
         ends: tokens that end a turn.
         temperature: of the draws, above 0; all of the vocabulary may be drawn.
         most_rows: responses of a batch, whole wants; None for all of them in one.
+        calculates: the vocabulary, if exact results of arithmetic are to be forced.
     """
 
     def __init__(
@@ -35,9 +38,11 @@ class TorchRollouts:
         *,
         temperature: float,
         most_rows: int | None = None,
+        calculates: Vocabulary | None = None,
     ) -> None:
         self._policy, self._ends, self._temperature = policy, ends, temperature
         self._most_rows = most_rows
+        self._spelling = _Spelling(calculates) if calculates else None
 
     @torch.no_grad()
     def __call__(self, wants: Sequence[Want]) -> list[list[Drawn]]:
@@ -73,24 +78,17 @@ class TorchRollouts:
         sources = [
             torch.Generator(device).manual_seed(want.seed + i) for want in wants for i in range(want.count)
         ]
-        said: list[list[int]] = [[] for _ in rows]
-        logprobs: list[list[float]] = [[] for _ in rows]
-        is_whole = [False] * len(rows)
+        responses = [_Response(row.cap_tokens, self._spelling) for row in rows]
         running = list(range(len(rows)))
         while True:
             tokens, found = self._sample(states, sources)
             told = list(zip(tokens.tolist(), found.tolist(), strict=True))
             for row in running.copy():
-                token, logprob = told[row]
-                said[row].append(token)
-                logprobs[row].append(logprob)
-                is_whole[row] = said[row][-1] in self._ends
-                if is_whole[row] or len(said[row]) == rows[row].cap_tokens:
+                tokens[row] = responses[row].take(*told[row])
+                if responses[row].ids[-1] in self._ends or len(responses[row].ids) == rows[row].cap_tokens:
                     running.remove(row)
             if not running:
-                return [
-                    Drawn(tuple(s), tuple(p), w) for s, p, w in zip(said, logprobs, is_whole, strict=True)
-                ]
+                return [one.drawn(self._ends) for one in responses]
             present = torch.cat([present, present.new_ones(len(rows), 1)], 1)
             states = self._states(tokens[:, None], position[:, None], present, cache)
             position = position + 1
@@ -139,6 +137,64 @@ class TorchRollouts:
             ]
         )
         return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+class _Spelling:
+    """Ids of a number without a tokenizer: the longest token that fits, as tokenizers split digits."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.pieces = vocabulary.pieces
+        self._ids = {piece: token for token, piece in enumerate(vocabulary.pieces) if piece}
+
+    def __call__(self, text: str, *, special: bool = False) -> list[int]:
+        ids, rest = [], text.encode()
+        while rest:
+            length = next(n for n in range(len(rest), 0, -1) if rest[:n] in self._ids)
+            ids.append(self._ids[rest[:length]])
+            rest = rest[length:]
+        return ids
+
+
+class _Response:
+    """One response as it is drawn.
+
+    Args:
+        cap_tokens: where it is cut.
+        spelling: of results, if they are forced.
+    """
+
+    def __init__(self, cap_tokens: int, spelling: _Spelling | None) -> None:
+        self._cap_tokens = cap_tokens
+        self._spelling = spelling
+        self._calculator = Calculator(spelling) if spelling else None
+        self._decoder = TextDecoder()
+        self._owed: list[int] = []
+        self.ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._forced: list[int] = []
+
+    def take(self, token: int, logprob: float) -> int:
+        """What is said where this token was drawn: that, or the next of a result."""
+        if not self._owed:
+            self._owed = self._result(token)
+        if self._owed:
+            token, logprob = self._owed.pop(0), 0.0
+            self._forced.append(len(self.ids))
+        self.ids.append(token)
+        self._logprobs.append(logprob)
+        return token
+
+    def _result(self, token: int) -> list[int]:
+        if self._spelling is None:
+            return []
+        text = self._decoder.push(self._spelling.pieces[token])
+        room_tokens = self._cap_tokens - len(self.ids)
+        number = number_instead_of(self._calculator, text, lambda num_tokens: num_tokens < room_tokens)
+        return [] if number is None else list(number.ids)
+
+    def drawn(self, ends: frozenset[int]) -> Drawn:
+        """All of it."""
+        return Drawn(tuple(self.ids), tuple(self._logprobs), self.ids[-1] in ends, tuple(self._forced))
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

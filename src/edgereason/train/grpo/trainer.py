@@ -4,7 +4,7 @@
 
     step ─ groups (`groups.py`) ─┬─ prompt_ids       the prompt, the base's own
                                  ├─ completion_ids   opening  hint │ sampled
-                                 ├─ env_mask         0        0    │ 1
+                                 ├─ env_mask         0        0    │ 1, 0 where a result was forced
                                  └─ logprobs                       │ the old policy's
     update ─ TRL's loss over the mask; log-probabilities by `MaskedLora`, prompts' KV computed once
 
@@ -175,7 +175,8 @@ class BudgetTrainer(AdapterCheckpoints, GRPOTrainer):  # type: ignore[misc]
                 rows["completion_ids"].append(forced + list(drawn.ids))
                 rows["logprobs"].append([0.0] * len(forced) + list(drawn.logprobs))
                 # Where all are worth the same there is nothing to learn, from the KL either.
-                rows["env_mask"].append([0] * len(forced) + [int(group.has_spread)] * len(drawn.ids))
+                learned = [int(group.has_spread and is_drawn) for is_drawn in drawn.is_drawn]
+                rows["env_mask"].append([0] * len(forced) + learned)
                 rows["reward"].append(response.reward)
         return rows
 

@@ -144,6 +144,7 @@ def train_verifier(
         "verification": VERIFICATION,
         "layers": list(kept.layers),
         **config.traces.run,
+        **({"calculator": True} if bundle and bundle.calculator else {}),  # earlier folders know no other
     }
     RunFolder(folder, "verifier").claim_record(FORMAT, run)
     with StateJournal(folder, TraceStateRow, kept.width) as journal:

@@ -75,6 +75,7 @@ class Example:
         response: from the opening to the end of the turn.
         num_forced: of `response`, from its start: opening and hint, which are given and not trained.
         bucket: what the hint says.
+        computed: places in `response` of results that a calculator forced, which are not trained either.
 
     Raises:
         ValueError: more is given than the response has.
@@ -85,6 +86,7 @@ class Example:
     response: tuple[int, ...]
     num_forced: int
     bucket: int | None = None
+    computed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_forced <= len(self.response):
@@ -93,7 +95,10 @@ class Example:
     @property
     def trained(self) -> tuple[bool, ...]:
         """Of each token of `response`, whether the model is to learn to say it."""
-        return (False,) * self.num_forced + (True,) * (len(self.response) - self.num_forced)
+        computed = {*self.computed}
+        return tuple(
+            place >= self.num_forced and place not in computed for place in range(len(self.response))
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -304,8 +309,9 @@ def read_examples(path: Path) -> ExamplesFile:
             if number == 1 and "format" in fields:
                 origin = ExamplesOrigin.from_json(fields)
                 continue
+            computed = tuple(map(int, fields.pop("computed", ())))
             prompt, response = (tuple(map(int, fields.pop(name))) for name in ("prompt", "response"))
-            found.append(Example(prompt=prompt, response=response, **fields))
+            found.append(Example(prompt=prompt, response=response, computed=computed, **fields))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path.name}, line {number}: no example in ids ({error})") from error
     return ExamplesFile(path.name, found, origin)

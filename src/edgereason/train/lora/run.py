@@ -345,12 +345,20 @@ def finish(
     if (found := run_folder.record()) is not None:
         # This call's date and machine trained nothing, and the bundle may have heads by now.
         return found
-    record |= {"adapter": write_bundle(folder, base_path, base, opening, tuple(record["buckets"]))}
+    calculator = bool(record["recipe"]["training"].get("calculator"))
+    buckets = tuple(record["buckets"])
+    record |= {"adapter": write_bundle(folder, base_path, base, opening, buckets, calculator=calculator)}
     return run_folder.write(record | context.about())
 
 
 def write_bundle(
-    folder: Path, base_path: Path, base: Base, opening: tuple[int, ...], buckets: tuple[int, ...]
+    folder: Path,
+    base_path: Path,
+    base: Base,
+    opening: tuple[int, ...],
+    buckets: tuple[int, ...],
+    *,
+    calculator: bool = False,
 ) -> dict[str, Any]:
     """Exports the adapter and puts a manifest beside it, so that `ask` and `eval` take the folder."""
     bundle, source = folder / BUNDLE, folder / ADAPTER
@@ -360,7 +368,13 @@ def write_bundle(
     export_adapter(source, GgufModel(base_path), target, base_sha256=base.sha256, grid=grid)
     part = Part(file=target.name, sha256=file_sha256(target))
     Bundle(
-        folder=bundle, base=base, opening_ids=opening, closing=CLOSING, buckets=buckets, adapter=part
+        folder=bundle,
+        base=base,
+        opening_ids=opening,
+        closing=CLOSING,
+        buckets=buckets,
+        calculator=calculator,
+        adapter=part,
     ).write()
     remember_base(base_path, base.sha256)
     return {"sha256": part.sha256, "size_bytes": target.stat().st_size, "grid": str(grid)}
@@ -379,6 +393,7 @@ def export(folder: Path, context: RunContext = RunContext()) -> dict[str, Any]:
     try:
         budgets = recipe["budgets"] if "budgets" in recipe else recipe["hints"]  # of GRPO, or of SFT
         name, buckets = recipe["base"]["name"], tuple(budgets["buckets"])
+        calculator = bool(recipe["training"].get("calculator"))
         if (record := RunFolder(folder, "training").record()) is not None:
             buckets = tuple(record.get("buckets", buckets))  # it knows which of them examples announced
     except (KeyError, TypeError, ValueError) as error:
@@ -386,7 +401,7 @@ def export(folder: Path, context: RunContext = RunContext()) -> dict[str, Any]:
     path = context.fetch(name)
     with LlamaEngine(path) as engine:
         base, opening = describe_base(engine, path), Seams.of(engine.tokenize).opening
-    return write_bundle(folder, path, base, opening, buckets)
+    return write_bundle(folder, path, base, opening, buckets, calculator=calculator)
 
 
 def shipped(start: Path) -> tuple[Bundle, Part]:
