@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgereason.core.types import Message
-from edgereason.data.questions import prompt_of
+from edgereason.data.questions import label_of, prompt_of
 from edgereason.data.rows import Row, read_file
 from edgereason.engine.base import Engine
 from edgereason.errors import ConfigError
@@ -111,13 +111,10 @@ def read_prompts(path: Path) -> Prompts:
 
 
 def _prompt(row: Row) -> Prompt:
-    label = row.value("label")
-    if label not in (0, 1) or not isinstance(label, int):
-        row.fail("label", f"is {label!r}; expected 0 (easy) or 1 (needs thinking)")
     return Prompt(
         id=row_id(row),
         messages=prompt_of(row),
-        label=bool(label),
+        label=label_of(row),
         source=row.text("source") if row.has("source") else row.source,
         place=row.place,
     )
