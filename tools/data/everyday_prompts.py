@@ -1,7 +1,7 @@
-"""Writes the labelled prompts of `generate = "everyday:COUNT"` to a file, for `train heads switcher --prompts`.
+"""Writes the prompts of `generate = "everyday:COUNT"` to a file, for `train heads switcher --prompts`.
 
-    python tools/data/everyday_prompts.py --count 2400 -o everyday.jsonl
-    python tools/data/everyday_prompts.py --count 600 --seed 1 -o other_everyday.jsonl
+python tools/data/everyday_prompts.py --count 2400 -o everyday.jsonl
+python tools/data/everyday_prompts.py --count 600 --seed 1 -o other_everyday.jsonl
 """
 
 from __future__ import annotations

@@ -145,14 +145,18 @@ def compare(chat: Path, think: Path) -> str:
             entry = (sample.score, sample.num_tokens)
             table[sample.id.rpartition("-")[0]][route].append(entry)
             table["all"][route].append(entry)
-    lines = ["| kind | n | chat right | think right | chat tokens | think tokens |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| kind | n | chat right | think right | chat tokens | think tokens |",
+        "|---|---|---|---|---|---|",
+    ]
     for kind, routes in table.items():
         right, tokens = (
             [sum(entry[place] for entry in routes[route]) for route in ("chat", "think")] for place in (0, 1)
         )
         num = len(routes["chat"])
         lines.append(
-            f"| {kind} | {num} | {right[0]:g} | {right[1]:g} | {tokens[0] / num:.0f} | {tokens[1] / num:.0f} |"
+            f"| {kind} | {num} | {right[0]:g} | {right[1]:g} "
+            f"| {tokens[0] / num:.0f} | {tokens[1] / num:.0f} |"
         )
     return "\n".join(lines)
 

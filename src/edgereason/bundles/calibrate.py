@@ -9,19 +9,15 @@
                                                                                                   ↓
     heads-1f2e….safetensors ─→ bundle.json names them ─→ the old heads go, README.md follows ←─ threshold
 
-A prompt that thinks without need costs seconds, and perhaps an answer that chat has and thinking lacks. One that
-chats where thinking is needed costs an answer. With C for the first, and 1 for the second, the cost is::
-
-    C · (share of prompts labelled chat that think) + (share of prompts labelled think that chat)
-
-Each share is of its own label, so that it does not matter how many prompts of each there are.
+A prompt that thinks without need costs seconds, and what chat says better; one that chats where thinking is
+needed costs an answer. With C for the first and 1 for the second, the cost is C · (share of those labelled
+chat that think) + (share of those labelled think that chat).
 
 A threshold lies in the middle between the last prompt that chats and the first that thinks, so that the
 rounding of another machine turns none of them over. The best of many cuts looks better than it is, so the
 accuracy to expect is judged on questions that had no say. Rows of forced modes have no p_think, so the
 bundle's own switcher is asked; the two evaluations must be what one `auto` request would do on either route.
-The heads are written under a new name and named by the manifest afterwards, so that whoever reads the bundle
-finds both or neither.
+Heads are written under a new name and named by the manifest afterwards: a reader finds both or neither.
 """
 
 from __future__ import annotations
@@ -57,8 +53,8 @@ from edgereason.report.records import EVAL
 _ALIKE: Final = ("task", "seed", "system", "temperature", "top_p", "top_k", "budget", "budget_s", "kv")
 """Settings of a request that both routes depend on; effort, streams and vote are of thinking alone."""
 _ALL_THE_SAME: Final = (
-    "the switcher says the same of all {} prompts, so that no threshold tells them apart: give more prompts, or "
-    "train another switcher"
+    "the switcher says the same of all {} prompts, so that no threshold tells them apart: "
+    "give more prompts, or train another switcher"
 )
 _HALVES_SEED: Final = 0
 """Of the halves that choose for each other: always the same."""
@@ -144,10 +140,7 @@ class ByShare:
         fitting = [p for p in said if p is not None]
         return Found(
             point=threshold_for_share(fitting, self.share),
-            method={
-                "target_think_rate": self.share,
-                "prompts": data_entry(self.rows.name, self.rows.sha256, self.rows.revision),
-            },
+            method={"target_think_rate": self.share, "prompts": _entry(self.rows)},
             num_left_out=len(said) - len(fitting),
         )
 
@@ -161,9 +154,6 @@ class ByCost:
     requests: tuple[Request, ...]
     labels: tuple[bool, ...]
 
-    def __post_init__(self) -> None:
-        require_needless_cost(self.needless_cost)
-
     @classmethod
     def read(cls, needless_cost: float, prompts: Path) -> Self:
         """From a file of rows with a label each, as `train heads switcher` reads them.
@@ -176,8 +166,8 @@ class ByCost:
         labels = tuple(label_of(row) for row in rows.rows)
         if len(set(labels)) < 2:
             raise ConfigError(
-                f"{rows.name} has prompts of one label only; a threshold by cost needs both: add prompts of the "
-                "other, or calibrate by share (--target-think-rate)"
+                f"{rows.name} has prompts of one label only; a threshold by cost needs both: add prompts of "
+                "the other, or calibrate by share (--target-think-rate)"
             )
         requests = tuple(Request(messages=prompt_of(row)) for row in rows.rows)
         return cls(needless_cost=needless_cost, rows=rows, requests=requests, labels=labels)
@@ -191,15 +181,14 @@ class ByCost:
             return None
         fitting = [(p, label) for p, label in zip(said, self.labels, strict=True) if p is not None]
         return Found(
-            point=threshold_for_cost(
-                [p for p, _ in fitting], [label for _, label in fitting], self.needless_cost
-            ),
-            method={
-                "needless_cost": self.needless_cost,
-                "prompts": data_entry(self.rows.name, self.rows.sha256, self.rows.revision),
-            },
+            point=threshold_for_cost(fitting, self.needless_cost),
+            method={"needless_cost": self.needless_cost, "prompts": _entry(self.rows)},
             num_left_out=len(said) - len(fitting),
         )
+
+
+def _entry(rows: Rows) -> dict[str, Any]:
+    return data_entry(rows.name, rows.sha256, rows.revision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,31 +398,27 @@ def threshold_for_share(p_think: Sequence[float], share: float) -> ThresholdPoin
     )
 
 
-def threshold_for_cost(
-    p_think: Sequence[float], labels: Sequence[bool], needless_cost: float
-) -> ThresholdPoint:
+def threshold_for_cost(said: Sequence[tuple[float, bool]], needless_cost: float) -> ThresholdPoint:
     """The threshold of least cost; see the module. Of several, the one with the widest gap around it.
 
     Args:
-        p_think: of each prompt.
-        labels: whether it needs thinking; both are there.
+        said: of each prompt, the probability and whether it needs thinking.
         needless_cost: of a prompt that thinks without need, in costs of one that chats where it should think.
 
     Raises:
         ConfigError: all probabilities are the same, or those that count have one label only.
     """
-    num, num_think = len(p_think), sum(labels)
+    num, num_think = len(said), sum(needs for _, needs in said)
     if not 0 < num_think < num:
         raise ConfigError(
             f"{num_think} of the {num} prompts that fit in the context are labelled think; both labels are "
             "needed: give more prompts"
         )
-    ranked = sorted(zip(p_think, labels, strict=True), reverse=True)
-    found: list[tuple[float, float, int, int]] = []
-    thinks = 0
+    ranked = sorted(said, reverse=True)
+    thinks, found = 0, list[tuple[float, float, int, int]]()
     for count in range(1, num):
-        (above, label), below = ranked[count - 1], ranked[count][0]
-        thinks += label
+        (above, needs), below = ranked[count - 1], ranked[count][0]
+        thinks += needs
         if above > below:
             needless, missing = (count - thinks) / (num - num_think), (num_think - thinks) / num_think
             found.append((needless_cost * needless + missing, below - above, count, thinks))

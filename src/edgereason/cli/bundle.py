@@ -167,7 +167,7 @@ def calibrate(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what went into the manifest.")] = False,
 ) -> None:
-    """Set the switcher's threshold: by cost, by the share of prompts that think, or by the accuracy it must keep."""
+    """Set the switcher's threshold: by cost, by the share that thinks, or by the accuracy it must keep."""
     from edgereason.bundles.calibrate import ByAccuracy, ByCost, ByShare, require_switcher, set_threshold
     from edgereason.cli.models import display, fetch
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
@@ -225,8 +225,8 @@ def _sentence(point: ThresholdPoint) -> str:
     said = f"threshold {point.threshold:.4g}: {point.share_think:.1%} of {point.num_prompts} prompts think"
     if point.chat_right is not None and point.think_right is not None:
         return (
-            f"{said}; {point.chat_right:.1%} of those labelled chat and {point.think_right:.1%} of those labelled "
-            "think go the right way"
+            f"{said}; {point.chat_right:.1%} of those labelled chat and {point.think_right:.1%} of those "
+            "labelled think go the right way"
         )
     if point.accuracy is None:
         return said

@@ -97,7 +97,8 @@ def test_the_share_wanted_thinks_when_it_is_asked(bundle, tiny):
 def test_the_threshold_of_least_cost_by_hand(
     p_think, labels, needless_cost, threshold, chat_right, think_right
 ):
-    point = threshold_for_cost(p_think, [bool(label) for label in labels], needless_cost)
+    said = [(p, bool(label)) for p, label in zip(p_think, labels, strict=True)]
+    point = threshold_for_cost(said, needless_cost)
     assert point.threshold == pytest.approx(threshold)
     assert (point.chat_right, point.think_right) == (chat_right, think_right)
     assert point.share_think == sum(p >= point.threshold for p in p_think) / len(p_think)
@@ -105,9 +106,9 @@ def test_the_threshold_of_least_cost_by_hand(
 
 def test_costs_need_both_labels_and_probabilities_that_differ():
     with pytest.raises(ConfigError, match="0 of the 2 prompts that fit in the context are labelled think"):
-        threshold_for_cost([0.1, 0.2], [False, False], 1)
+        threshold_for_cost([(0.1, False), (0.2, False)], 1)
     with pytest.raises(ConfigError, match="the switcher says the same of all 2 prompts"):
-        threshold_for_cost([0.5, 0.5], [False, True], 1)
+        threshold_for_cost([(0.5, False), (0.5, True)], 1)
 
 
 def test_by_cost_labelled_prompts_go_where_it_costs_the_least(bundle, tiny, tmp_path):

@@ -123,8 +123,8 @@ def test_calibrate_by_cost_prints_what_goes_the_right_way(run, built, tiny, tmp_
     assert found["needless_cost"] == 1.5
     assert ran.out == (
         f"threshold {found['threshold']:.4g}: {found['share_think']:.1%} of 8 prompts think; "
-        f"{found['chat_right']:.1%} of those labelled chat and {found['think_right']:.1%} of those labelled think "
-        "go the right way\n"
+        f"{found['chat_right']:.1%} of those labelled chat and {found['think_right']:.1%} of those labelled "
+        "think go the right way\n"
     )
 
 

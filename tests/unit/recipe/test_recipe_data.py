@@ -70,7 +70,7 @@ def test_everyday_prompts_bring_their_labels_of_which_one_can_be_chosen() -> Non
     for label in (0, 1):
         chosen = Source.of("some", DataConfig(generate="everyday:60", label=label), []).rows()
         assert chosen == [row for row in of_both if row["label"] == label]
-    assert len(Source.of("everyday", DataConfig(generate="everyday"), []).rows()) == 2400
+    assert len(Source.of("everyday", DataConfig(generate="everyday"), []).rows()) == 2800
     assert Source.of("everyday", DataConfig(generate="everyday:60", seed=1), []).rows() != of_both
 
 
@@ -105,7 +105,9 @@ def test_a_text_is_taken_as_it_is_and_has_no_rows_to_choose(folder: Path, tmp_pa
         Source.of("book", DataConfig(file="book.txt", first=3), [folder]).write(target)
 
 
-@pytest.mark.parametrize("spec", ["worked-sums", "worked-sums:0", "everyday:0", "everyday:3:4", "reasoning-gym:chain_sum"])
+@pytest.mark.parametrize(
+    "spec", ["worked-sums", "worked-sums:0", "everyday:0", "everyday:3:4", "reasoning-gym:chain_sum"]
+)
 def test_a_generator_without_its_counts_is_refused(spec: str) -> None:
     with pytest.raises(ConfigError, match="is not understood; expected everyday:COUNT, worked-sums:COUNT"):
         Source.of("x", DataConfig(generate=spec), []).rows()

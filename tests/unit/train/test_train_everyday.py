@@ -15,8 +15,8 @@ from edgereason.train.data.decontaminate import Evaluations, normalised
 
 PROMPTS = Path(__file__).parents[3] / "benchmarks" / "prompts"
 LANGUAGES = {
-    "Danke", "Merci", "Gracias", "Grazie", "Obrigado", "Bedankt!", "Dziękuję", "Teşekkürler", "Спасибо", "谢谢",
-    "ありがとう", "감사합니다", "شكرا", "धन्यवाद",
+    "Danke", "Merci", "Gracias", "Grazie", "Obrigado", "Bedankt!", "Dziękuję", "Teşekkürler", "Спасибо",
+    "谢谢", "ありがとう", "감사합니다", "شكرا", "धन्यवाद",
 }  # fmt: skip
 
 
@@ -85,7 +85,9 @@ def test_thanks_are_there_in_every_language() -> None:
 def test_what_comes_before_and_behind_a_request_tells_nothing_of_its_label() -> None:
     rows = list(everyday.rows(4000, 0))
     for text in ("Hi! ", "Quick question: ", "Hey, can you help me"):
-        labels = [row["label"] for row in rows if asked(row).startswith(text) and row["source"][9:13] != "talk"]
+        labels = [
+            row["label"] for row in rows if asked(row).startswith(text) and row["source"][9:13] != "talk"
+        ]
         assert 0.25 < sum(labels) / len(labels) < 0.75, text
     conversations = [row["label"] for row in rows if "messages" in row]
     assert 0.4 < sum(conversations) / len(conversations) < 0.6

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
-DEFAULT_COUNT: Final = 2400
+DEFAULT_COUNT: Final = 2800
 
 _SIDES: Final = ("chat", "think")
 _OTHER_LANGUAGES: Final = "~"
@@ -37,23 +37,66 @@ _SLOT: Final = re.compile(
 _FINAL_MARK: Final = re.compile(r"(?<=[^\W\d_])[.?!。?!؟।]$")
 
 _BEFORE: Final = (
-    *("Hi! ", "Hello, ", "Hey, ", "hey ", "Good morning! ", "Hi there. ", "Please ", "pls ", "Quick question: "),
+    *(
+        "Hi! ",
+        "Hello, ",
+        "Hey, ",
+        "hey ",
+        "Good morning! ",
+        "Hi there. ",
+        "Please ",
+        "pls ",
+        "Quick question: ",
+    ),
     *("Question: ", "I have a question. ", "Can you help me? ", "Can you tell me: ", "help: ", "ok so "),
     *("Hey, can you help me with this one? ", "Sorry to bother you, but ", "My kid asks: ", "now: "),
     *("I was wondering: ", "Thanks! And now: ", "Could you please answer this: ", "One more thing: "),
 )
+_CONTEXTS: Final = (
+    *("I'm preparing for a test tomorrow. ", "We are a family of four. ", "I work as a nurse. ", "I'm 35. "),
+    *("My daughter is 9 and goes to school. ", "I run a small shop. ", "We meet every Tuesday at 7. "),
+    *(
+        "I just moved to a new town. ",
+        "My colleague and I disagree. ",
+        "It's for a quiz night. ",
+        "Long day! ",
+    ),
+    *("I'm writing a blog. ", "English is not my first language. ", "I have 10 minutes. ", "We had guests. "),
+)
 _BEHIND: Final = (
-    *(" Thanks!", " thanks", " Thank you in advance.", " please", " pls", " :)", "??", " asap", " Keep it short."),
-    *(" Explain your answer.", " I need it today.", " (for a friend)", " in one sentence please", " Be brief."),
+    *(
+        " Thanks!",
+        " thanks",
+        " Thank you in advance.",
+        " please",
+        " pls",
+        " :)",
+        "??",
+        " asap",
+        " Keep it short.",
+    ),
+    *(
+        " Explain your answer.",
+        " I need it today.",
+        " (for a friend)",
+        " in one sentence please",
+        " Be brief.",
+    ),
 )
 _REPLIES: Final = (
     *("Of course! How can I help you?", "Here you go.", "I hope this helps!", "The answer is 42.", "Sure!"),
-    *("You're welcome! Is there anything else?", "It is 17.", "That depends on what you like best.", "Paris."),
+    *(
+        "You're welcome! Is there anything else?",
+        "It is 17.",
+        "That depends on what you like best.",
+        "Paris.",
+    ),
     *("Certainly. First, open the settings. Then choose your language and save.", "So x = 6.", "Hello!"),
     *("I'm sorry to hear that. Do you want to talk about it?", "They meet after 3 hours.", "Yes.", "No."),
 )
 _SHARE_BEFORE: Final = 0.13
 _SHARE_BEHIND: Final = 0.07
+_SHARE_CONTEXT: Final = 0.06
 _SHARE_LOWER: Final = 0.25
 _SHARE_UNMARKED: Final = 0.3
 _SHARE_SLIP: Final = 0.08
@@ -120,6 +163,8 @@ def said(template: Template, chance: random.Random) -> str:
         if chance.random() < _SHARE_BEFORE:
             before = chance.choice(_BEFORE)
             text = before + (text if chance.random() < 0.5 else text[0].lower() + text[1:])
+        elif chance.random() < _SHARE_CONTEXT:
+            text = chance.choice(_CONTEXTS) + text
         if chance.random() < _SHARE_BEHIND:
             text += chance.choice(_BEHIND)
     if chance.random() < _SHARE_UNMARKED:
