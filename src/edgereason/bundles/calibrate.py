@@ -3,17 +3,21 @@
 ::
 
     prompts ─ prefilled ─→ p_think ─ sorted ─→ the cut that lets the share wanted think ──────────┐
+    labelled prompts ─ prefilled ─→ p_think ─→ the cut that costs the least ──────────────────────┤
     chat RUN, think RUN ─ of this base and adapter, on these data ─→ the curve over thresholds ───┤
     data ─ the questions, prefilled ─→ p_think ──────↗  the fewest tokens, accurate enough ───────┤
                                                                                                   ↓
     heads-1f2e….safetensors ─→ bundle.json names them ─→ the old heads go, README.md follows ←─ threshold
 
+A prompt that thinks without need costs seconds, and what chat says better; one that chats where thinking is
+needed costs an answer. With C for the first and 1 for the second, the cost is C · (share of those labelled
+chat that think) + (share of those labelled think that chat).
+
 A threshold lies in the middle between the last prompt that chats and the first that thinks, so that the
 rounding of another machine turns none of them over. The best of many cuts looks better than it is, so the
 accuracy to expect is judged on questions that had no say. Rows of forced modes have no p_think, so the
 bundle's own switcher is asked; the two evaluations must be what one `auto` request would do on either route.
-The heads are written under a new name and named by the manifest afterwards, so that whoever reads the bundle
-finds both or neither.
+Heads are written under a new name and named by the manifest afterwards: a reader finds both or neither.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from edgereason.bundles.card import CARD, render_card
 from edgereason.bundles.results import RecordFile, read_record, results_of
 from edgereason.core.bundle import Bundle, Part, file_sha256, write_atomically
 from edgereason.core.types import DEFAULT_CHAT_TOKENS, Mode, Request
-from edgereason.data.questions import prompt_of
+from edgereason.data.questions import label_of, prompt_of
 from edgereason.data.rows import Rows, read_file
 from edgereason.errors import BundleError, ConfigError, ContextOverflow
 from edgereason.evals.curves.threshold import threshold_curve
@@ -48,6 +52,10 @@ from edgereason.report.records import EVAL
 
 _ALIKE: Final = ("task", "seed", "system", "temperature", "top_p", "top_k", "budget", "budget_s", "kv")
 """Settings of a request that both routes depend on; effort, streams and vote are of thinking alone."""
+_ALL_THE_SAME: Final = (
+    "the switcher says the same of all {} prompts, so that no threshold tells them apart: "
+    "give more prompts, or train another switcher"
+)
 _HALVES_SEED: Final = 0
 """Of the halves that choose for each other: always the same."""
 
@@ -58,6 +66,7 @@ class ThresholdPoint:
 
     Attributes:
         share_think: of the prompts that it was set on.
+        chat_right: share of those labelled chat that chat; `think_right` of those labelled think that think.
         num_prompts: these.
         accuracy: on the questions that the threshold was chosen on, which is more than others will see.
         held_out_accuracy: expected of others: each half of the questions chose a threshold for the other
@@ -70,6 +79,8 @@ class ThresholdPoint:
     threshold: float
     share_think: float
     num_prompts: int
+    chat_right: float | None = None
+    think_right: float | None = None
     accuracy: float | None = None
     held_out_accuracy: float | None = None
     held_out_ci95: tuple[float, float] | None = None
@@ -129,12 +140,55 @@ class ByShare:
         fitting = [p for p in said if p is not None]
         return Found(
             point=threshold_for_share(fitting, self.share),
-            method={
-                "target_think_rate": self.share,
-                "prompts": data_entry(self.rows.name, self.rows.sha256, self.rows.revision),
-            },
+            method={"target_think_rate": self.share, "prompts": _entry(self.rows)},
             num_left_out=len(said) - len(fitting),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByCost:
+    """As few of these prompts as may be go the wrong way, each by what that costs."""
+
+    needless_cost: float
+    rows: Rows
+    requests: tuple[Request, ...]
+    labels: tuple[bool, ...]
+
+    @classmethod
+    def read(cls, needless_cost: float, prompts: Path) -> Self:
+        """From a file of rows with a label each, as `train heads switcher` reads them.
+
+        Raises:
+            ConfigError: the cost is out of range, a row has no prompt or no label, or all labels are alike.
+        """
+        require_needless_cost(needless_cost)
+        rows = read_file(prompts)
+        labels = tuple(label_of(row) for row in rows.rows)
+        if len(set(labels)) < 2:
+            raise ConfigError(
+                f"{rows.name} has prompts of one label only; a threshold by cost needs both: add prompts of "
+                "the other, or calibrate by share (--target-think-rate)"
+            )
+        requests = tuple(Request(messages=prompt_of(row)) for row in rows.rows)
+        return cls(needless_cost=needless_cost, rows=rows, requests=requests, labels=labels)
+
+    def find(
+        self, model: Model, progress: Callable[[int, int], None], should_stop: Callable[[], bool]
+    ) -> Found | None:
+        """The threshold; None if it was stopped."""
+        said = probabilities(model, self.requests, progress, should_stop)
+        if said is None:
+            return None
+        fitting = [(p, label) for p, label in zip(said, self.labels, strict=True) if p is not None]
+        return Found(
+            point=threshold_for_cost(fitting, self.needless_cost),
+            method={"needless_cost": self.needless_cost, "prompts": _entry(self.rows)},
+            num_left_out=len(said) - len(fitting),
+        )
+
+
+def _entry(rows: Rows) -> dict[str, Any]:
+    return data_entry(rows.name, rows.sha256, rows.revision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +322,18 @@ def require_think_rate(share: float) -> None:
         )
 
 
+def require_needless_cost(cost: float) -> None:
+    """Refuses what can't be the cost of a needless thought, next to 1 for a missing one.
+
+    Raises:
+        ConfigError: it is not above 0 and finite.
+    """
+    if not 0 < cost < float("inf"):
+        raise ConfigError(
+            f"the cost of a needless thought must be above 0, as 1 for as much as a missing one, got {cost:g}"
+        )
+
+
 def require_accuracy(accuracy: float) -> None:
     """Refuses an accuracy that nothing can have.
 
@@ -325,13 +391,46 @@ def threshold_for_share(p_think: Sequence[float], share: float) -> ThresholdPoin
     ranked, num = sorted(p_think, reverse=True), len(p_think)
     cuts = [count for count in range(1, num) if ranked[count - 1] > ranked[count]]
     if not cuts:
-        raise ConfigError(
-            f"the switcher says the same of all {num} prompts, so that no threshold tells them apart: "
-            "give more prompts, or train another switcher"
-        )
+        raise ConfigError(_ALL_THE_SAME.format(num))
     count = min(cuts, key=lambda count: abs(count - share * num))
     return ThresholdPoint(
         threshold=_between(ranked[count], ranked[count - 1]), share_think=count / num, num_prompts=num
+    )
+
+
+def threshold_for_cost(said: Sequence[tuple[float, bool]], needless_cost: float) -> ThresholdPoint:
+    """The threshold of least cost; see the module. Of several, the one with the widest gap around it.
+
+    Args:
+        said: of each prompt, the probability and whether it needs thinking.
+        needless_cost: of a prompt that thinks without need, in costs of one that chats where it should think.
+
+    Raises:
+        ConfigError: all probabilities are the same, or those that count have one label only.
+    """
+    num, num_think = len(said), sum(needs for _, needs in said)
+    if not 0 < num_think < num:
+        raise ConfigError(
+            f"{num_think} of the {num} prompts that fit in the context are labelled think; both labels are "
+            "needed: give more prompts"
+        )
+    ranked = sorted(said, reverse=True)
+    thinks, found = 0, list[tuple[float, float, int, int]]()
+    for count in range(1, num):
+        (above, needs), below = ranked[count - 1], ranked[count][0]
+        thinks += needs
+        if above > below:
+            needless, missing = (count - thinks) / (num - num_think), (num_think - thinks) / num_think
+            found.append((needless_cost * needless + missing, below - above, count, thinks))
+    if not found:
+        raise ConfigError(_ALL_THE_SAME.format(num))
+    _, _, count, thinks = min(found)
+    return ThresholdPoint(
+        threshold=_between(ranked[count][0], ranked[count - 1][0]),
+        share_think=count / num,
+        num_prompts=num,
+        chat_right=1 - (count - thinks) / (num - num_think),
+        think_right=thinks / num_think,
     )
 
 

@@ -24,8 +24,10 @@ import numpy as np
 
 from edgereason.bundles.results import HEAD, RecordFile
 from edgereason.core.bundle import MANIFEST, Bundle, Result, file_sha256
+from edgereason.core.types import Mode
 from edgereason.errors import BundleError
 from edgereason.heads.file import Heads, read_heads
+from edgereason.report.records import SWEEP
 
 SWITCHER: Final = "switcher"
 VERIFIER: Final = "verifier"
@@ -52,6 +54,7 @@ _TRAINING: Final = (
     "questions", "left_out", "against", "num_problems", "steps", "end_loss", "rewarmed_at", "torch", "date",
 )  # fmt: skip
 _THRESHOLD: Final = "threshold"
+_FORCED: Final = (Mode.CHAT, Mode.THINK)
 
 
 class Origin(NamedTuple):
@@ -285,12 +288,22 @@ class SameHeads:
         )
 
     def moved(self, result: Result, sha256: str | None) -> Result:
-        """A result, told of the file that its head is in now, if that is another file with the same head."""
+        """A result, told of the file that its heads are in now, if that is another file.
+
+        One of a head needs this head to be the same. One of a forced mode, or of votes over traces, had no
+        switcher to ask, so that it needs the same verifier only.
+        """
         if sha256 is None or sha256 in self.before:
             return result
-        if result.record != HEAD or result.what.split()[0] not in self.kinds:
+        asked = result.what.split()[0] if result.record == HEAD else VERIFIER
+        if asked not in self.kinds or (result.record != HEAD and not _is_forced(result)):
             return result
         return replace(result, parts=tuple(sha256 if part in self.before else part for part in result.parts))
+
+
+def _is_forced(result: Result) -> bool:
+    """Whether no switcher had a say in it."""
+    return result.record == SWEEP or any(f" --mode {mode} " in f"{result.command} " for mode in _FORCED)
 
 
 def is_same(kind: str, ours: Heads, theirs: Heads) -> bool:

@@ -143,8 +143,18 @@ def calibrate(
     target_think_rate: Annotated[
         float | None, typer.Option(help="So large a share of the prompts is to think, such as 0.3.")
     ] = None,
+    needless_cost: Annotated[
+        float | None,
+        typer.Option(
+            help="The least cost, where a needless thought costs so much and a missing one 1, such as 1."
+        ),
+    ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="With --target-think-rate: rows with a prompt or question each.")
+        Path | None,
+        typer.Option(
+            help="With --target-think-rate: rows with a prompt or question each; with --needless-cost also "
+            "with a label, 0 or 1."
+        ),
     ] = None,
     min_accuracy: Annotated[
         float | None, typer.Option(help="Think as little as this accuracy allows, such as 0.6.")
@@ -164,8 +174,8 @@ def calibrate(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what went into the manifest.")] = False,
 ) -> None:
-    """Set the switcher's threshold, by the share of prompts that think or by the accuracy it must keep."""
-    from edgereason.bundles.calibrate import ByAccuracy, ByShare, require_switcher, set_threshold
+    """Set the switcher's threshold: by cost, by the share that thinks, or by the accuracy it must keep."""
+    from edgereason.bundles.calibrate import ByAccuracy, ByCost, ByShare, require_switcher, set_threshold
     from edgereason.cli.models import display, fetch
     from edgereason.cli.terminal.interrupt import stop_on_interrupt
     from edgereason.cli.terminal.progress import progress_display
@@ -174,14 +184,17 @@ def calibrate(
 
     _require_one_way(
         {"--prompts": prompts, "--target-think-rate": target_think_rate},
+        {"--prompts": prompts, "--needless-cost": needless_cost},
         {"--min-accuracy": min_accuracy, "--chat": chat, "--think": think},
-        data,
+        data=data,
     )
     bundle = Bundle.read(folder)
     require_switcher(bundle)
-    way: ByShare | ByAccuracy
+    way: ByShare | ByCost | ByAccuracy
     if target_think_rate is not None and prompts is not None:
         way = ByShare.read(target_think_rate, prompts)
+    elif needless_cost is not None and prompts is not None:
+        way = ByCost.read(needless_cost, prompts)
     else:
         assert min_accuracy is not None
         assert chat is not None
@@ -197,12 +210,12 @@ def calibrate(
     _end(set_threshold(bundle, found), found, as_json=as_json)
 
 
-def _require_one_way(share: dict[str, Any], accuracy: dict[str, Any], data: Path | None) -> None:
-    """Refuses options of both ways, or of none, or half of one."""
-    given = [name for name, value in (share | accuracy).items() if value is not None]
-    complete = [way for way in (share, accuracy) if set(given) == set(way)]
-    if not complete or (data is not None and complete[0] is share):
-        ways = " or ".join(", ".join(sorted(way)) for way in (share, accuracy))
+def _require_one_way(*ways_there: dict[str, Any], data: Path | None) -> None:
+    """Refuses options of several ways, or of none, or half of one; local data belong to the last."""
+    given = dict.fromkeys(name for way in ways_there for name, value in way.items() if value is not None)
+    complete = [way for way in ways_there if set(given) == set(way)]
+    if not complete or (data is not None and complete[0] is not ways_there[-1]):
+        ways = " or ".join(", ".join(sorted(way)) for way in ways_there)
         raise typer.BadParameter(
             f"give {ways} (with --data for a local file), got {', '.join(given) or 'none'}",
             param_hint="'--target-think-rate'",
@@ -217,6 +230,11 @@ def _end(bundle: Bundle, found: Found, *, as_json: bool) -> None:
 
 def _sentence(point: ThresholdPoint) -> str:
     said = f"threshold {point.threshold:.4g}: {point.share_think:.1%} of {point.num_prompts} prompts think"
+    if point.chat_right is not None and point.think_right is not None:
+        return (
+            f"{said}; {point.chat_right:.1%} of those labelled chat and {point.think_right:.1%} of those "
+            "labelled think go the right way"
+        )
     if point.accuracy is None:
         return said
     if point.held_out_accuracy is not None and point.held_out_ci95 is not None:

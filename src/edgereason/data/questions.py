@@ -50,6 +50,18 @@ def prompt_of(row: Row) -> tuple[Message, ...]:
     return messages
 
 
+def label_of(row: Row) -> bool:
+    """Whether a labelled prompt needs thinking.
+
+    Raises:
+        ConfigError: its label is missing, or neither 0 nor 1; the message names file and line.
+    """
+    label = row.value("label")
+    if label not in (0, 1) or not isinstance(label, int):
+        row.fail("label", f"is {label!r}; expected 0 (easy) or 1 (needs thinking)")
+    return bool(label)
+
+
 def question_of(row: Row) -> str:
     """The question of a row of whatever data set, such as GSM8K, MATH, SVAMP and HumanEval.
 

@@ -172,19 +172,25 @@ class VerifierStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationStage:
-    """Where the switcher begins to think: so large a share of these prompts does.
+    """Where the switcher begins to think: where these prompts cost the least, or a share of them thinks.
 
     Attributes:
-        share: between 0 and 1.
-        data: prompts or questions.
+        data: prompts with labels; for a share also questions.
+        needless_cost: of a prompt that thinks without need, where one that should and does not costs 1.
+        share: between 0 and 1; given, it decides instead of the cost.
     """
 
-    share: float
     data: tuple[str, ...]
+    needless_cost: float = 1.0
+    share: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
+        if self.share is not None and not 0 < self.share < 1:
             raise ConfigError(f"[calibration] share must be between 0 and 1, as 0.5, got {self.share:g}")
+        if not 0 < self.needless_cost < float("inf"):
+            raise ConfigError(
+                f"[calibration] needless_cost must be above 0, as 1, got {self.needless_cost:g}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@
 
 A file is looked for beside the recipe and in the folders of `--data`; where it is in none of them, and `hub`
 names a data set, that one is read. Generators: `worked-sums:COUNT`, `worked-sums:COUNT:MOST_TERMS`,
-`reasoning-gym:NAME:COUNT`, and `everyday`, a few prompts that need no thinking.
+`reasoning-gym:NAME:COUNT`, and `everyday:COUNT`, prompts for the switcher with their labels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,12 +30,14 @@ from edgereason.data.questions import question_of
 from edgereason.data.rows import Row, Rows, read_file, read_hub
 from edgereason.errors import ConfigError
 from edgereason.evals.tasks.catalog import load_task
+from edgereason.train.data import everyday
 from edgereason.train.data.questions import read_questions
 from edgereason.train.data.solutions import num_steps
 from edgereason.train.data.traces import row_id
 from edgereason.train.data.worked_sums import rows as worked_sums
 
-GENERATORS: Final = ("everyday", "reasoning-gym", "worked-sums")
+_EVERYDAY: Final = "everyday"
+GENERATORS: Final = (_EVERYDAY, "reasoning-gym", "worked-sums")
 _TEXTS: Final = (".txt", ".raw")
 
 
@@ -55,6 +56,7 @@ class DataConfig:
         every: 5 for every fifth of the rows that are left.
         first: so many of these from the beginning; `limit` so many, evenly spread.
         label: of a switcher's prompts: 1 for those that need thinking, else 0; rows may bring their own.
+            Of `everyday`, which does, only those with this label count.
     """
 
     file: str | None = None
@@ -81,6 +83,11 @@ class DataConfig:
             raise ConfigError(f"rows must be the first and the one behind the last, got {list(self.rows)}")
         if self.label not in (None, 0, 1):
             raise ConfigError(f"label must be 0 or 1, got {self.label}")
+
+    @property
+    def makes_prompts(self) -> bool:
+        """Whether a generator makes the rows, and labels them."""
+        return self.generate is not None and self.generate.partition(":")[0] == _EVERYDAY
 
     @property
     def chooses(self) -> bool:
@@ -172,22 +179,20 @@ class Source:
         found = _spread(found[:: config.every][: config.first], config.limit)
         if not found:
             raise ConfigError(f"[data.{self.name}]: no row is left: choose less strictly")
-        if config.label is None:
+        if config.label is None or config.makes_prompts:
             return [dict(row.values) for row in found]
         return [
-            {
-                "id": row_id(row),
-                "prompt": question_of(row),
-                "label": config.label,
-                "source": row.text("source") if config.generate == "everyday" else self.name,
-            }
+            {"id": row_id(row), "prompt": question_of(row), "label": config.label, "source": self.name}
             for row in found
         ]
 
     def _counts(self, row: Row) -> bool:
-        if any(row.values.get(field) for field in self.config.leave_out):
+        config = self.config
+        if config.makes_prompts and config.label not in (None, row.values["label"]):
             return False
-        most = self.config.most_steps
+        if any(row.values.get(field) for field in config.leave_out):
+            return False
+        most = config.most_steps
         solution = "solution" if row.has("solution") else "answer"  # GSM8K's own rows end with "#### 72"
         return most is None or num_steps(row.text(solution)) <= most
 
@@ -216,9 +221,8 @@ def _generated(spec: str, seed: int, where: str) -> list[Row]:
         ConfigError: it takes other counts.
     """
     kind, *counts = spec.split(":")
-    if kind == "everyday" and not counts:
-        text = (resources.files("edgereason.recipe") / "everyday.jsonl").read_text("utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
+    if kind == _EVERYDAY and len(counts) <= 1 and all(map(_is_count, counts)):
+        rows = list(everyday.rows(int(counts[0]) if counts else everyday.DEFAULT_COUNT, seed))
     elif kind == "worked-sums" and 1 <= len(counts) <= 2 and all(map(_is_count, counts)):
         count, *most = map(int, counts)
         rows = list(worked_sums(count, seed + 1, *most))
@@ -229,7 +233,7 @@ def _generated(spec: str, seed: int, where: str) -> list[Row]:
         ]
     else:
         raise ConfigError(
-            f"{where}: {spec!r} is not understood; expected everyday, worked-sums:COUNT, "
+            f"{where}: {spec!r} is not understood; expected everyday:COUNT, worked-sums:COUNT, "
             "worked-sums:COUNT:MOST_TERMS or reasoning-gym:NAME:COUNT"
         )
     return [Row(spec, number, row) for number, row in enumerate(rows, 1)]

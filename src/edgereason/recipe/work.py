@@ -20,7 +20,7 @@ from typing import Any, Final
 import torch
 
 from edgereason.bundles.build import Parts, build
-from edgereason.bundles.calibrate import ByShare, set_threshold
+from edgereason.bundles.calibrate import ByCost, ByShare, set_threshold
 from edgereason.core.bundle import Bundle, file_sha256, write_atomically
 from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.run import PplConfig, run_ppl, run_task
@@ -393,7 +393,11 @@ def calibration(work: Work, folder: Path) -> Record | None:
     copy = Bundle.read(folder / work.recipe.name)
     prompts = folder / "prompts.jsonl"
     write_atomically(prompts, "".join(work.data(name).read_text("utf-8") for name in stage.data))
-    way = ByShare.read(stage.share, prompts)
+    way: ByShare | ByCost
+    if stage.share is not None:
+        way = ByShare.read(stage.share, prompts)
+    else:
+        way = ByCost.read(stage.needless_cost, prompts)
     with load(copy.folder, base=work.base().path, threads=context.threads) as model:
         found = way.find(model, partial(context.progress, "prompts"), context.should_stop)
     return None if found is None else _about(set_threshold(copy, found))

@@ -13,11 +13,13 @@ from tiny_bundle import write_evaluation, write_questions, write_tiny_adapter, w
 from edgereason.bundles.build import Parts, build
 from edgereason.bundles.calibrate import (
     ByAccuracy,
+    ByCost,
     ByShare,
     Found,
     ThresholdPoint,
     require_switcher,
     set_threshold,
+    threshold_for_cost,
 )
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.core.types import Effort, Mode, Vote
@@ -77,6 +79,72 @@ def test_the_share_wanted_thinks_when_it_is_asked(bundle, tiny):
     assert calibration["prompts"]["sha256"] == file_sha256(tiny.data)
     assert read_heads(bundle.folder / calibrated.heads.file).switcher.threshold == calibration["threshold"]
     assert f"begins to think at {calibration['threshold']:.3g}" in (bundle.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("p_think", "labels", "needless_cost", "threshold", "chat_right", "think_right"),
+    [
+        ([0.9, 0.6, 0.4, 0.1], [1, 1, 0, 0], 1, 0.5, 1, 1),
+        # 0.8 chats without need of it, or 0.3 thinks: one of 2 on either side, so the dearer one decides.
+        ([0.9, 0.8, 0.3, 0.1], [1, 0, 1, 0], 2, 0.85, 1, 0.5),
+        ([0.9, 0.8, 0.3, 0.1], [1, 0, 1, 0], 0.5, 0.2, 0.5, 1),
+        # The same cost on both sides of 0.6, and the gap below it is wider.
+        ([0.9, 0.7, 0.6, 0.2], [1, 0, 1, 0], 1, 0.4, 0.5, 1),
+        # Shares of each label: one of 1 that should think weighs as much as all 3 that should chat.
+        ([0.9, 0.8, 0.7, 0.6, 0.1], [0, 0, 1, 0, 0], 1, 0.65, 0.5, 1),
+    ],
+)
+def test_the_threshold_of_least_cost_by_hand(
+    p_think, labels, needless_cost, threshold, chat_right, think_right
+):
+    said = [(p, bool(label)) for p, label in zip(p_think, labels, strict=True)]
+    point = threshold_for_cost(said, needless_cost)
+    assert point.threshold == pytest.approx(threshold)
+    assert (point.chat_right, point.think_right) == (chat_right, think_right)
+    assert point.share_think == sum(p >= point.threshold for p in p_think) / len(p_think)
+
+
+def test_costs_need_both_labels_and_probabilities_that_differ():
+    with pytest.raises(ConfigError, match="0 of the 2 prompts that fit in the context are labelled think"):
+        threshold_for_cost([(0.1, False), (0.2, False)], 1)
+    with pytest.raises(ConfigError, match="the switcher says the same of all 2 prompts"):
+        threshold_for_cost([(0.5, False), (0.5, True)], 1)
+
+
+def test_by_cost_labelled_prompts_go_where_it_costs_the_least(bundle, tiny, tmp_path):
+    texts = [json.loads(line)["question"] for line in tiny.data.read_text().splitlines()]
+    with load(bundle.folder, base=tiny.base) as model:
+        said = {text: model.ask(text, mode="auto", budget=48, max_tokens=48).p_think for text in texts}
+    ranked = sorted(texts, key=said.__getitem__)
+    thinking = ranked[-3:]  # of 8: the very ones that the switcher puts on top, so that a cut is perfect
+    labelled = tmp_path / "labelled.jsonl"
+    rows = [{"prompt": text, "label": int(text in thinking)} for text in texts]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with load(bundle.folder, base=tiny.base) as model:
+        calibrated = set_threshold(bundle, ByCost.read(1, labelled).find(model, silent, never))
+    with load(bundle.folder, base=tiny.base) as model:
+        routes = {text: model.ask(text, mode="auto", budget=48, max_tokens=48).route for text in texts}
+    assert [text for text in texts if routes[text] == "think"] == [text for text in texts if text in thinking]
+    calibration = calibrated.calibration
+    assert (calibration["needless_cost"], calibration["chat_right"], calibration["think_right"]) == (1, 1, 1)
+    assert calibration["prompts"]["sha256"] == file_sha256(labelled)
+    card = (bundle.folder / "README.md").read_text()
+    assert "a needless thought counts 1, a missing one 1; 100.0 % of the prompts labelled chat" in card
+
+
+@pytest.mark.parametrize(
+    ("cost", "rows", "said"),
+    [
+        (0, [{"prompt": "a", "label": 0}, {"prompt": "b", "label": 1}], "must be above 0"),
+        (1, [{"prompt": "a", "label": 0}], "has prompts of one label only"),
+        (1, [{"prompt": "a"}], "line 1: label is missing"),
+        (1, [{"prompt": "a", "label": 2}], "label is 2; expected 0 .easy. or 1"),
+    ],
+)
+def test_prompts_that_costs_can_not_be_told_of_are_refused(tmp_path, cost, rows, said):
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match=said):
+        ByCost.read(cost, tmp_path / "p.jsonl")
 
 
 def test_a_bundle_has_one_file_of_heads_and_remembers_its_earlier_ones(bundle):

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_bundle import write_tiny_heads
+from tiny_bundle import write_evaluation, write_tiny_heads
 
 from edgereason.bundles.build import Parts, build
 from edgereason.core.bundle import Bundle, file_sha256
+from edgereason.core.types import Mode
 from edgereason.heads.file import merge_heads, read_heads, write_with_threshold
 
 CALIBRATION = {"threshold": 0.5, "share_think": 0.3, "num_prompts": 9, "target_think_rate": 0.3}
@@ -66,6 +67,25 @@ def test_a_new_switcher_costs_the_verifier_nothing(tiny, judged, tmp_path):
     built = build(tmp_path / "b", Parts(base=tiny.base, start=judged, heads=heads))
     assert facts(built) == (["verifier"], ["verifier on held out"], False)
     assert built.results[0].parts == (judged.adapter.sha256, file_sha256(heads))
+
+
+def test_a_new_switcher_leaves_what_was_measured_without_one(tiny, judged, tmp_path):
+    parts = (tiny.adapter, tiny.heads)
+    modes = (Mode.CHAT, Mode.THINK, Mode.AUTO)
+    records = tuple(
+        write_evaluation(tmp_path / mode, mode, [1, 0], base=tiny.base, data=tiny.data, parts=parts)
+        for mode in modes
+    )
+    measured = build(tmp_path / "m", Parts(base=tiny.base, start=judged, records=records))
+    said: list[str] = []
+    for kind, kept in (("switcher", ["chat", "think"]), ("verifier", [])):
+        heads = heads_with(tiny, tmp_path, kind)
+        built = build(tmp_path / kind, Parts(base=tiny.base, start=measured, heads=heads), said.append)
+        evaluated = [one for one in built.results if one.record == "edgereason-eval"]
+        assert [one.what.split(", ")[1] for one in evaluated] == kept
+        assert all(one.parts == (judged.adapter.sha256, file_sha256(heads)) for one in evaluated)
+    # Of each, the figures of the head that was replaced are lost, too.
+    assert [line.partition(" ")[0] for line in said] == ["2", "4"]
 
 
 def test_another_threshold_is_all_that_is_unknown_of_the_same_weights(tiny, judged, tmp_path):

@@ -112,6 +112,22 @@ def test_calibrate_by_share_prints_what_came_out_and_writes_it(run, built, tiny,
     assert str(tmp_path) not in (tmp_path / "b" / MANIFEST).read_text()
 
 
+def test_calibrate_by_cost_prints_what_goes_the_right_way(run, built, tiny, tmp_path):
+    rows = [json.loads(line) for line in tiny.data.read_text().splitlines()]
+    labelled = (json.dumps({**row, "label": number % 2}) + "\n" for number, row in enumerate(rows))
+    (tmp_path / "labelled.jsonl").write_text("".join(labelled))
+    ways = ("--prompts", "labelled.jsonl", "--base", tiny.base)
+    ran = run("calibrate", "b", "--needless-cost", 1.5, *ways)
+    assert ran.code == 0, ran.err
+    found = built(tmp_path / "b").calibration
+    assert found["needless_cost"] == 1.5
+    assert ran.out == (
+        f"threshold {found['threshold']:.4g}: {found['share_think']:.1%} of 8 prompts think; "
+        f"{found['chat_right']:.1%} of those labelled chat and {found['think_right']:.1%} of those labelled "
+        "think go the right way\n"
+    )
+
+
 def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, built, tiny, tmp_path):
     both = {Mode.CHAT: ([1, 1, 0, 0, 0, 0, 0, 0], ()), Mode.THINK: ([1] * 6 + [0, 0], (tiny.adapter,))}
     for mode, (scores, parts) in both.items():
@@ -156,6 +172,13 @@ def test_calibrate_by_accuracy_prints_what_to_expect_and_what_can_not_be(run, bu
         (["show", "nowhere"], FAILED, "that folder is not a bundle"),
         (["calibrate", "b"], USAGE, "got none"),
         (["calibrate", "b", "--target-think-rate", "0.3"], USAGE, "got --target-think-rate"),
+        (
+            ["calibrate", "b", "--prompts", "p", "--target-think-rate", "0.3", "--needless-cost", "1"],
+            USAGE,
+            "got --prompts, --target-think-rate, --needless-cost",
+        ),
+        (["calibrate", "b", "--prompts", "DATA", "--needless-cost", "1"], FAILED, "label is missing"),
+        (["calibrate", "b", "--prompts", "DATA", "--needless-cost", "0"], FAILED, "must be above 0"),
         (["calibrate", "b", "--min-accuracy", "0.3", "--chat", "x"], USAGE, "got --min-accuracy, --chat"),
         (
             ["calibrate", "b", "--prompts", "p", "--target-think-rate", "0.3", "--data", "d"],

@@ -26,6 +26,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         ("[shortest]\ndata = ['sums']", r"\[shortest\] and \[warm\] go together"),
         ("[shortest]\ndata = ['sums']\n[warm]\ntraces = ['sums']", r"\[warm\] traces: it learns from \[sh"),
         ("[calibration]\nshare = 0.5\ndata = ['sums']", r"\[calibration\] sets the switcher's threshold"),
+        ("[calibration]\nneedless_cost = 0\ndata = ['sums']", r"needless_cost must be above 0, as 1, got 0"),
         ("[calibration]\nshare = 50\ndata = ['sums']", r"share must be between 0 and 1, as 0.5, got 50"),
         ("[data.x]\nseed = 1", "data come from a file, from the hub or from `generate`"),
         ("[data.x]\nfile = 'a'\ngenerate = 'b'", "data come from a file, from the hub or from `generate`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,16 @@ def test_gsm8ks_own_rows_have_their_steps_in_the_answer(tmp_path: Path) -> None:
 def test_labelled_rows_become_prompts_of_a_source(folder: Path) -> None:
     source = Source.of("hard", DataConfig(file="rows.jsonl", first=1, label=1), [folder])
     assert source.rows() == [{"id": "q0", "prompt": "How many are 0?", "label": 1, "source": "hard"}]
-    everyday = Source.of("easy", DataConfig(generate="everyday", label=0), []).rows()
-    assert {row["source"] for row in everyday} == {"talk", "facts", "writing", "code"}
-    assert {row["label"] for row in everyday} == {0}
-    assert len({row["prompt"] for row in everyday}) == len(everyday)
+
+
+def test_everyday_prompts_bring_their_labels_of_which_one_can_be_chosen() -> None:
+    of_both = Source.of("everyday", DataConfig(generate="everyday:60"), []).rows()
+    assert Counter(row["label"] for row in of_both) == {0: 30, 1: 30}
+    for label in (0, 1):
+        chosen = Source.of("some", DataConfig(generate="everyday:60", label=label), []).rows()
+        assert chosen == [row for row in of_both if row["label"] == label]
+    assert len(Source.of("everyday", DataConfig(generate="everyday"), []).rows()) == 2800
+    assert Source.of("everyday", DataConfig(generate="everyday:60", seed=1), []).rows() != of_both
 
 
 def test_the_first_folder_that_has_the_file_counts(folder: Path, tmp_path: Path) -> None:
@@ -98,9 +105,11 @@ def test_a_text_is_taken_as_it_is_and_has_no_rows_to_choose(folder: Path, tmp_pa
         Source.of("book", DataConfig(file="book.txt", first=3), [folder]).write(target)
 
 
-@pytest.mark.parametrize("spec", ["worked-sums", "worked-sums:0", "everyday:3", "reasoning-gym:chain_sum"])
+@pytest.mark.parametrize(
+    "spec", ["worked-sums", "worked-sums:0", "everyday:0", "everyday:3:4", "reasoning-gym:chain_sum"]
+)
 def test_a_generator_without_its_counts_is_refused(spec: str) -> None:
-    with pytest.raises(ConfigError, match="is not understood; expected everyday, worked-sums:COUNT"):
+    with pytest.raises(ConfigError, match="is not understood; expected everyday:COUNT, worked-sums:COUNT"):
         Source.of("x", DataConfig(generate=spec), []).rows()
 
 

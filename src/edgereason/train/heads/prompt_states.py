@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgereason.core.types import Message
-from edgereason.data.questions import prompt_of
+from edgereason.data.questions import label_of, prompt_of
 from edgereason.data.rows import Row, read_file
 from edgereason.engine.base import Engine
+from edgereason.engine.base import Sequence as EngineSequence
 from edgereason.errors import ConfigError
 from edgereason.heads.base import Array
 from edgereason.heads.features import FeaturePart, Features, PromptFeatures
@@ -111,16 +113,20 @@ def read_prompts(path: Path) -> Prompts:
 
 
 def _prompt(row: Row) -> Prompt:
-    label = row.value("label")
-    if label not in (0, 1) or not isinstance(label, int):
-        row.fail("label", f"is {label!r}; expected 0 (easy) or 1 (needs thinking)")
     return Prompt(
         id=row_id(row),
         messages=prompt_of(row),
-        label=bool(label),
+        label=label_of(row),
         source=row.text("source") if row.has("source") else row.source,
         place=row.place,
     )
+
+
+class _Begun(NamedTuple):
+    """A sequence, and the ids that it holds."""
+
+    sequence: EngineSequence
+    ids: tuple[int, ...]
 
 
 class PromptStates:
@@ -142,12 +148,17 @@ class PromptStates:
 
     def taken(self) -> tuple[Features, ...]:
         """What is kept, of each layer; all that a template begins every prompt with is left out."""
-        plain, other = (self._encode((Message("user", text),)) for text in ("a", "1"))
-        same = next(n for n, (a, b) in enumerate(zip(plain, other, strict=False)) if a != b)
+        same = len(self._shared())
         return tuple(
             Features(layer=layer, parts=tuple(FeaturePart), skipped_tokens=max(1, same))
             for layer in self.layers
         )
+
+    def _shared(self) -> tuple[int, ...]:
+        """What the template begins every prompt of one message with."""
+        plain, other = (self._encode((Message("user", text),)) for text in ("a", "1"))
+        same = next(n for n, (a, b) in enumerate(zip(plain, other, strict=False)) if a != b)
+        return plain[:same]
 
     def columns(self, features: Features) -> Indices:
         """Where features stand in what is kept, (F,)."""
@@ -183,9 +194,11 @@ class PromptStates:
         context.progress("prompts", total - len(missing), total)
         if not missing:
             return True
-        with self.engine.reserve(cells=max(map(len, encoded.values())), sequences=1):
+        shared = self._shared()
+        cells = len(shared) + max(map(len, encoded.values()))
+        with self.engine.reserve(cells=cells, sequences=2), self._begun(shared) as begun:
             for done, (key, prompt) in enumerate(missing.items(), total - len(missing) + 1):
-                features = self._features(encoded[key], taken, context.should_stop)
+                features = self._features(encoded[key], taken, begun, context.should_stop)
                 if features is None:
                     return False
                 row = PromptRow(sha256=key, id=prompt.id, source=prompt.source, num_tokens=len(encoded[key]))
@@ -196,11 +209,32 @@ class PromptStates:
     def _encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         return self._template.encode(messages, self.engine.tokenize)
 
-    def _features(
-        self, ids: Sequence[int], taken: Sequence[Features], should_stop: Callable[[], bool]
-    ) -> Array | None:
-        found = {one.layer: PromptFeatures(self.engine.info.hidden_size, one) for one in taken}
+    @contextmanager
+    def _begun(self, shared: Sequence[int]) -> Iterator[_Begun]:
+        """What all prompts begin with, encoded once for all of them; no features read it."""
         sequence = self.engine.new_sequence()
+        try:
+            if shared:
+                self.engine.encode(sequence, shared)
+            yield _Begun(sequence, tuple(shared))
+        finally:
+            self.engine.release(sequence)
+
+    def _features(
+        self,
+        ids: Sequence[int],
+        taken: Sequence[Features],
+        begun: _Begun,
+        should_stop: Callable[[], bool],
+    ) -> Array | None:
+        size, there = self.engine.info.hidden_size, len(begun.ids)
+        is_begun = 0 < there < len(ids) and tuple(ids[:there]) == begun.ids
+        if is_begun:  # what is left out is encoded already
+            found = {one.layer: PromptFeatures(size, replace(one, skipped_tokens=0)) for one in taken}
+            sequence, ids = self.engine.fork(begun.sequence), ids[there:]
+        else:
+            found = {one.layer: PromptFeatures(size, one) for one in taken}
+            sequence = self.engine.new_sequence()
         try:
             is_whole = self.engine.encode(
                 sequence,
