@@ -30,6 +30,13 @@ def onnx(
     ] = None,
     context: Annotated[int, typer.Option(min=3, help="Places for tokens.")] = 2048,
     prefill: Annotated[int, typer.Option(min=2, help="Tokens that the NPU's prefill takes at a time.")] = 128,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="For the NPU: rows with a prompt or question each; activations get ranges by them."
+        ),
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="With --calibrate: so many of them.")] = 16,
     base: Annotated[
         str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
     ] = None,
@@ -49,18 +56,22 @@ def onnx(
 
     for package in ("onnx", "onnxruntime"):
         import_optional(package, "ONNX graphs are written and checked", extra="export")
+    from edgereason.export.activations import prompt_ids
     from edgereason.export.run import ExportConfig, Target, export
 
     try:
         targets = tuple(dict.fromkeys(map(Target, target or Target)))
     except ValueError as error:
         raise typer.BadParameter(f"{error}; expected onnxruntime or npu", param_hint="'--target'") from error
-    config = ExportConfig(targets=targets, context=context, prefill_tokens=prefill)
+    if calibrate is not None and Target.NPU not in targets:
+        raise typer.BadParameter("onnxruntime finds ranges by itself", param_hint="'--calibrate'")
     bundle = Bundle.read(bundle_folder(folder))
     if base is None:
         path = base_file(bundle, fetch)
     else:
         require_base(bundle, path := fetch(base))
+    ids = prompt_ids(path, calibrate, prompts) if calibrate is not None else []
+    config = ExportConfig(targets=targets, context=context, prefill_tokens=prefill, prompts=tuple(ids))
     manifest = export(bundle, path, output, config, lambda line: echo(line, err=True))
     if as_json:
         echo(json_text(manifest, indent=2, ensure_ascii=False))

@@ -14,7 +14,7 @@ This is how an export is checked, and a model for other hosts. `edgereason.engin
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,15 +64,23 @@ class Decoder:
         about: what the export's manifest says of the target.
         threads: CPU threads; None for all.
         is_exact: products in float32, not with activations in 8 bits.
+        watch: is shown all outputs of every run of a graph with open shapes, by name.
 
     Raises:
         BundleError: onnxruntime can't load a graph.
     """
 
     def __init__(
-        self, folder: Path, about: Mapping[str, Any], *, threads: int | None = None, is_exact: bool = False
+        self,
+        folder: Path,
+        about: Mapping[str, Any],
+        *,
+        threads: int | None = None,
+        is_exact: bool = False,
+        watch: Callable[[Mapping[str, Float32]], None] | None = None,
     ) -> None:
         self._about = about
+        self._watch = watch
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
@@ -133,6 +141,8 @@ class Decoder:
         session = self._sessions[None]
         names = [one.name for one in session.get_outputs()]
         found = dict(zip(names, session.run_with_ort_values(names, feed), strict=True))
+        if self._watch is not None:
+            self._watch({name: one.numpy() for name, one in found.items()})
         return Step(
             found[LOGITS].numpy()[0],
             {name: one.numpy()[0] for name, one in found.items() if name.startswith("states_")},

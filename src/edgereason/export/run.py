@@ -30,6 +30,7 @@ from edgereason.config import load_json
 from edgereason.core.bundle import Bundle, file_sha256, write_atomically
 from edgereason.core.chat import ANSWER_PREFIX, OPENING, hint_text
 from edgereason.errors import BundleError, ConfigError
+from edgereason.export.activations import MASKED, observe, watch_everything
 from edgereason.export.decoder import Decoder
 from edgereason.export.encodings import Range, write_encodings
 from edgereason.export.genie import genie_files, tokenizer_files
@@ -61,6 +62,7 @@ class ExportConfig:
         targets: each once.
         context: places for tokens of graphs with fixed shapes, and the limit of others.
         prefill_tokens: that the prefill graph takes at a time.
+        prompts: ids of prompts that show which values activations take; none for tools that find them out.
 
     Raises:
         ConfigError: there is no target, or the numbers leave no place for a past.
@@ -69,6 +71,7 @@ class ExportConfig:
     targets: tuple[Target, ...] = tuple(Target)
     context: int = 2048
     prefill_tokens: int = 128
+    prompts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -113,7 +116,7 @@ def export(
     products, alpha = (
         read_stored_adapter(bundle.verified_file(bundle.adapter)) if bundle.adapter else ({}, 0.0)
     )
-    stored = StoredModel(model, products, alpha)
+    stored = StoredModel(model, products, alpha, bundle.opening_ids)
     heads = read_heads(bundle.verified_file(bundle.heads)) if bundle.heads else None
     states = _state_layers(heads, model.dims.num_layers)
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
@@ -201,8 +204,26 @@ def _for_npu(
             graph, matrices = build(model, form, file)
             _save(graph, folder / name)
     quantized = {name: matrix for name, matrix in matrices.items() if isinstance(matrix, Quantized)}
-    write_encodings(folder / "npu.encodings", quantized, activations={})
-    return _about(model, config.context, graphs) | {"encodings": "npu.encodings"}
+    activations = _activations(model, config, states, folder) if config.prompts else {}
+    values = {node.output[0] for node in graph.graph.node} | {one.name for one in graph.graph.input}
+    known = {name: range_ for name, range_ in activations.items() if name in values}
+    write_encodings(folder / "npu.encodings", quantized, known)
+    return _about(model, config.context, graphs) | {"encodings": "npu.encodings", "mask": MASKED}
+
+
+def _activations(
+    model: StoredModel, config: ExportConfig, states: tuple[int, ...], folder: Path
+) -> dict[str, Range]:
+    """Ranges of all values, from a graph for onnxruntime that is made for this alone."""
+    scratch = folder / "activations"
+    scratch.mkdir()
+    try:
+        about = _for_onnxruntime(model, config, states, scratch)
+        watch_everything(scratch / "model.onnx", scratch / "watched.onnx")
+        about["graphs"][0]["file"] = "watched.onnx"
+        return observe(scratch, about, config.prompts, model.opening)
+    finally:
+        shutil.rmtree(scratch)
 
 
 _WRITERS: Final = {Target.ONNXRUNTIME: _for_onnxruntime, Target.NPU: _for_npu}
@@ -267,6 +288,3 @@ def _manifest(
             for path in sorted(folder.iterdir())
         },
     }
-
-
-__all__ = ["ExportConfig", "Range", "Target", "export", "open_export"]

@@ -11,6 +11,7 @@ stored by channel. Rows of queries and keys are in transformers' order, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -39,14 +40,22 @@ class StoredModel:
     Args:
         model: the base.
         products: what the adapter adds, by the base's tensors.
-        scale: alpha over rank is this divided by a product's rank.
+        alpha: a product is scaled by this over its rank.
+        opening: ids that think begins with.
     """
 
-    def __init__(self, model: GgufModel, products: dict[str, StoredProduct], alpha: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: GgufModel,
+        products: dict[str, StoredProduct],
+        alpha: float = 0.0,
+        opening: Sequence[int] = (),
+    ) -> None:
         self._model = model
         self._products = products
         self._alpha = alpha
         self.dims = model.dims
+        self.opening = tuple(opening)
 
     @property
     def has_adapter(self) -> bool:

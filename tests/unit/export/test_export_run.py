@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,58 @@ def test_the_encodings_hold_every_matrix_of_the_float_graph(folder):
         for name_of, values in matrices.items():
             rows = values if name_of == "token_embd.weight" else values.T
             assert np.array_equal(quantize_by(encodings[name_of], rows), rows)
+
+
+def test_activations_on_their_grids_change_logits_little(bundle, folder, tmp_path):
+    # GIVEN graphs whose activations have ranges by three prompts
+    config = replace(CONFIG, targets=(Target.NPU,), prompts=(tuple(PROMPT), tuple(PROMPT[:9]), (3, 4, 5)))
+    export(bundle, bundle.folder / "base.gguf", tmp_path / "a16", config)
+    encodings = read_encodings(tmp_path / "a16" / "npu.encodings")
+    exact, _ = open_export(folder, Target.NPU, threads=1)
+    expected = exact.push(PROMPT)
+    # WHEN every value that has one is rounded to its grid
+    rounded = [simulate(tmp_path / "a16" / name, encodings) for name in ("prefill.onnx", "decode.onnx")]
+    decoder, _ = open_export(tmp_path / "a16", Target.NPU, threads=1)
+    got = decoder.push(PROMPT)
+    # THEN none is left out, keys and values have 8 bits, and the logits are close
+    assert [count for _, count in rounded] == [0, 0]
+    assert encodings["past_key_0_in"]["bw"] == encodings["past_value_1_out"]["bw"] == 8
+    assert encodings["blk.0.silu"]["bw"] == encodings["logits"]["bw"] == 16
+    error = np.abs(got.logits - expected.logits).max() / np.abs(expected.logits).max()
+    assert 1e-6 < error < 0.05
+
+
+def simulate(path: Path, encodings: dict) -> tuple[int, int]:
+    """Rounds every value of a graph that has an encoding; how many, and how many values have none."""
+    made = onnx.load(path, load_external_data=False)
+    graph, fresh, bare = made.graph, [], 0
+    weights = {one.name for one in graph.initializer}
+    for node in graph.node:
+        node.input[:] = [
+            f"{name}.q" if name in encodings and name not in weights else name for name in node.input
+        ]
+    for name in [one.name for one in graph.input] + [node.output[0] for node in graph.node]:
+        if name not in encodings:
+            bare += name != "input_ids"
+            continue
+        kind = np.uint8 if encodings[name]["bw"] == 8 else np.uint16
+        graph.initializer.extend(
+            [
+                onnx.numpy_helper.from_array(np.float32(encodings[name]["scale"][0]), f"{name}.s"),
+                onnx.numpy_helper.from_array(np.array(-encodings[name]["offset"][0], kind), f"{name}.z"),
+            ]
+        )
+        pair = [f"{name}.s", f"{name}.z"]
+        fresh.append((name, onnx.helper.make_node("QuantizeLinear", [name, *pair], [f"{name}.i"])))
+        fresh.append((name, onnx.helper.make_node("DequantizeLinear", [f"{name}.i", *pair], [f"{name}.q"])))
+    made_by = {node.output[0]: node for node in graph.node}
+    nodes = [node for name, node in fresh if name not in made_by]
+    for node in graph.node:
+        nodes += [node, *(one for name, one in fresh if name == node.output[0])]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    path.write_bytes(made.SerializeToString())
+    return len(fresh) // 2, bare
 
 
 def test_graphs_of_fixed_shapes_share_their_weights(folder):
