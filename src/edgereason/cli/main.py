@@ -30,6 +30,7 @@ from edgereason.cli.bench import bench_app
 from edgereason.cli.bundle import bundle_app
 from edgereason.cli.chat import chat
 from edgereason.cli.eval import eval_app, report
+from edgereason.cli.export import export_app
 from edgereason.cli.long_run import Stopped
 from edgereason.cli.make import make_app
 from edgereason.cli.models import models, pull
@@ -64,6 +65,7 @@ app.command()(serve)
 app.add_typer(bench_app)
 app.add_typer(bundle_app)
 app.add_typer(eval_app)
+app.add_typer(export_app)
 app.add_typer(make_app)
 app.add_typer(train_app)
 

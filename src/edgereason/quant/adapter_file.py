@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import BundleError, ConfigError
-from edgereason.quant.blocks import BLOCK
+from edgereason.quant.blocks import BLOCK, Grid, Quantized, unpack
 from edgereason.quant.gguf_file import GgufModel, Reader
 
 BASE_SHA256: Final = "edgereason.base.sha256"
@@ -64,6 +64,13 @@ class Product(NamedTuple):
 
     a: npt.NDArray[np.float32]
     b: npt.NDArray[np.float32]
+
+
+class StoredProduct(NamedTuple):
+    """The same as its file holds it: codes and scales, or float32."""
+
+    a: npt.NDArray[np.float32] | Quantized
+    b: npt.NDArray[np.float32] | Quantized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +173,27 @@ def read_adapter(path: Path) -> tuple[dict[str, Product], float]:
         names = [name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")]
         products = {name: Product(tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]) for name in names}
         return products, float(fields["adapter.lora.alpha"])
+
+
+def read_stored_adapter(path: Path) -> tuple[dict[str, StoredProduct], float]:
+    """What an adapter's file adds, as codes and scales where it is stored so, and its alpha.
+
+    Raises:
+        BundleError: it can't be read, or is not a LoRA adapter.
+    """
+    products, alpha = read_adapter(path)
+    reader, _ = _open(path)
+    packed = {one.name: one for one in reader.tensors if one.tensor_type == _TYPES[AdapterGrid.Q8_0]}
+
+    def stored(name: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | Quantized:
+        if name not in packed:
+            return values
+        return unpack(np.asarray(packed[name].data).reshape(len(values), -1), Grid.Q8_0)
+
+    return {
+        name: StoredProduct(stored(f"{name}.lora_a", product.a), stored(f"{name}.lora_b", product.b))
+        for name, product in products.items()
+    }, alpha
 
 
 def read_adapter_info(path: Path) -> AdapterInfo:

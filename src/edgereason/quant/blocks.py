@@ -134,6 +134,20 @@ def pack(quantized: Quantized, grid: Grid) -> Bytes:
     return np.concatenate([scales, codes], axis=1).reshape(rows, -1)
 
 
+def unpack(packed: Bytes, grid: Grid) -> Quantized:
+    """The inverse of `pack`: scales and codes of (rows, bytes of a row)."""
+    rows = len(packed)
+    width = 2 + (BLOCK if grid is Grid.Q8_0 else BLOCK // 2)
+    stored = np.ascontiguousarray(packed).reshape(-1, width)
+    scales = np.ascontiguousarray(stored[:, :2]).view(np.float16).reshape(rows, -1)
+    if grid is Grid.Q8_0:
+        codes = np.ascontiguousarray(stored[:, 2:]).view(np.int8)
+    else:
+        halves = np.concatenate([stored[:, 2:] & np.uint8(15), stored[:, 2:] >> np.uint8(4)], axis=1)
+        codes = halves.view(np.int8) - np.int8(8)
+    return Quantized(codes.reshape(rows, -1), scales)
+
+
 def _extreme(blocks: Float32) -> Float32:
     """(blocks,): the largest weight of each by magnitude, signed; the first of equals."""
     high, low = blocks.max(axis=0), blocks.min(axis=0)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from edgereason.core.bundle import require_one_file, temporary_beside
 from edgereason.errors import ModelFileError
-from edgereason.quant.blocks import Grid
+from edgereason.quant.blocks import Grid, Quantized, unpack
 
 EMBEDDING: Final = "token_embd.weight"
 HEAD: Final = "output.weight"
@@ -138,6 +138,19 @@ class GgufModel:
         shape = (len(stored), *self.shape(name)[1:])
         return np.ascontiguousarray(values, np.float32).reshape(shape)
 
+    def quantized(self, name: str) -> Quantized | None:
+        """A matrix as its codes and scales; None if it is not stored on one of our grids."""
+        tensor = self._tensors[name]
+        grid = next((grid for grid, kind in _TYPES.items() if kind == tensor.tensor_type), None)
+        return (
+            None if grid is None else unpack(np.asarray(tensor.data).reshape(self.shape(name)[0], -1), grid)
+        )
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """A metadata value of any kind, such as a list; `default` if it is not there."""
+        field = self._reader.fields.get(key)
+        return default if field is None else field.contents()
+
     def text(self, key: str, default: str = "") -> str:
         """A metadata text."""
         field = self._reader.fields.get(key)
@@ -205,6 +218,32 @@ class GgufModel:
             writer.add_key_value(field.name, field.contents(), kind, sub_type=items)
         for key, value in instead.items():
             writer.add_string(key, value)
+
+
+def from_gguf_order(dims: Dims, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows of queries and keys with RoPE's pairs half a head apart, where the family's GGUF interleaves them.
+
+    That is transformers' order.
+
+    Args:
+        dims: of the model.
+        name: of the tensor.
+        values: any array with the tensor's rows.
+    """
+    return _reordered(dims, name, values, to_halves=True)
+
+
+def to_gguf_order(dims: Dims, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The inverse of `from_gguf_order`."""
+    return _reordered(dims, name, values, to_halves=False)
+
+
+def _reordered(dims: Dims, name: str, values: npt.NDArray[Any], *, to_halves: bool) -> npt.NDArray[Any]:
+    if not dims.interleaved or not any(f".{part}." in name for part in ("attn_q", "attn_k")):
+        return values
+    pairs = (dims.head_dim // 2, 2) if to_halves else (2, dims.head_dim // 2)
+    heads = values.reshape(-1, *pairs, *values.shape[1:])
+    return np.ascontiguousarray(heads.swapaxes(1, 2).reshape(values.shape))
 
 
 def write_model(

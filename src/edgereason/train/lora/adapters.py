@@ -31,8 +31,8 @@ from edgereason.core.bundle import file_sha256, temporary_beside, write_atomical
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, Product, base_of, read_adapter, write_adapter
 from edgereason.quant.blocks import BLOCK
-from edgereason.quant.gguf_file import GgufModel
-from edgereason.train.quant.load import from_gguf_order, hf_names, to_gguf_order
+from edgereason.quant.gguf_file import GgufModel, from_gguf_order, to_gguf_order
+from edgereason.train.quant.load import hf_names
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import gguf
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -37,7 +36,7 @@ from transformers.utils import logging
 
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import ModelFileError, TrainingError
-from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel
+from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, from_gguf_order
 
 _CONFIGS: Final[dict[str, type[PretrainedConfig]]] = {
     "llama": LlamaConfig,
@@ -129,26 +128,6 @@ def hf_names(dims: Dims) -> dict[str, str]:
         if known := table.get_name(stem):
             names |= {f"{known}.{kind}": f"{stem}.{kind}" for kind in ("weight", "bias")}
     return names
-
-
-def from_gguf_order(dims: Dims, name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Rows of queries and keys in transformers' order, where the family's GGUF has another."""
-    return _reordered(dims, name, values, to_halves=True)
-
-
-def to_gguf_order(dims: Dims, name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The inverse of `from_gguf_order`."""
-    return _reordered(dims, name, values, to_halves=False)
-
-
-def _reordered(
-    dims: Dims, name: str, values: np.ndarray[Any, Any], *, to_halves: bool
-) -> np.ndarray[Any, Any]:
-    if not dims.interleaved or not any(f".{part}." in name for part in ("attn_q", "attn_k")):
-        return values
-    pairs = (dims.head_dim // 2, 2) if to_halves else (2, dims.head_dim // 2)
-    heads = values.reshape(-1, *pairs, *values.shape[1:])
-    return np.ascontiguousarray(heads.swapaxes(1, 2).reshape(values.shape))
 
 
 def _config(dims: Dims) -> PretrainedConfig:
