@@ -190,7 +190,7 @@ def _wait_for(condition: Callable[[], bool], most_s: float) -> float:
     while not condition():
         if time.perf_counter() - start_s > most_s:
             raise EngineError(f"the server did not come to it within {most_s:g} s")
-        time.sleep(0.002)
+        time.sleep(0.01)
     return time.perf_counter() - start_s
 
 

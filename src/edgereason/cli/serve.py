@@ -65,7 +65,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, max=10_000, help="Requests that may wait.")] = 32,
     cache_ram: Annotated[
         int | None,
-        typer.Option(min=0, help="MiB of memory for prompts that are kept. [a share of what is free]"),
+        typer.Option(min=0, help="MiB of memory for prompts that are kept. [256, or an eighth of it all]"),
     ] = None,
     drain: Annotated[
         float, typer.Option(min=0, max=600, help="Seconds for answers under way at the end.")

@@ -113,6 +113,7 @@ class Service:
         try:
             await asked.events.admitted()
         except BaseException:
+            asked.is_over = True  # refused, so nobody leaves it
             await asked.aclose()
             raise
         return asked
@@ -145,6 +146,7 @@ class Asked:
     Attributes:
         collected: what its events told so far.
         on_close: called once it is over.
+        is_over: whether it was answered, or failed.
     """
 
     def __init__(self, events: AsyncEvents, collected: Collected, metrics: Metrics) -> None:
@@ -154,7 +156,7 @@ class Asked:
         self._metrics = metrics
         self._start_s = time.monotonic()
         self._queue_s: float | None = None
-        self._is_over = False
+        self.is_over = False
 
     async def batches(self, *, paced: bool) -> AsyncGenerator[list[Event], None]:
         """Events as they come, to the end; texts in a row are one event.
@@ -173,12 +175,12 @@ class Asked:
             while batch := await self._take(end_s):
                 self._note(batch)
                 yield batch
-                if self._is_over:
+                if self.is_over:
                     return
                 if paced and any(isinstance(event, Text) for event in batch):
                     await asyncio.sleep(1 / limits.FRAMES_PER_S)
         except EdgeReasonError:
-            self._is_over = True
+            self.is_over = True
             raise
         finally:
             hurry.cancel()
@@ -204,9 +206,9 @@ class Asked:
     async def aclose(self) -> None:
         """Ends it; what it holds is given back at the next step. Closing twice is harmless."""
         self.on_close()
-        if not self._is_over and self._queue_s is not None:
+        if not self.is_over:
             self._metrics.note_cancelled()
-        self._is_over = True
+        self.is_over = True
         await self.events.aclose()
 
     def _note(self, batch: list[Event]) -> None:
@@ -215,7 +217,7 @@ class Asked:
                 self._queue_s = time.monotonic() - self._start_s
                 self._metrics.note_queue(self._queue_s)
             if isinstance(event, Answered):
-                self._is_over = True
+                self.is_over = True
                 self.on_close()
                 self._metrics.note_response(event.response, self._queue_s or 0.0)
 

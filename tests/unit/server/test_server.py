@@ -525,7 +525,7 @@ def test_prometheus_reads_the_figures(site: Site) -> None:
     assert cached >= 22
 
 
-def test_files_are_imported_by_serve_alone() -> None:
+def test_the_servers_libraries_are_imported_by_serve_alone() -> None:
     code = (
         "import sys, edgereason.cli.main, edgereason.reasoning.async_model;"
         "libraries = {'starlette', 'uvicorn', 'msgspec', 'prometheus_client', 'anyio'};"
