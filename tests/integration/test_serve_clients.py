@@ -183,3 +183,32 @@ def test_thinking_harder_encodes_no_prompt_token(site: Site) -> None:
     harder = site.ask("/api/chat", {**body, **options, "effort": "low", "max_tokens": 60}).events[-1]
     assert (first["route"], harder["route"]) == ("chat", "think")
     assert harder["usage"]["cached"] == harder["usage"]["prompt"]
+
+
+def test_anthropics_client_reads_thinking_and_text(site: Site, thought: edgereason.Response) -> None:
+    said = run_client(
+        site,
+        """
+from anthropic import Anthropic
+with Anthropic(base_url=URL.removesuffix("/v1"), api_key="none") as client:
+    name = client.models.list().data[0].id
+    asked = dict(model=name, max_tokens=400, messages=[{"role": "user", "content": QUESTION}],
+                 thinking={"type": "enabled", "budget_tokens": 48}, extra_body={"seed": 5})
+    whole = client.messages.create(**asked)
+    with client.messages.stream(**asked) as stream:
+        kinds = [event.type for event in stream]
+        last = stream.get_final_message()
+    counted = client.messages.count_tokens(model=name, messages=asked["messages"]).input_tokens
+print(json.dumps({
+    "whole": [whole.content[0].thinking, whole.content[1].text],
+    "last": [last.content[0].thinking, last.content[1].text],
+    "tokens": last.usage.output_tokens,
+    "kinds": sorted(set(kinds)),
+    "counted": counted,
+}))
+""",
+    )
+    assert said["whole"] == said["last"] == [thought.thinking, thought.text]
+    assert said["tokens"] == thought.usage.thinking_tokens + thought.usage.answer_tokens
+    assert said["counted"] == thought.usage.prompt_tokens
+    assert {"thinking", "text", "message_stop"} <= set(said["kinds"])

@@ -200,3 +200,21 @@ def test_any_thread_may_tokenize_while_the_engine_works_and_is_closed(real_model
     for thread in threads:
         thread.join()
     assert outcomes == ["the engine is closed: load the model again"] * 3
+
+
+def test_a_context_of_fixed_size_has_slots_for_as_many_requests_as_fit(real_model: Path) -> None:
+    most = 0
+
+    async def act(model: AsyncModel) -> None:
+        nonlocal most
+        tasks = [
+            asyncio.create_task(answer(model.run(chat(Message("user", f"{n}?"), max_tokens=200))))
+            for n in range(8)
+        ]
+        while not all(task.done() for task in tasks):
+            most = max(most, model.load_figures().running_requests)
+            await asyncio.sleep(0.001)
+
+    with LlamaEngine(real_model, context_tokens=1024) as engine:
+        run(engine, act, max_running=8)
+    assert most >= 3  # of some 240 cells each

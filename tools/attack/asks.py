@@ -129,7 +129,8 @@ def _ask(model: Model, tally: Tally, count: int, rng: random.Random) -> None:
 
 async def _ask_together(tally: Tally, count: int, rng: random.Random) -> None:
     """All requests at once, in two waves: the first warms up."""
-    async with await AsyncModel.load(MODEL, context_tokens=CONTEXT_TOKENS) as model:
+    # What is kept of prompts is full after the warm-up, and grows no more.
+    async with await AsyncModel.load(MODEL, context_tokens=CONTEXT_TOKENS, cache_mib=4) as model:
         waves = (max(1, int(count * _WARM_UP)), count - max(1, int(count * _WARM_UP)))
         warm_bytes = 0
         for size in waves:

@@ -215,8 +215,8 @@ class Planner:
             )
         if waited_s + least_s > limit_s:
             raise QueueFull(
-                f"a budget of {limit_s:g} s is too short while others are answered: {waited_s:.1f} s of it "
-                f"are over, and an answer takes about {least_s:.1f} s: try again, or give more seconds",
+                f"a budget of {limit_s:g} s is too short now: {waited_s:.1f} s of it are over, and an answer "
+                f"takes about {least_s:.1f} s more: try again, or give more seconds",
                 retry_after_s=max(1.0, waited_s),
             )
 

@@ -438,9 +438,9 @@ class Worker:
         dearest = max(self._waiting, key=lambda asked: asked.room)
         at_a_time = -(-self._max_running // dearest.request.streams)
         cells, sequences, longest = dearest.room
-        wanted = Room(at_a_time * cells, at_a_time * sequences, longest)
+        wanted = Room(at_a_time * cells, at_a_time * sequences, 0 if self.prefixes else longest)
         if all(there >= needed for there, needed in zip(self._roomy, wanted, strict=True)):
-            return  # kept prompts leave for what runs; they need no larger context
+            return  # kept prompts leave for what runs
         kept_cells = self._cache_bytes // self._model.info.kv_bytes_per_cell
         spare = NO_ROOM if self.prefixes is None else Room(kept_cells, _KEPT_SEQUENCES, 0)
         try:
@@ -448,7 +448,8 @@ class Worker:
         except Exception as error:
             self._stop_waiting(dearest, error)
         else:
-            self._roomy = Room(*map(max, self._roomy, wanted))
+            made = Room(*(need + more for need, more in zip(wanted, spare, strict=True)))
+            self._roomy = Room(*map(max, self._roomy, made))
 
     def _step(self) -> None:
         try:

@@ -411,10 +411,15 @@ def _turn(value: Any, place: str) -> tuple[str, str]:
     content = value.get("content")
     if content is None and role == "assistant":  # what a client keeps of an answer that it stopped
         content = ""
-    return str(role), _text(content, f"{place}.content")
+    return str(role), text_of(content, f"{place}.content")
 
 
-def _text(content: Any, place: str) -> str:
+def text_of(content: Any, place: str) -> str:
+    """A content's text: it is one, or parts of text.
+
+    Raises:
+        Refused: it is something else, or a part is.
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -228,6 +228,37 @@ RESPONSES: Final = Table(
     },
 )
 
+MESSAGES: Final = Table(
+    honoured=(
+        *(
+            "model",
+            "messages",
+            "max_tokens",
+            "system",
+            "stop_sequences",
+            "stream",
+            "thinking",
+            "output_config",
+        ),
+        *("temperature", "top_p", "top_k", "min_p", "seed", EXTENSION),
+    ),
+    limited={
+        "metadata": NO_EFFECT,
+        "service_tier": NO_EFFECT,
+        "tools": Limited(_is_empty, _TOOLS),
+        "tool_choice": Limited(lambda value: value in ({"type": "auto"}, {"type": "none"}), _TOOLS),
+        "mcp_servers": Limited(_is_empty, _TOOLS),
+        "container": Limited(_never, _TOOLS),
+    },
+    elsewhere={
+        **_MISPLACED,
+        "budget_tokens": "into thinking",
+        "reasoning_effort": "into output_config, as effort",
+        "stop": "here as stop_sequences",
+        **dict.fromkeys(_BUDGETS, "into thinking, as budget_tokens"),
+    },
+)
+
 OWN: Final = Table(
     honoured=(
         *("id", "messages", "mode", "effort", "budget", "streams", "vote", "stage", "system", "max_tokens"),
@@ -255,6 +286,15 @@ STREAM_TABLE: Final = Table(
     honoured=("include_usage",),
     limited={"include_obfuscation": Limited(_equals(False), "no padding is added")},
     inside="stream_options",
+)
+THINKING_TABLE: Final = Table(
+    honoured=("type", "budget_tokens"),
+    limited={"display": NO_EFFECT},
+    elsewhere={"effort": "into output_config"},
+    inside="thinking",
+)
+OUTPUT_TABLE: Final = Table(
+    honoured=("effort",), limited={"format": Limited(_never, _FORMAT)}, inside="output_config"
 )
 REASONING_TABLE: Final = Table(
     honoured=("effort", "summary", "generate_summary"),

@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 from edgereason import __version__
 from edgereason.core.types import Response as Answer
 from edgereason.reasoning.events import Event
-from edgereason.server import chat, limits, native, responses
+from edgereason.server import chat, limits, messages, native, responses
 from edgereason.server.asking import Ask
 from edgereason.server.fields import parse
 from edgereason.server.guard import CLIENT
@@ -36,7 +36,8 @@ from edgereason.server.service import Asked, Service
 from edgereason.server.sse import DONE, EventStream, Gone, frame, json_bytes, unless_gone
 
 ENDPOINTS: Final = (
-    "POST /v1/chat/completions or /v1/responses, GET /v1/models, /health or /metrics, the page at /"
+    "POST /v1/chat/completions, /v1/responses or /v1/messages, "
+    "GET /v1/models, /health or /metrics, or the page at /"
 )
 Respond = Callable[[Request], Awaitable[Any]]
 
@@ -72,6 +73,8 @@ class Routes:
                 Route("/v1/chat/completions/control", _told(self.chat_control), methods=post),
                 Route("/v1/responses", _told(self.responses), methods=post),
                 Route("/v1/responses/input_tokens", _told(self.response_tokens), methods=post),
+                Route("/v1/messages", _told(self.messages), methods=post),
+                Route("/v1/messages/count_tokens", _told(self.message_tokens), methods=post),
                 Route("/v1/models", _told(self.models), methods=get),
                 Route("/v1/models/{name:path}", _told(self.model), methods=get),
                 Route("/api/chat", _told(self.own), methods=post),
@@ -120,9 +123,26 @@ class Routes:
             return json_response(responses.whole(asked.collected, answer, request_id, created))
         events = responses.ResponseEvents(asked.collected, request_id, created)
 
-        def framed(told: Iterable[responses.Told]) -> Iterable[bytes]:
-            return (frame(value, kind) for kind, value in told)
+        return EventStream(
+            frames_of(
+                asked,
+                framed(events.first()),
+                lambda batch: framed(events.take(batch)),
+                lambda problem: b"".join(framed(events.failed(problem.error))),
+            ),
+            ping_s=limits.PING_S,
+            on_close=asked.aclose,
+        )
 
+    async def messages(self, request: Request) -> Any:
+        """Anthropic's messages."""
+        ask = messages.read(parse(await request.body()), self._service.served, drawn_seed())
+        message_id = new_id("msg_")
+        asked = await self._ask(ask, message_id, request)
+        if not ask.is_stream:
+            answer = await self._answer(asked, request)
+            return json_response(messages.whole(asked.collected, answer, message_id))
+        events = messages.MessageEvents(asked.collected, message_id)
         return EventStream(
             frames_of(
                 asked,
@@ -161,6 +181,11 @@ class Routes:
         ask = responses.read(parse(await request.body()), self._service.served, 0)
         tokens = await self._service.prompt_tokens(ask)
         return json_response({"object": "response.input_tokens", "input_tokens": tokens})
+
+    async def message_tokens(self, request: Request) -> Any:
+        """How many tokens the prompt of a message has."""
+        ask = messages.read(parse(await request.body()), self._service.served, 0)
+        return json_response({"input_tokens": await self._service.prompt_tokens(ask)})
 
     async def chat_control(self, request: Request) -> Any:
         """Ends the thinking of a chat completion that is under way."""
@@ -229,6 +254,11 @@ class Routes:
             return await unless_gone(request.receive, asked.response())
         finally:
             await asked.aclose()
+
+
+def framed(told: Iterable[tuple[str, dict[str, Any]]]) -> Iterable[bytes]:
+    """Events with their types."""
+    return (frame(value, kind) for kind, value in told)
 
 
 def _told(respond: Respond) -> Respond:

@@ -135,37 +135,38 @@ def test_those_that_wait_are_told_their_place() -> None:
     engine = SlowEngine([ENDLESS, FOUR], context_tokens=100_000)
 
     async def act(model: AsyncModel) -> None:
-        first = await begun(model, endless())
-        second, third = (asyncio.create_task(read(model.run(request(seed=1)))) for _ in range(2))
-        await until(lambda: model.load_figures().waiting_requests == 2)
-        await asyncio.sleep(0.02)
-        await first.aclose()
-        places = [
-            [event.place for event in await task if isinstance(event, Queued)] for task in (second, third)
-        ]
-        assert places[0] == [1]
-        assert places[1][0] == 2
+        running = await begun(model, endless())
+        waiting = [model.run(request(seed=1)) for _ in range(2)]
+        for place, events in enumerate(waiting, 1):
+            await events.admitted()
+            assert await anext(events) == Queued(place)
+        await running.aclose()
+        told = await asyncio.gather(*map(read, waiting))
+        assert not any(isinstance(event, Queued) for event in told[0])
+        assert told[1][0] == Queued(1)
 
     run(engine, act, max_running=1)
 
 
 def test_a_small_request_goes_ahead_of_one_that_does_not_fit_but_not_forever() -> None:
-    engine = SlowEngine([ENDLESS, FOUR], context_tokens=1000)
+    engine = SlowEngine([ENDLESS, FOUR], context_tokens=40_000)
     ended: list[str] = []
 
     async def act(model: AsyncModel) -> None:
-        running = await begun(model, request(budget=Budget(limit_tokens=300)))
+        running = await begun(model, endless())
 
-        async def ask(name: str, asked: Request) -> None:
-            await answer(model.run(asked))
+        async def ask(name: str, events: AsyncEvents) -> None:
+            await answer(events)
             ended.append(name)
 
-        large = asyncio.create_task(ask("large", request(seed=1, budget=Budget(limit_tokens=700))))
-        await until(lambda: model.load_figures().waiting_requests == 1)
-        small = [asyncio.create_task(ask(f"small {n}", request(seed=1))) for n in range(7)]
+        events = model.run(request(seed=1, budget=Budget(limit_tokens=30_000)))
+        await events.admitted()
+        large = asyncio.create_task(ask("large", events))
+        small = [asyncio.create_task(ask(f"small {n}", model.run(request(seed=1)))) for n in range(7)]
         await until(lambda: len(ended) == 4)
         await asyncio.sleep(0.05)
-        assert ended == [f"small {n}" for n in range(4)]
+        assert "large" not in ended
+        assert len(ended) == 4
         await running.aclose()
         await asyncio.gather(large, *small)
         assert ended[4] == "large"
@@ -180,14 +181,15 @@ def test_clients_take_turns() -> None:
     async def act(model: AsyncModel) -> None:
         running = await begun(model, endless())
 
-        async def ask(name: str) -> None:
-            await answer(model.run(request(seed=1), client=name[0]))
+        async def ask(name: str, events: AsyncEvents) -> None:
+            await answer(events)
             ended.append(name)
 
         tasks = []
         for name in ("a1", "a2", "a3", "b1"):
-            tasks.append(asyncio.create_task(ask(name)))
-            await until(lambda: model.load_figures().waiting_requests == len(tasks))
+            events = model.run(request(seed=1), client=name[0])
+            await events.admitted()
+            tasks.append(asyncio.create_task(ask(name, events)))
         await running.aclose()
         await asyncio.gather(*tasks)
         assert ended == ["a1", "b1", "a2", "a3"]
@@ -211,14 +213,14 @@ def test_what_can_not_be_served_is_refused_when_it_is_admitted() -> None:
 
 
 def test_a_prompt_is_tokenized_once_however_often_it_finds_no_room() -> None:
-    engine = SlowEngine([ENDLESS, FOUR], context_tokens=1000)
+    engine = SlowEngine([ENDLESS, FOUR], context_tokens=40_000)
 
     async def act(model: AsyncModel) -> None:
-        running = await begun(model, request(budget=Budget(limit_tokens=300)))
+        running = await begun(model, endless())
         task = asyncio.create_task(
-            answer(model.run(request("once?", seed=1, budget=Budget(limit_tokens=800))))
+            answer(model.run(request("once?", seed=1, budget=Budget(limit_tokens=30_000))))
         )
-        await until(lambda: model.load_figures().waiting_requests == 1)
+        await until(lambda: "once?" in engine.tokenized)
         for n in range(3):
             await answer(model.run(request(f"{n}?", seed=1)))
         await running.aclose()
@@ -237,7 +239,7 @@ def test_seconds_that_are_over_in_the_queue_are_refused_in_time() -> None:
     async def act(model: AsyncModel) -> None:
         running = await begun(model, endless())
         start_s = time.perf_counter()
-        with pytest.raises(QueueFull, match=r"a budget of 0\.4 s is too short while others are answered"):
+        with pytest.raises(QueueFull, match=r"a budget of 0\.4 s is too short now"):
             await answer(model.run(request(budget=Budget(limit_s=0.4))))
         assert 0.2 < time.perf_counter() - start_s <= 0.7
         await running.aclose()
@@ -277,6 +279,35 @@ def test_the_same_question_again_and_the_next_turn_encode_what_is_new() -> None:
         assert figures.cells_total > figures.cells_kept
 
     run(SlowEngine([FOUR]), act)
+
+
+def test_prompts_that_are_kept_do_not_have_the_context_made_anew() -> None:
+    engine = SlowEngine([FOUR])
+    ledgers: set[int] = set()
+
+    async def act(model: AsyncModel) -> None:
+        for n in range(20):
+            await answer(model.run(request(f"{n} + {n}?")))
+            await until(lambda: model.load_figures().running_requests == 0)
+            ledgers.add(id(engine._ledger))
+        assert len(ledgers) == 1
+        await answer(model.run(request("x" * 3000)))  # larger than any before
+        figures = model.load_figures()
+        assert figures.cells_kept > 3000
+
+    run(engine, act)
+
+
+def test_a_conversation_that_is_too_long_is_told_what_to_drop_before_it_waits() -> None:
+    async def act(model: AsyncModel) -> None:
+        async with model.session() as session:
+            await session.ask("x" * 200, mode="chat", max_tokens=20)
+            await session.ask("Sure?", mode="chat", max_tokens=20)
+            with pytest.raises(ContextOverflow, match=r"the conversation needs .*: drop the first turn"):
+                await session.stream("y" * 200, mode="chat", max_tokens=20).admitted()
+            assert len(session.messages) == 4
+
+    run(SlowEngine(["It is 4."], context_tokens=500), act)
 
 
 def test_without_a_cache_nothing_is_kept() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgereason.core.types import Budget, Effort, Message, Mode, Vote
-from edgereason.server import chat, native, responses
+from edgereason.server import chat, messages, native, responses
 from edgereason.server.asking import Ask, Served, UnknownModel, folded
 from edgereason.server.fields import Refused, parse
 
@@ -392,3 +392,57 @@ def test_what_changes_nothing_is_accepted_in_responses() -> None:
         tools=[],
     )
     assert same == response(text={"format": {"type": "text"}, "verbosity": "medium"}) == response()
+
+
+def message(**fields: Any) -> Ask:
+    return messages.read({"messages": ASKED, "max_tokens": 900, **fields}, SERVED, 7)
+
+
+def test_messages_know_thinking_budget_and_instructions() -> None:
+    ask = message(
+        thinking={"type": "enabled", "budget_tokens": 300}, system=[{"type": "text", "text": "Be short."}]
+    )
+    request = ask.request
+    assert (request.mode, request.budget, request.max_tokens) == (Mode.THINK, Budget(limit_tokens=300), 900)
+    assert request.messages[0] == Message("system", "Be short.")
+    assert message(thinking={"type": "disabled"}).request.mode is Mode.CHAT
+    adaptive = message(thinking={"type": "adaptive"}, output_config={"effort": "high"}, stop_sequences=["x"])
+    assert (adaptive.request.mode, adaptive.request.effort) == (Mode.THINK, Effort.HIGH)
+    assert adaptive.request.stop == ("x",)
+
+
+def test_thinking_of_earlier_messages_is_dropped() -> None:
+    turns = [
+        *ASKED,
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Hm.", "signature": ""},
+                {"type": "text", "text": "4", "cache_control": {"type": "ephemeral"}},
+            ],
+        },
+        *ASKED,
+    ]
+    assert message(messages=turns).request.messages[1] == Message("assistant", "4")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"thinking": {"type": "on"}}, "thinking.type"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 5}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "effort": "low"}}, "thinking.effort"),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, "thinking.type"),
+        ({"stop_sequences": ["a", "b", "c", "d", "e"]}, "stop_sequences"),
+        ({"stop": "a"}, "stop"),
+        ({"budget_tokens": 500}, "budget_tokens"),
+        ({"tools": [{"name": "f"}]}, "tools"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
+    ],
+)
+def test_what_messages_cant_honour_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(Refused) as caught:
+        message(**fields)
+    assert caught.value.param == param

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from mutations import mutate_text
 
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import EngineError
@@ -529,3 +533,74 @@ def test_files_are_imported_by_serve_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_64_readers_that_stall_cost_others_no_more_than_readers_and_are_dropped(
+    engine: SlowEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SEND_BUFFER_BYTES", 4096)
+    engine.replies = [FOUR.encode(), ("x" * 25_000).encode()]
+    engine.step_s = 0.0
+    long = {"messages": USER, "stream": True, "seed": 1, "reasoning_effort": "none", "max_tokens": 30_000}
+
+    def asked_s(site: Site, *, reads: bool) -> float:
+        """Seconds of ten answers beside 64 streams."""
+        clients = [site.open(long, receive_bytes=2048) for _ in range(64)]
+        for client in clients:
+            client.read_until(b'"role"')
+        has_ended = threading.Event()
+
+        def read_on() -> None:
+            while not has_ended.is_set():
+                for client in select.select([client.socket for client in clients], [], [], 0.05)[0]:
+                    client.recv(65536)
+
+        reading = threading.Thread(target=read_on if reads else has_ended.wait)
+        reading.start()
+        start_s = time.monotonic()
+        for _ in range(10):
+            assert answers(site)
+        seconds = time.monotonic() - start_s
+        if not reads:  # dropped once their buffers are full and nothing of them is read for 30 s
+            wait_for(lambda: site.server.num_connections == 0, 300)
+        has_ended.set()
+        reading.join()
+        for client in clients:
+            client.close()
+        wait_for(lambda: is_idle(site), 30)
+        return seconds
+
+    with served(engine, max_running=128, max_waiting=64) as site:
+        beside_readers_s = min(asked_s(site, reads=True) for _ in range(2))
+        assert asked_s(site, reads=False) < beside_readers_s / 0.95 + 0.1 * patience()
+        assert answers(site)
+
+
+def test_senseless_bodies_get_an_error_of_their_own(site: Site) -> None:
+    bodies = [
+        (
+            "/v1/chat/completions",
+            {"messages": USER, "seed": 0, "max_tokens": 8, "think": False, "stop": ["x"]},
+        ),
+        (
+            "/v1/responses",
+            {"input": "2+2?", "seed": 0, "max_output_tokens": 8, "reasoning": {"effort": "none"}},
+        ),
+        ("/v1/messages", {"messages": USER, "max_tokens": 8, "thinking": {"type": "disabled"}}),
+        ("/api/chat", {"id": "a", "messages": USER, "mode": "chat", "max_tokens": 8, "budget": "9s"}),
+        ("/api/control", {"id": "a", "action": "answer_now"}),
+        ("/v1/chat/completions/control", {"id": "a", "action": "reasoning_end"}),
+        ("/v1/chat/completions/input_tokens", {"messages": USER, "model": "small"}),
+    ]
+    statuses: dict[int, int] = {}
+    for seed in range(1000):
+        path, body = bodies[seed % len(bodies)]
+        reply = site.ask(path, mutate_text(json.dumps(body).encode(), seed))
+        statuses[reply.status] = statuses.get(reply.status, 0) + 1
+        assert reply.status < 500, (seed, reply.body)
+        if reply.status >= 400:
+            error = reply.json["error"]
+            assert error["message"] and error["code"] and error["type"], (seed, error)
+    assert statuses[400] > 500

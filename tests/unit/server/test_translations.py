@@ -16,8 +16,9 @@ from edgereason.core.chat import split_chat, split_thinking
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.reasoning.events import Event, Text
 from edgereason.reasoning.model import Model
-from edgereason.server import chat, responses
+from edgereason.server import chat, messages, responses
 from edgereason.server.answering import Collected, ThoughtText
+from edgereason.server.asking import Served
 from edgereason.server.native import Frames
 from edgereason.server.sse import DONE, frame
 
@@ -256,7 +257,7 @@ def response_events(script: Script) -> list[dict[str, Any]]:
 
 
 def ask_response(script: Script, **fields: Any) -> Script:
-    script.ask = responses.read({"input": "2+2?", "seed": 0, **fields}, responses.Served(name="small"), 0)
+    script.ask = responses.read({"input": "2+2?", "seed": 0, **fields}, Served(name="small"), 0)
     script.events = list(Model(ScriptedEngine(["2+2 is 4.\n</think>\n\n4"])).run(script.ask.request))
     return script
 
@@ -353,3 +354,39 @@ def test_texts_in_a_row_are_one_item() -> None:
         [("thinking", "2+2 is 4.\n</think>\n\n"), ("answer", "The final answer is 4.")]
     ]
     assert sum(isinstance(event, Text) for event in script.events) > 10
+
+
+def test_messages_tell_thinking_and_text_as_blocks() -> None:
+    script = Script([FOUR], reasoning_effort="low")
+    translator = messages.MessageEvents(Collected(script.ask, FACTS), "msg_1")
+    told = translator.first() + [one for event in script.events for one in translator.take([event])]
+    names = [kind for kind, _ in told]
+    assert [name for i, name in enumerate(names) if not i or name != names[i - 1]] == [
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
+    deltas = [value["delta"] for kind, value in told if kind == "content_block_delta"]
+    assert "".join(delta.get("thinking", "") for delta in deltas) == "2+2 is 4."
+    assert "".join(delta.get("text", "") for delta in deltas) == "The final answer is 4."
+    assert [value["index"] for kind, value in told if kind == "content_block_start"] == [0, 1]
+    end = dict(told)["message_delta"]
+    assert end["delta"]["stop_reason"] == "end_turn"
+    assert end["usage"] == {"input_tokens": 23, "cache_read_input_tokens": 0, "output_tokens": 42}
+    whole = messages.whole(collected(script), script.response, "msg_1")
+    assert whole["content"] == [
+        {"type": "thinking", "thinking": "2+2 is 4.", "signature": ""},
+        {"type": "text", "text": "The final answer is 4."},
+    ]
+
+
+def test_a_message_says_why_it_stopped() -> None:
+    for fields, reason in (({"max_tokens": 5}, "max_tokens"), ({"stop": "4"}, "stop_sequence")):
+        script = Script(["2+2 is 4, or so."], reasoning_effort="none", **fields)
+        assert messages.whole(collected(script), script.response, "msg_1")["stop_reason"] == reason
