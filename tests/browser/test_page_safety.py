@@ -139,6 +139,10 @@ def test_all_can_be_done_from_the_keyboard(page: Any) -> None:
     page.keyboard.press("Alt+h")
     page.locator(".pager", has_text="2/2").wait_for()
     wait_for_answer(page)
+    page.get_by_role("button", name="Answer again").press("Enter")
+    page.locator(".pager", has_text="3/3").wait_for()
+    wait_for_answer(page)
+    assert page.evaluate("document.activeElement.className") == "chat"
     page.keyboard.press("Alt+n")
     page.get_by_role("heading", name="What should it think about?").wait_for()
     assert page.evaluate("document.activeElement.id") == "question"

@@ -38,6 +38,11 @@ export function Chat({ conversation }) {
     isFollowing.current = true;
     box.current.scrollTop = box.current.scrollHeight;
   }, [conversation.turns.length]);
+  const isBusy = state.running.has(conversation.id);
+  useEffect(() => {
+    // A button that was pressed may be gone: whoever uses the keyboard goes on from the conversation.
+    if (document.activeElement === document.body) box.current.focus({ preventScroll: true });
+  }, [isBusy]);
   const watch = () => {
     const { scrollTop, scrollHeight, clientHeight } = box.current;
     isFollowing.current = scrollHeight - scrollTop - clientHeight < FOLLOW_PX;
@@ -45,7 +50,7 @@ export function Chat({ conversation }) {
   return html`<div class="chat" ref=${box} onScroll=${watch} tabindex="0" role="region" aria-label="Conversation">
     <div class="column">
       ${conversation.turns.map((turn, place) => html`<${TurnView} key=${turn.id} conversation=${conversation} turn=${turn} place=${place}
-          isLast=${place === conversation.turns.length - 1} isBusy=${state.running.has(conversation.id)}
+          isLast=${place === conversation.turns.length - 1} isBusy=${isBusy}
           version=${`${turn.shown}/${turn.answers.length}/${shownAnswer(turn)?.version}`} />`)}
     </div>
   </div>`;
