@@ -287,7 +287,11 @@ class ExamplesFile:
 
 def write_examples(path: Path, origin: ExamplesOrigin, examples: Sequence[Example]) -> None:
     """Writes ids as JSONL, for a machine that has no tokenizer; what they were made for comes first."""
-    lines = [origin.to_json(), *map(asdict, examples)]
+    rows = [asdict(one) for one in examples]
+    for row in rows:
+        if not row["computed"]:  # as in files of before there was a calculator
+            del row["computed"]
+    lines = [origin.to_json(), *rows]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
