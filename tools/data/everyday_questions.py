@@ -138,10 +138,12 @@ def questions(each: int, seed: int) -> list[dict[str, Any]]:
 
 
 def compare(chat: Path, think: Path) -> str:
-    """A table by kind: right in chat and in think, and tokens."""
+    """A table by kind: right in chat and in think, and tokens; of questions that both were asked."""
     table: dict[str, dict[str, list[tuple[float, int]]]] = defaultdict(lambda: {"chat": [], "think": []})
-    for route, folder in (("chat", chat), ("think", think)):
-        for sample in read_samples(folder):
+    rows = {"chat": read_samples(chat), "think": read_samples(think)}
+    both = set.intersection(*({sample.id for sample in of_route} for of_route in rows.values()))
+    for route, of_route in rows.items():
+        for sample in (one for one in of_route if one.id in both):
             entry = (sample.score, sample.num_tokens)
             table[sample.id.rpartition("-")[0]][route].append(entry)
             table["all"][route].append(entry)

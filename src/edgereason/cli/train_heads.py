@@ -75,6 +75,11 @@ def switcher(
             help="What is read of them; repeatable. [the best of the three]",
         ),
     ] = None,
+    weight_decay: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="To choose among; repeatable. [0.1, 1, 10]"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="The most that may be chosen. [40]")] = None,
     into: Into = None,
     int8: Int8 = False,
     seed: Annotated[int, typer.Option(min=0, help="Of splits, first weights and noise.")] = 0,
@@ -89,7 +94,10 @@ def switcher(
     from edgereason.train.heads.switcher import SwitcherConfig, train_switcher
 
     given: dict[str, Any] = {"parts": tuple(map(_parts, parts))} if parts else {}
-    config = SwitcherConfig(mlp=MlpConfig(seed=seed), seed=seed, layers=tuple(layer or ()), **given)
+    mlp: dict[str, Any] = {"max_epochs": epochs} if epochs else {}
+    if weight_decay:
+        given["weight_decays"], mlp["weight_decay"] = tuple(weight_decay), weight_decay[0]
+    config = SwitcherConfig(mlp=MlpConfig(seed=seed, **mlp), seed=seed, layers=tuple(layer or ()), **given)
     learned, judged = ([read_prompts(path) for path in paths] for paths in (prompts, test or []))
     with run_context(threads) as context, _loaded(model, bundle, base, context, into) as loaded:
         record = train_switcher(
