@@ -21,6 +21,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -278,10 +279,20 @@ def clear_temporaries(path: Path) -> None:
     A temporary file's name has its writer's process in it. Those of processes that are there are left alone.
     What can't be removed stays: it is no reason not to write.
     """
-    for left in path.parent.glob(f".{escape(path.name[:_NAME_CHARACTERS])}.{'[0-9a-f]' * 8}"):
-        if not _is_running(int(left.name[-8:-2], 16)):
-            with suppress(OSError):
-                left.unlink()
+    for left in _left_behind(path):
+        with suppress(OSError):
+            left.unlink()
+
+
+def _left_behind(path: Path) -> list[Path]:
+    """Temporary files and folders of writers of `path` that are gone."""
+    there = path.parent.glob(f".{escape(path.name[:_NAME_CHARACTERS])}.{'[0-9a-f]' * 8}")
+    return [left for left in there if not _is_running(int(left.name[-8:-2], 16))]
+
+
+def _temporary_name(path: Path) -> str:
+    """One that has its writer's process in it."""
+    return f".{path.name[:_NAME_CHARACTERS]}.{os.getpid() & 0xFFFFFF:06x}{secrets.token_hex(1)}"
 
 
 def _is_running(process: int) -> bool:
@@ -310,8 +321,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Not tempfile's: its files are for their owner's eyes only, whatever the umask says.
-    writer = f"{os.getpid() & 0xFFFFFF:06x}{secrets.token_hex(1)}"
-    temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{writer}")
+    temporary = path.with_name(_temporary_name(path))
     is_special = path.exists() and not path.is_file() and not path.is_dir()
     if is_special:
         temporary = Path(tempfile.gettempdir()) / temporary.name
@@ -330,3 +340,26 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder_beside(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which in the end becomes `folder`; of a failure nothing stays.
+
+    What killed writers of `folder` left is removed first.
+
+    Args:
+        folder: must not be there yet, or be empty.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    for left in _left_behind(folder):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.with_name(_temporary_name(folder))
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -16,7 +16,6 @@ Each graph has the adapter behind a switch, so chat and think are one graph, on 
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from typing import Any, Final
 import onnx
 
 from edgereason.config import load_json
-from edgereason.core.bundle import Bundle, file_sha256, write_atomically
+from edgereason.core.bundle import Bundle, file_sha256, temporary_folder_beside, write_atomically
 from edgereason.core.chat import ANSWER_PREFIX, OPENING, hint_text
 from edgereason.errors import BundleError, ConfigError
 from edgereason.export.activations import MASKED, observe, watch_everything
@@ -118,34 +117,37 @@ def export(
     )
     stored = StoredModel(model, products, alpha, bundle.opening_ids)
     heads = read_heads(bundle.verified_file(bundle.heads)) if bundle.heads else None
-    states = _state_layers(heads, model.dims.num_layers)
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
-        partial.mkdir(parents=True)
-        targets = {
-            str(target): _WRITERS[target](stored, config, tuple(sorted(set(states.values()))), partial)
-            for target in config.targets
-        }
-        texts = tokenizer_files(model)
-        if Target.NPU in config.targets:
-            texts |= genie_files(model, bundle.title, config.context, has_adapter=stored.has_adapter)
-        for name, content in texts.items():
-            write_atomically(partial / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-        if bundle.heads:
-            shutil.copyfile(bundle.verified_file(bundle.heads), partial / HEADS_FILE)
-        manifest = _manifest(bundle, model, heads, states, targets, partial)
-        write_atomically(partial / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
-        partial.rename(folder)
+        with temporary_folder_beside(folder) as partial:
+            manifest = _write(partial, bundle, stored, heads, config)
     except OSError as error:
         raise BundleError(f"{folder} can't be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     floats = [name for name in model.names if len(model.shape(name)) > 1 and model.quantized(name) is None]
     if floats:
         notice(
             f"{len(floats)} matrices of {bundle.base.name} are neither Q4_0 nor Q8_0 and stand in float32: "
             "a base made by edgereason quantize is smaller"
         )
+    return manifest
+
+
+def _write(
+    folder: Path, bundle: Bundle, stored: StoredModel, heads: Heads | None, config: ExportConfig
+) -> dict[str, Any]:
+    """Writes all files, the manifest last."""
+    model = stored.model
+    states = _state_layers(heads, model.dims.num_layers)
+    layers = tuple(sorted(set(states.values())))
+    targets = {str(target): _WRITERS[target](stored, config, layers, folder) for target in config.targets}
+    texts = tokenizer_files(model)
+    if Target.NPU in config.targets:
+        texts |= genie_files(model, bundle.title, config.context, has_adapter=stored.has_adapter)
+    for name, content in texts.items():
+        write_atomically(folder / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    if bundle.heads:
+        shutil.copyfile(bundle.verified_file(bundle.heads), folder / HEADS_FILE)
+    manifest = _manifest(bundle, model, heads, states, targets, folder)
+    write_atomically(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
     return manifest
 
 

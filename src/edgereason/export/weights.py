@@ -51,7 +51,7 @@ class StoredModel:
         alpha: float = 0.0,
         opening: Sequence[int] = (),
     ) -> None:
-        self._model = model
+        self.model = model
         self._products = products
         self._alpha = alpha
         self.dims = model.dims
@@ -64,17 +64,17 @@ class StoredModel:
 
     def has(self, name: str) -> bool:
         """Whether the base has this tensor."""
-        return name in self._model.names
+        return name in self.model.names
 
     def vector(self, name: str) -> Float32:
         """A gain or a bias."""
-        values: Float32 = from_gguf_order(self.dims, name, self._model.weights(name))
+        values: Float32 = from_gguf_order(self.dims, name, self.model.weights(name))
         return values
 
     def matrix(self, name: str) -> Matrix:
         """(outputs, inputs); the head of a base without one is its embedding."""
         source = EMBEDDING if name == HEAD and self.dims.tied else name
-        stored = self._model.quantized(source)
+        stored = self.model.quantized(source)
         if stored is None:
             return self.vector(source)
         return Quantized(*(from_gguf_order(self.dims, name, part) for part in stored))

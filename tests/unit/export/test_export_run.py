@@ -177,6 +177,16 @@ def test_what_can_not_be_exported_changes_nothing(bundle, folder, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next(bundle, tmp_path):
+    # GIVEN the folder of a writer whose process is gone: a number that none here has
+    left = tmp_path / ".out.ffffff00"
+    left.mkdir()
+    (left / "model.weights").write_bytes(b"half")
+    config = replace(CONFIG, targets=(Target.ONNXRUNTIME,))
+    export(bundle, bundle.folder / "base.gguf", tmp_path / "out", config)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_float_base_is_exported_with_a_notice(tiny, tmp_path):
     bundle = build(tmp_path / "tiny", Parts(base=tiny.base))
     said: list[str] = []
