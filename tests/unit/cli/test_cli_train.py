@@ -296,7 +296,7 @@ def test_an_exported_bundle_announces_the_budgets_that_the_record_says_were_trai
         (tmp_path / "record.json").write_text(json.dumps(record))
     seen = []
 
-    def write_bundle(folder, path, base, opening, buckets):
+    def write_bundle(folder, path, base, opening, buckets, *, calculator):
         seen.append(buckets)
         return {"size_bytes": 1}
 

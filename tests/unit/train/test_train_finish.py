@@ -20,7 +20,7 @@ def test_a_finished_training_keeps_its_record_and_its_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exports = iter([{"sha256": "first"}])  # a second export would find nothing here
-    monkeypatch.setattr(lora_run, "write_bundle", lambda *_: next(exports))
+    monkeypatch.setattr(lora_run, "write_bundle", lambda *_, **__: next(exports))
 
     def end(record: dict[str, int]) -> dict[str, object]:
         return lora_run.finish(

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -345,9 +345,8 @@ def finish(
     if (found := run_folder.record()) is not None:
         # This call's date and machine trained nothing, and the bundle may have heads by now.
         return found
-    calculator = bool(record["recipe"]["training"].get("calculator"))
-    buckets = tuple(record["buckets"])
-    record |= {"adapter": write_bundle(folder, base_path, base, opening, buckets, calculator=calculator)}
+    buckets, calculates = tuple(record["buckets"]), _calculates(record.get("recipe", {}))
+    record |= {"adapter": write_bundle(folder, base_path, base, opening, buckets, calculator=calculates)}
     return run_folder.write(record | context.about())
 
 
@@ -393,7 +392,7 @@ def export(folder: Path, context: RunContext = RunContext()) -> dict[str, Any]:
     try:
         budgets = recipe["budgets"] if "budgets" in recipe else recipe["hints"]  # of GRPO, or of SFT
         name, buckets = recipe["base"]["name"], tuple(budgets["buckets"])
-        calculator = bool(recipe["training"].get("calculator"))
+        calculates = _calculates(recipe)
         if (record := RunFolder(folder, "training").record()) is not None:
             buckets = tuple(record.get("buckets", buckets))  # it knows which of them examples announced
     except (KeyError, TypeError, ValueError) as error:
@@ -401,7 +400,12 @@ def export(folder: Path, context: RunContext = RunContext()) -> dict[str, Any]:
     path = context.fetch(name)
     with LlamaEngine(path) as engine:
         base, opening = describe_base(engine, path), Seams.of(engine.tokenize).opening
-    return write_bundle(folder, path, base, opening, buckets, calculator=calculator)
+    return write_bundle(folder, path, base, opening, buckets, calculator=calculates)
+
+
+def _calculates(recipe: Mapping[str, Any]) -> bool:
+    """Whether what was drawn had exact results forced: the bundle then forces them, too."""
+    return bool(recipe.get("training", {}).get("calculator"))
 
 
 def shipped(start: Path) -> tuple[Bundle, Part]:
