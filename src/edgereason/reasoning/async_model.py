@@ -279,6 +279,11 @@ class AsyncEvents(AsyncIterator[Event]):
                 break
         return events
 
+    async def pause(self, seconds: float) -> None:
+        """Lets events come together for so long, less where the last one comes before that."""
+        if self._asked is not None and not self._is_over:
+            await self._asked.mailbox.pause(seconds)
+
     def answer_now(self) -> None:
         """Ends the thinking of every stream at its next token, so that it answers; from any thread."""
         self._wants_answer = True

@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from queue import SimpleQueue
@@ -89,17 +90,26 @@ class Mailbox:
         self._items: list[Event | Exception] = []
         self._since_s = 0.0
         self._is_filled = asyncio.Event()
+        self._has_end = asyncio.Event()
 
     def put(self, items: Iterable[Event | Exception]) -> bool:
         """From the worker's thread; False if the loop is closed, and its tasks with it."""
+        items = list(items)
         with self._gate:
             was_empty = not self._items
             for item in items:
                 _append(self._items, item)
-            if not (was_empty and self._items):
-                return True
-            self._since_s = self._clock()
-        return self._wake()
+            is_news = was_empty and bool(self._items)
+            if is_news:
+                self._since_s = self._clock()
+        is_end = any(isinstance(item, Answered | Exception) for item in items)
+        return not (is_news or is_end) or self._wake(is_end=is_end)
+
+    async def pause(self, seconds: float) -> None:
+        """Waits so long, or until the end has come."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._has_end.wait()
 
     async def get(self) -> list[Event | Exception]:
         """What has come, at least one; nothing once `wake` was called."""
@@ -119,9 +129,11 @@ class Mailbox:
         """Has `get` return, in the loop's thread."""
         self._is_filled.set()
 
-    def _wake(self) -> bool:
+    def _wake(self, *, is_end: bool) -> bool:
         try:
             self._loop.call_soon_threadsafe(self._is_filled.set)
+            if is_end:
+                self._loop.call_soon_threadsafe(self._has_end.set)
         except RuntimeError:
             return False
         return True

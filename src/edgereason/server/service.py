@@ -178,7 +178,7 @@ class Asked:
                 if self.is_over:
                     return
                 if paced and any(isinstance(event, Text) for event in batch):
-                    await asyncio.sleep(1 / limits.FRAMES_PER_S)
+                    await self.events.pause(1 / limits.FRAMES_PER_S)
         except EdgeReasonError:
             self.is_over = True
             raise

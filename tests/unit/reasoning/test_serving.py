@@ -499,3 +499,21 @@ def test_figures_tell_how_busy_a_model_is() -> None:
 def test_limits_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(RequestError, match=next(iter(options))):
         AsyncModel(Model(ScriptedEngine()), **options)
+
+
+def test_a_pause_lets_texts_come_together_and_ends_with_the_last_event() -> None:
+    async def main() -> list[list[Event]]:
+        async with AsyncModel(Model(ScriptedEngine(["word " * 30]))) as model:
+            events = model.stream("?", mode="chat")
+            await events.pause(60)  # nothing was begun, so there is nothing to wait for
+            batches = [await events.take()]
+            await events.pause(60)
+            while batch := await events.take():
+                batches.append(batch)
+        return batches
+
+    batches = asyncio.run(main())
+    assert isinstance(batches[-1][-1], Answered)
+    texts = [event.text for batch in batches for event in batch if isinstance(event, Text)]
+    assert "".join(texts) == "word " * 30
+    assert len(texts) <= 2
