@@ -63,8 +63,8 @@ def test_a_switcher_ends_in_a_sentence_of_what_it_is_worth(cli, prompts: Path, t
 
 def test_weight_decays_and_epochs_are_tried_as_asked_for(cli, prompts: Path, tmp_path: Path) -> None:
     ran = cli(
-        *("train", "heads", "switcher", "--prompts", str(prompts), "-o", str(tmp_path / "switcher"), "--json"),
-        *("--parts", "last", "--weight-decay", "2", "--weight-decay", "0.5", "--epochs", "3"),
+        *("train", "heads", "switcher", "--prompts", str(prompts), "-o", str(tmp_path / "switcher")),
+        *("--json", "--parts", "last", "--weight-decay", "2", "--weight-decay", "0.5", "--epochs", "3"),
     )
     record = json.loads(ran.out)
     decays = [tried["weight_decay"] for tried in record["yardstick"]["candidates"]]
