@@ -144,7 +144,7 @@ class EvalConfig:
             that votes over fewer can be drawn from the rows.
         parallel: streams that run at a time; no request is started while there are so many.
         kv: type of the KV cache.
-        enable_thinking: what the templates of natively reasoning models are told; None leaves it to them.
+        enable_thinking: what the templates of natively reasoning models are told; None: not to think in chat.
         run_code: allows code tasks to run what the model wrote.
         label: what the run is called in reports.
     """

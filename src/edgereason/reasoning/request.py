@@ -40,7 +40,8 @@ class AskOptions(TypedDict, total=False):
         max_tokens: caps a chat answer, and a thinking stream where it is below the budget.
         stop: text or texts before the first of which the answer ends; they are never looked for in thinking.
         system: a system message put before the conversation.
-        enable_thinking: what the templates of natively reasoning models are told; they decide by default.
+        enable_thinking: what the templates of natively reasoning models are told; by default, not to think
+            in chat.
     """
 
     mode: Mode | str | None

@@ -29,6 +29,7 @@ def chat(reply: str, *, template: str = "", **options: object) -> tuple[Response
     engine = ScriptedEngine([reply])
     if template:
         engine._info = dataclasses.replace(engine.info, chat_template=template)
+        options = {"enable_thinking": True} | options  # chat leaves thinking out unless it is asked for
     said = dict.fromkeys(Phase, "")
     for event in Model(engine).stream("2+2?", mode="chat", **options):  # type: ignore[arg-type]
         if isinstance(event, Text):
