@@ -249,6 +249,12 @@ def closing_of(opening: str) -> str:
     return f"{tag[0]}/{tag[1:]}"
 
 
+def closing_in(text: str) -> str:
+    """The closing tag that a stream's text has, for those who don't know whose it is; ours if it has none."""
+    found = [(text.index(tags.closing_tag), tags.closing_tag) for tags in TAGS if tags.closing_tag in text]
+    return min(found, default=(0, CLOSING_TAG))[1]
+
+
 def leaves_open(opening: str) -> bool:
     """Whether what a template writes of thinking is not closed yet."""
     return bool(NATIVE_OPENING.fullmatch(opening.rstrip()))
