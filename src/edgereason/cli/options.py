@@ -72,7 +72,7 @@ CalculatorOption = Annotated[
 ]
 EnableThinkingOption = Annotated[
     bool | None,
-    typer.Option(help="What the template of a natively reasoning model is told; by default nothing."),
+    typer.Option(help="Whether a natively reasoning model thinks in chat, too. [it does not]"),
 ]
 KvOption = Annotated[KV, typer.Option(help="Type of the KV cache.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. [all]")]

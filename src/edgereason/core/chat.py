@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from edgereason.core.families import SWITCHES, TAGS, TAIL, Tags
 from edgereason.core.template import TemplateLimit, filled, has_mark, mark, render
 from edgereason.core.types import Message
 from edgereason.errors import ModelFileError, RequestError
@@ -26,6 +27,7 @@ from edgereason.errors import ModelFileError, RequestError
 OPENING: Final = "<think>\n"
 CLOSING: Final = "</think>\n\n"
 CLOSING_TAG: Final = "</think>"
+OUR_TAGS: Final = Tags(OPENING, CLOSING)
 ANSWER_PREFIX: Final = "The final answer is "
 LEAD_IN: Final = "Let me work this out step by step.\n"
 """Elicits thinking from a base that has no adapter yet; stands after the opening, never in the prompt."""
@@ -49,7 +51,7 @@ class Seams:
     """The ids of every piece that is never sampled, for one vocabulary.
 
     `newline` is what a forced closing needs in front of it when thinking was cut inside a line, so that
-    thinking ends with a line break as it does in training.
+    thinking ends with a line break as it does in training. `tags` are how thinking is marked.
     """
 
     tokenize: Tokenize
@@ -58,6 +60,7 @@ class Seams:
     newline: tuple[int, ...]
     answer_prefix: tuple[int, ...]
     lead_in: tuple[int, ...]
+    tags: Tags = OUR_TAGS
 
     @classmethod
     def of(cls, tokenize: Tokenize) -> Seams:
@@ -67,6 +70,13 @@ class Seams:
             return tuple(tokenize(text))
 
         return cls(tokenize, ids(OPENING), ids(CLOSING), ids("\n"), ids(ANSWER_PREFIX), ids(LEAD_IN))
+
+    @classmethod
+    def native(cls, tokenize: Tokenize, tags: Tags) -> Seams:
+        """The seams of a model that thinks natively: its own tags, perhaps control tokens, and no lead-in."""
+        opening, closing = (tuple(tokenize(tag, special=True)) for tag in (tags.opening, tags.closing))
+        newline, answer_prefix = tuple(tokenize("\n")), tuple(tokenize(ANSWER_PREFIX))
+        return cls(tokenize, opening, closing, newline, answer_prefix, (), tags)
 
     def hint(self, bucket_tokens: int) -> tuple[int, ...]:
         """Ids of the hint for a bucket."""
@@ -84,12 +94,10 @@ class Prompt:
     Attributes:
         starts: how many ids stand before what a message says, for each of them in order. Conversations that
             begin alike share their ids up to such a place.
-        opens_thinking: whether it ends inside thinking, which the template opened itself.
     """
 
     ids: tuple[int, ...]
     starts: tuple[int, ...] = ()
-    opens_thinking: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -125,17 +133,46 @@ class ChatTemplate:
         What a message says can never become a control token: contents are tokenized as plain text
         between the template's own parts. Assistant turns lose their thinking. Templates of natively
         reasoning models ask whether to think: `enable_thinking` answers; None leaves it to the template.
+        What the template then writes of thinking itself is not in the prompt: see `chat_opening`.
 
         Raises:
             RequestError: the template takes no such order of roles.
             ModelFileError: it does not even render a question.
         """
         contents = [strip_thinking(m.content) if m.role == "assistant" else m.content for m in messages]
-        rendered = self._render([m.role for m in messages], enable_thinking)
+        rendered, _ = self._parts([m.role for m in messages], enable_thinking)
         if self.add_bos and not rendered.startswith(self.bos):
             rendered = self.bos + rendered
-        ids, starts = _ids(rendered, contents, tokenize)
-        return Prompt(ids, starts, opens_thinking=rendered.rstrip().endswith(OPENING.strip()))
+        return Prompt(*_ids(rendered, contents, tokenize))
+
+    def chat_opening(self, messages: Sequence[Message], *, enable_thinking: bool | None = None) -> str:
+        r"""What the template writes behind the generation prompt, so that the model thinks, or does not.
+
+        Such as "<think>\n\n</think>\n\n", which leaves thinking out, or "<think>\n". "" for most models.
+        """
+        return self._parts([m.role for m in messages], enable_thinking)[1]
+
+    def opens_thinking(self, messages: Sequence[Message], *, enable_thinking: bool | None = None) -> bool:
+        """Whether the template itself opens thinking behind the prompt of these messages."""
+        return leaves_open(self.chat_opening(messages, enable_thinking=enable_thinking))
+
+    def native(self) -> Tags | None:
+        """How the model thinks natively; None for one that does not, as far as its template tells.
+
+        A template tells it by writing the model's tags: to open thinking, to leave it out, or to explain it.
+        Where it opens thinking, the opening is as it writes it.
+        """
+        if not any(tag in self.source for tags in TAGS for tag in (tags.opening_tag, tags.closing_tag)):
+            return None
+        for enable_thinking in (True, False):
+            try:
+                rendered, tail = self._parts(["user"], enable_thinking)
+            except ModelFileError:
+                continue
+            for tags in TAGS:
+                if tags.opening_tag in rendered + tail or tags.closing_tag in rendered + tail:
+                    return replace(tags, opening=tail) if leaves_open(tail) else tags
+        return None
 
     def next_turn(self, content: str, tokenize: Tokenize) -> tuple[int, ...]:
         """Ids of what follows on an assistant's text whose turn has not been ended.
@@ -157,6 +194,13 @@ class ChatTemplate:
                 "use another model, or one with another template"
             )
         return _ids(rest, ["", "", content], tokenize)[0]
+
+    def _parts(self, roles: Sequence[str], enable_thinking: bool | None) -> tuple[str, str]:
+        """A rendered conversation, and what the template writes of the answer's thinking behind it."""
+        rendered = self._render(roles, enable_thinking)
+        tail = TAIL.search(rendered)
+        assert tail is not None  # it may be empty
+        return rendered[: tail.start()], tail[0]
 
     def _render(self, roles: Sequence[str], enable_thinking: bool | None = None) -> str:
         """A conversation of these roles, each content a mark, with the generation prompt.
@@ -203,7 +247,7 @@ class ChatTemplate:
             {"role": role, "content": [{"type": "text", "text": content}] if in_parts else content}
             for role, content in zip(roles, contents, strict=True)
         ]
-        chosen = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        chosen = {} if enable_thinking is None else dict.fromkeys(SWITCHES, enable_thinking)
         rendered = render(
             self.source,
             messages=messages,
@@ -221,11 +265,12 @@ class ChatTemplate:
         return rendered
 
 
-def split_thinking(text: str) -> tuple[str, str | None]:
+def split_thinking(text: str, closing_tag: str = CLOSING_TAG) -> tuple[str, str | None]:
     r"""Splits what a stream said into thinking and answer.
 
     Args:
         text: everything after the opening, hint or lead-in.
+        closing_tag: what ends thinking.
 
     Returns:
         `(thinking, answer)`, the tag and the line breaks around it removed; `answer` is `None` while
@@ -234,23 +279,43 @@ def split_thinking(text: str) -> tuple[str, str | None]:
     >>> split_thinking("2 and 2 make 4.\n</think>\n\nIt is 4.")
     ('2 and 2 make 4.', 'It is 4.')
     """
-    thinking, tag, answer = text.partition(CLOSING_TAG)
+    thinking, tag, answer = text.partition(closing_tag)
     return (thinking.rstrip("\n"), answer.lstrip("\n")) if tag else (text, None)
 
 
-NATIVE_OPENING: Final = re.compile(r"\s*<(think|thinking|thoughts?|reasoning)>")
+NATIVE_OPENING: Final = re.compile(r"\s*(?:<(?:think|thinking|thoughts?|reasoning)>|\[THINK\])")
 """What a natively reasoning model may begin a chat answer with."""
 
-MAY_OPEN: Final = re.compile(r"\s*(?:<[a-z]{0,9})?")
+MAY_OPEN: Final = re.compile(r"\s*(?:<[a-z]{0,9}|\[[A-Z]{0,5})?")
 """What may become its opening tag."""
 
 
-def split_chat(text: str, *, is_open: bool = False) -> tuple[str | None, str | None]:
+def closing_of(opening: str) -> str:
+    """The tag that closes what an opening tag opens."""
+    tag = opening.strip()
+    return f"{tag[0]}/{tag[1:]}"
+
+
+def closing_in(text: str) -> str:
+    """The closing tag that a stream's text has, for those who don't know whose it is; ours if it has none."""
+    found = [(text.index(tags.closing_tag), tags.closing_tag) for tags in TAGS if tags.closing_tag in text]
+    return min(found, default=(0, CLOSING_TAG))[1]
+
+
+def leaves_open(opening: str) -> bool:
+    """Whether what a template writes of thinking is not closed yet."""
+    return bool(NATIVE_OPENING.fullmatch(opening.rstrip()))
+
+
+def split_chat(
+    text: str, *, is_open: bool = False, closing_tag: str = CLOSING_TAG
+) -> tuple[str | None, str | None]:
     r"""Splits what a stream said on the chat route into the model's own thinking and its answer.
 
     Args:
         text: everything behind the prompt.
         is_open: whether the template itself opened thinking.
+        closing_tag: what then ends it.
 
     Returns:
         `(thinking, answer)`; thinking is `None` where the model did not begin by thinking, and answer while
@@ -262,7 +327,7 @@ def split_chat(text: str, *, is_open: bool = False) -> tuple[str | None, str | N
     opening = NATIVE_OPENING.match(text)
     if opening is None and not is_open:
         return None, text
-    closing = f"</{opening[1]}>" if opening else CLOSING_TAG
+    closing = closing_of(opening[0]) if opening else closing_tag
     body = text[opening.end() :] if opening else text
     end = find_closing(body, closing)
     if end is None:
@@ -330,14 +395,15 @@ class NativeThinking:
 
     Args:
         is_open: whether the template itself opened thinking.
+        closing_tag: what then ends it.
 
     Attributes:
         finder: looks for the closing while the model thinks; None before and after that.
         head: what may be the beginning of the model's own opening tag.
     """
 
-    def __init__(self, *, is_open: bool = False) -> None:
-        self.finder = ClosingFinder(CLOSING_TAG) if is_open else None
+    def __init__(self, *, is_open: bool = False, closing_tag: str = CLOSING_TAG) -> None:
+        self.finder = ClosingFinder(closing_tag) if is_open else None
         self.head = ""
         self._may_open = True
 
@@ -346,7 +412,7 @@ class NativeThinking:
         if self._may_open:
             head = (self.head + text).lstrip()
             if opening := NATIVE_OPENING.match(head):
-                self.finder = ClosingFinder(f"</{opening[1]}>")
+                self.finder = ClosingFinder(closing_of(opening[0]))
                 text = head[opening.end() :]
             elif MAY_OPEN.fullmatch(head):
                 self.head = head
@@ -367,9 +433,10 @@ class NativeThinking:
 
 def strip_thinking(text: str) -> str:
     """An assistant turn without its thinking, as the next turn's prompt carries it."""
-    if not text.lstrip().startswith(OPENING.strip()):
-        return text
-    return split_thinking(text)[1] or ""
+    for tags in TAGS:
+        if text.lstrip().startswith(tags.opening_tag):
+            return split_thinking(text, tags.closing_tag)[1] or ""
+    return text
 
 
 def _ids(

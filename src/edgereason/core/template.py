@@ -9,12 +9,13 @@ the most, in whatever thread it is rendered, without a process of its own.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache, wraps
 from itertools import islice
 from typing import Any, Final, NoReturn
@@ -39,6 +40,9 @@ MAX_CPU_S: Final = 2.0
 """For what the units don't see, such as comparing long texts; of the rendering thread."""
 _MAX_INT_BITS: Final = 1024
 _MAX_INDENT: Final = 16
+
+DATE_VARIABLE: Final = "SOURCE_DATE_EPOCH"
+"""Fixes the date that templates write into prompts (Llama 3.2): seconds since 1970, in UTC."""
 
 # fmt: off
 _FILTERS: Final = (
@@ -504,4 +508,12 @@ def _raise_exception(message: str) -> NoReturn:
 def _strftime_now(form: str) -> str:
     if len(form) > 64 or re.search(r"%[^a-zA-Z%-]", form):
         raise TemplateLimit("has a format of the date that is not supported")
-    return datetime.now().astimezone().strftime(form)
+    try:
+        fixed_s = float(os.environ[DATE_VARIABLE])
+        return datetime.fromtimestamp(fixed_s, UTC).strftime(form)
+    except KeyError:
+        return datetime.now().astimezone().strftime(form)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ModelFileError(
+            f"{DATE_VARIABLE} is {os.environ[DATE_VARIABLE]!r}; expected seconds since 1970"
+        ) from error

@@ -290,8 +290,8 @@ class Request:
     the first of its `stop` strings. `stage` (5,) of 8 streams begins with 5, and with the others only while
     the vote is open; `stop_early` False begins and ends them all. `calculator` forces the exact results of
     arithmetic in what is thought; None leaves that to the bundle. Chat has it where both it and mode chat are
-    asked for. `enable_thinking` goes to the templates of
-    natively reasoning models, which ask for it; None leaves it to them.
+    asked for. `enable_thinking` goes to the templates of natively reasoning models, which ask for it; with
+    None they think on the think route alone.
 
     Plain values are taken for enumerations, budgets and stages: "think" for `Mode.THINK`, 200 or "5s" for a
     `Budget`, 5 or "5,6" for stages.

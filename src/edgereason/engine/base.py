@@ -184,7 +184,7 @@ ShouldStop = Callable[[], bool] | None
 
 def begins_tag(piece: bytes) -> bool:
     """Whether a token's bytes begin a tag, such as the closing of thinking."""
-    return piece.lstrip().startswith(b"<")
+    return piece.lstrip().startswith((b"<", b"[THINK]", b"[/THINK]"))
 
 
 class Owner:

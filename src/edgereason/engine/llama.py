@@ -26,6 +26,7 @@ import numpy as np
 
 from edgereason.core.checks import require_int
 from edgereason.core.closing import Closing
+from edgereason.core.families import TAGS
 from edgereason.core.machine import MAX_THREADS, memory_bytes, require_threads, usable_cores
 from edgereason.core.types import Sampling
 from edgereason.engine import native
@@ -125,7 +126,7 @@ class LlamaEngine(Closing):
             raise
         self._adds_space = native.adds_space(self._vocab)
         self._tap = StateTap(self._info.hidden_size, self._info.num_layers)
-        self._pieces: dict[int, bytes] = {}
+        self._pieces = self._thinking_tags()
         self._ledger = Ledger(cells=0, slots=0)
         self._decodes = 0
 
@@ -181,6 +182,12 @@ class LlamaEngine(Closing):
         if piece is None:
             piece = self._pieces[token] = native.piece(self._vocab, token)
         return piece
+
+    def _thinking_tags(self) -> dict[int, bytes]:
+        """Tags of thinking that are one token: they are read as text even where they are control tokens."""
+        tags = [tag for one in TAGS for tag in (one.opening_tag, one.closing_tag)]
+        ids = {tag: native.tokenize(self._vocab, tag, special=True) for tag in tags}
+        return {found[0]: tag.encode() for tag, found in ids.items() if len(found) == 1}
 
     def is_end(self, token: int) -> bool:
         return bool(C.llama_vocab_is_eog(self._vocab, token))

@@ -145,7 +145,7 @@ class EvalConfig:
         parallel: streams that run at a time; no request is started while there are so many.
         kv: type of the KV cache.
         calculator: whether exact results are forced in thinking; None leaves it to the bundle; see `Request`.
-        enable_thinking: what the templates of natively reasoning models are told; None leaves it to them.
+        enable_thinking: what the templates of natively reasoning models are told; None: not to think in chat.
         run_code: allows code tasks to run what the model wrote.
         label: what the run is called in reports.
     """

@@ -38,12 +38,14 @@ from edgereason.export.weights import Matrix, StoredModel, TensorFile
 from edgereason.heads.file import Heads, read_heads
 from edgereason.quant.adapter_file import read_stored_adapter
 from edgereason.quant.blocks import Quantized
-from edgereason.quant.gguf_file import GgufModel
+from edgereason.quant.gguf_file import Dims, GgufModel
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "edgereason-export"
 VERSION: Final = 1
 HEADS_FILE: Final = "heads.safetensors"
+EXPORTABLE: Final = ("qwen2", "qwen3", "llama")
+"""Families whose layers the graph has."""
 
 
 class Target(StrEnum):
@@ -82,6 +84,21 @@ class ExportConfig:
             )
 
 
+def require_exportable(dims: Dims, name: str) -> None:
+    """Refuses a base whose layers the graph does not have.
+
+    Raises:
+        BundleError: names the family, or what its rope does.
+    """
+    if dims.arch not in EXPORTABLE:
+        raise BundleError(
+            f"{name} is of the family {dims.arch!r}, whose layers the exported graph does not have; "
+            f"expected one of {', '.join(EXPORTABLE)}"
+        )
+    if dims.rope_factors or dims.rope_scale != 1.0:
+        raise BundleError(f"{name} scales its rope, which the exported graph does not")
+
+
 def export(
     bundle: Bundle,
     base: Path,
@@ -107,6 +124,7 @@ def export(
     if folder.exists():
         raise BundleError(f"{folder} is there already: give a new folder (-o)")
     model = GgufModel(base)
+    require_exportable(model.dims, bundle.base.name)
     if config.context > model.dims.context_length:
         raise ConfigError(
             f"a context of {config.context} tokens is more than the {model.dims.context_length} that "

@@ -23,6 +23,7 @@ from edgereason.core.bundle import file_sha256
 from edgereason.core.machine import usable_cores
 from edgereason.errors import BundleError, ModelFileError
 from edgereason.quant.blocks import BLOCK, Grid, pack, quantize
+from edgereason.quant.families import require_quantizable
 from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, Slot, write_model
 from edgereason.quant.learned import Learned, StorageConfig
 from edgereason.quant.merge import Merge, is_linear, output_names, source_of
@@ -120,11 +121,12 @@ def _stored(slot: Slot, rows: slice, weight: npt.NDArray[np.float32], learned: L
 
 
 def require_blocks(dims: Dims) -> None:
-    """Refuses a model whose matrices can't be cut into blocks along their inputs.
+    """Refuses a model of a family that can't be quantized, or with matrices that can't be cut into blocks.
 
     Raises:
-        ModelFileError: names the size.
+        ModelFileError: names the reason, or the size.
     """
+    require_quantizable(dims.arch)
     inputs = {
         "hidden size": dims.hidden_size,
         "width of the heads": dims.num_heads * dims.head_dim,

@@ -19,11 +19,13 @@ import numpy.typing as npt
 from edgereason.core.bundle import require_one_file, temporary_beside
 from edgereason.errors import ModelFileError
 from edgereason.quant.blocks import Grid, Quantized, unpack
+from edgereason.quant.families import FAMILIES, Family, family_of
 
 EMBEDDING: Final = "token_embd.weight"
 HEAD: Final = "output.weight"
 FINAL_NORM: Final = "output_norm.weight"
-ARCHITECTURES: Final = ("qwen2", "llama", "qwen3")
+ROPE_FACTORS: Final = "rope_freqs.weight"
+"""Llama 3's: what the frequency of each of RoPE's pairs is divided by."""
 _TYPES: Final = {Grid.Q4_0: gguf.GGMLQuantizationType.Q4_0, Grid.Q8_0: gguf.GGMLQuantizationType.Q8_0}
 _BLOCK_BYTES: Final = {Grid.Q4_0: 18, Grid.Q8_0: 34}
 _MOSTLY_Q4_0: Final = 2
@@ -37,6 +39,10 @@ class Dims:
         interleaved: whether RoPE pairs rows 2i and 2i + 1 of a head (llama) or i and i + d/2 (qwen2).
         normalises_keys: whether queries and keys are normalised after their projection (qwen3).
         tied: whether the embedding is the head, too.
+        rope_factors: what the frequencies of RoPE's pairs are divided by; none where they are as they are.
+        rope_scale: what positions are divided by, in layers without a window.
+        window: tokens that a layer with a window sees.
+        window_every: every so many layers one has no window; 0 where none has one.
     """
 
     arch: str
@@ -53,6 +59,15 @@ class Dims:
     interleaved: bool
     normalises_keys: bool
     tied: bool
+    rope_factors: tuple[float, ...] = ()
+    rope_scale: float = 1.0
+    window: int = 0
+    window_every: int = 0
+
+    @property
+    def family(self) -> Family:
+        """How its tensors differ from a plain decoder's."""
+        return FAMILIES[self.arch]
 
 
 class Slot(NamedTuple):
@@ -172,15 +187,10 @@ class GgufModel:
 
     def _dims(self) -> Dims:
         arch = self.text("general.architecture")
-        if arch not in ARCHITECTURES:
-            raise ModelFileError(
-                f"{self.path.name} is of the family {arch!r}; known here are {', '.join(ARCHITECTURES)}"
-            )
-        unknown = [name for name in self.names if name.startswith("rope_") or "_exps" in name]
-        if unknown:
-            raise ModelFileError(f"{self.path.name} has {unknown[0]}, which is not supported")
+        family = family_of(arch, self.path.name)
         hidden, heads = self._number(arch, "embedding_length"), self._number(arch, "attention.head_count")
         head_dim = self._number(arch, "attention.key_length", hidden // heads)
+        self._require_known(arch, head_dim)
         return Dims(
             arch=arch,
             num_layers=self._number(arch, "block_count"),
@@ -193,10 +203,55 @@ class GgufModel:
             context_length=self._number(arch, "context_length"),
             rope_base=float(self._value(arch, "rope.freq_base", 10000.0)),
             norm_eps=float(self._value(arch, "attention.layer_norm_rms_epsilon")),
-            interleaved=arch == "llama",
+            interleaved=family.interleaved,
             normalises_keys="blk.0.attn_k_norm.weight" in self._tensors,
             tied=HEAD not in self._tensors,
+            rope_factors=tuple(self.weights(ROPE_FACTORS).tolist()) if ROPE_FACTORS in self._tensors else (),
+            rope_scale=self._rope_scale(arch),
+            window=(
+                window := self._number(arch, "attention.sliding_window", 0) if family.window_every else 0
+            ),
+            window_every=family.window_every if window else 0,
         )
+
+    def _rope_scale(self, arch: str) -> float:
+        is_scaled = self._value(arch, "rope.scaling.type", "linear") == "linear"  # llama.cpp's default
+        return float(self._value(arch, "rope.scaling.factor", 1.0)) or 1.0 if is_scaled else 1.0
+
+    def _require_known(self, arch: str, head_dim: int) -> None:
+        """Refuses what the torch model of the family would compute otherwise.
+
+        Raises:
+            ModelFileError: names it.
+        """
+        for name in self.names:
+            if "_exps" in name:
+                raise ModelFileError(f"{self.path.name} has {name}: mixtures of experts are not supported")
+            if name.startswith("rope_") and name != ROPE_FACTORS:
+                raise ModelFileError(
+                    f"{self.path.name} has {name}: its rope depends on how long the context is, which is not "
+                    "supported in training; it can be asked"
+                )
+        scaling = self._value(arch, "rope.scaling.type", "linear")
+        if scaling not in ("none", "linear"):
+            raise ModelFileError(
+                f"{self.path.name} scales its rope by {scaling!r}; expected none, linear or a tensor "
+                f"{ROPE_FACTORS}: it can be asked, not trained against"
+            )
+        if (turned := self._number(arch, "rope.dimension_count", head_dim)) != head_dim:
+            raise ModelFileError(
+                f"{self.path.name} turns {turned} of the {head_dim} numbers of a head by rope, which is not "
+                "supported"
+            )
+        for key in ("final_logit_softcapping", "attn_logit_softcapping"):
+            if float(self._value(arch, key, 0.0)):
+                raise ModelFileError(f"{self.path.name} caps its logits ({key}), which is not supported")
+        pattern = self._value(arch, "attention.sliding_window_pattern", 0)
+        if pattern and pattern != family_of(arch, self.path.name).window_every:
+            raise ModelFileError(
+                f"{self.path.name} has another order of layers with a window than {arch}'s, which is not "
+                "supported"
+            )
 
     def _number(self, arch: str, key: str, default: int | None = None) -> int:
         return int(self._value(arch, key, default))

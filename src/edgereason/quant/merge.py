@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from edgereason.errors import BundleError
 from edgereason.quant.dyadic import FACTOR_BITS, Float64, exact_product, on_grid
-from edgereason.quant.gguf_file import EMBEDDING, FINAL_NORM, HEAD, GgufModel
+from edgereason.quant.gguf_file import EMBEDDING, FINAL_NORM, HEAD, ROPE_FACTORS, GgufModel
 from edgereason.quant.learned import Learned
 
 Float32 = npt.NDArray[np.float32]
@@ -127,6 +127,8 @@ class Merge:
             return self._rotated(self._folded(self._read(self._source(name), rows), FINAL_NORM))
         if name == FINAL_NORM:
             return self._gain(name)
+        if name == ROPE_FACTORS:  # transforms of keys commute with RoPE at any frequency
+            return self._read(name)
         found = _IN_LAYER.fullmatch(name)
         if not found or (found[2], found[3]) not in _KNOWN:
             raise BundleError(f"{self._teacher.path.name} has a tensor {name!r}, which no merge is known for")

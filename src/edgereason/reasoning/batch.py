@@ -73,6 +73,7 @@ class Stream:
             thinks=self.control.phase is Phase.THINKING,
             stop=self.stop,
             is_chat=isinstance(self.control, ChatControl),
+            closing_tag=self.control.closing_tag,
         )
 
     @property

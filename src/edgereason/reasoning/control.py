@@ -28,13 +28,13 @@ from typing import Final, Protocol
 
 from edgereason.core.chat import (
     ANSWER_PREFIX,
-    CLOSING,
     CLOSING_TAG,
     MAY_OPEN,
     NATIVE_OPENING,
     ClosingFinder,
     NativeThinking,
     Seams,
+    closing_of,
 )
 from edgereason.core.types import HINT_MARGIN, Stop, reserve_tokens
 from edgereason.errors import RequestError
@@ -95,8 +95,10 @@ class Control(Protocol):
     Attributes:
         closing_tokens: most tokens of what is forced on it to end its thinking.
         is_hurried: set to have thinking ended at the next token, whatever is left; it is no cut.
+        closing_tag: what ends its thinking.
     """
 
+    closing_tag: str
     stop: Stop
     is_hurried: bool
     thinking_tokens: int
@@ -180,7 +182,8 @@ class ChatControl:
         self._calculator = calculator
         self._limit = Limit(limit_tokens, cut, deadline)
         self._limit_tokens = limit_tokens
-        self._native = NativeThinking(is_open=is_open)
+        self.closing_tag = seams.tags.closing_tag if seams else CLOSING_TAG
+        self._native = NativeThinking(is_open=is_open, closing_tag=self.closing_tag)
         self._has_begun = self._has_said = self._is_asked = False
         self._is_inside_line = False
         self.is_open = is_open
@@ -321,6 +324,7 @@ class ThinkControl:
         self.stop = Stop.NATURAL
         self.thinking_tokens = 0
         self.answer_tokens = 0
+        self.closing_tag = seams.tags.closing_tag
         self.closing_tokens = _forced_tokens(seams)
         self._text = ""
         self._prefix_given = False
@@ -343,11 +347,11 @@ class ThinkControl:
             return Verdict(keep=False, forced=(Forced(*number, Phase.THINKING, is_number=True),))
         self.thinking_tokens += 1
         # The tag may begin in any of the tokens before: look back by its length.
-        tail = self._text[-len(CLOSING_TAG) :] + text
+        tail = self._text[-len(self.closing_tag) :] + text
         self._text += text
-        if CLOSING_TAG in tail:
+        if self.closing_tag in tail:
             self.phase = Phase.ANSWER
-            self._text = tail.partition(CLOSING_TAG)[2]
+            self._text = tail.partition(self.closing_tag)[2]
             return Verdict(keep=True)
         if self.is_hurried:
             return self._force_closing(keep=True)
@@ -391,7 +395,7 @@ class ThinkControl:
         inside_line = self._is_inside_line()
         closing = Forced(
             self._seams.forced_end(inside_line=inside_line),
-            ("\n" if inside_line else "") + CLOSING,
+            ("\n" if inside_line else "") + self._seams.tags.closing,
             Phase.THINKING,
         )
         prefix = Forced(self._seams.answer_prefix, ANSWER_PREFIX, Phase.ANSWER)
@@ -429,15 +433,24 @@ class TextSplitter:
         stop: strings that end the answer, none of them empty.
         is_chat: whether it is a chat answer, which a natively reasoning model may begin by thinking; split
             as by `core.chat.split_chat`.
+        closing_tag: what ends thinking that is not opened by the model.
     """
 
-    def __init__(self, *, thinks: bool = False, stop: Sequence[str] = (), is_chat: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        thinks: bool = False,
+        stop: Sequence[str] = (),
+        is_chat: bool = False,
+        closing_tag: str = CLOSING_TAG,
+    ) -> None:
         self._stop = stop
         self._is_chat = is_chat
         self._may_open = is_chat
         self._head = ""
         """What may be the beginning of the model's own opening tag."""
-        self._finder = ClosingFinder(CLOSING_TAG)
+        self._closing_tag = closing_tag
+        self._finder = ClosingFinder(closing_tag)
         self._opening_chars = 0
         self._is_thinking = thinks
         self._skips_breaks = thinks
@@ -463,9 +476,9 @@ class TextSplitter:
             answer = text[end + len(self._finder.closing) - start :]
             thinking, text = text.removesuffix(answer), answer
         elif self._is_thinking:
-            before, tag, answer = (self._tail + text).partition(CLOSING_TAG)
+            before, tag, answer = (self._tail + text).partition(self._closing_tag)
             if not tag:  # it may begin in any of the tokens before: look back by its length
-                self._tail = before[-len(CLOSING_TAG) + 1 :]
+                self._tail = before[-len(self._closing_tag) + 1 :]
                 return text, ""
             self._is_thinking, self._tail = False, ""
             thinking, text = text.removesuffix(answer), answer
@@ -489,7 +502,7 @@ class TextSplitter:
             return head  # a stop string may be complete
         if opening := NATIVE_OPENING.match(head):
             self._is_thinking = self._skips_breaks = True
-            self._finder, self._opening_chars = ClosingFinder(f"</{opening[1]}>"), opening.end()
+            self._finder, self._opening_chars = ClosingFinder(closing_of(opening[0])), opening.end()
         elif MAY_OPEN.fullmatch(head):
             self._head = head
             return ""

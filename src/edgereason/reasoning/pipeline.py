@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from edgereason.core.chat import ANSWER_PREFIX, CLOSING, OPENING, Prompt, Seams
+from edgereason.core.chat import ANSWER_PREFIX, Prompt, Seams, leaves_open
 from edgereason.core.types import Mode, Request, Route, Stop, Trace, Vote
 from edgereason.engine import base
 from edgereason.engine.base import Adapter, Engine
@@ -39,7 +39,8 @@ class Pipeline:
 
     Args:
         engine: encodes and draws.
-        adapter: the reasoning adapter; None for a base that has none, whose thinking a lead-in elicits.
+        adapter: the reasoning adapter. A base that has none thinks natively, by its own tags, or a lead-in
+            elicits thinking.
         buckets: budgets that the adapter was trained with; it gets a hint if there are any.
         switcher: decides `auto`; without it, auto thinks, and says so.
         verifier: scores traces; without it, `weighted` and `best` fall back, and say so.
@@ -69,17 +70,22 @@ class Pipeline:
         self._calculator = calculator
         self.clock = clock
         self._pace = Pace(engine.info.size_bytes)
-        self._seams = Seams.of(engine.tokenize)
+        self._template = engine.info.template
+        self._native = self._template.native()
+        self._seams = (
+            Seams.of(engine.tokenize)
+            if self._native is None or adapter is not None
+            else Seams.native(engine.tokenize, self._native)
+        )
         for ids, text in (
-            (self._seams.opening, OPENING),
-            (self._seams.closing, CLOSING),
+            (self._seams.opening, self._seams.tags.opening),
+            (self._seams.closing, self._seams.tags.closing),
             (self._seams.answer_prefix, ANSWER_PREFIX),
         ):
             if b"".join(map(engine.piece, ids)).decode() != text:
                 raise ModelFileError(
                     f"{engine.info.file_name}'s vocabulary can't write {text!r} by itself: use another model"
                 )
-        self._template = engine.info.template
         self._planner = Planner(
             engine=engine,
             seams=self._seams,
@@ -139,8 +145,8 @@ class Pipeline:
         batch.tell(self._pace, self.clock)
         prompt = prompt or self.prompt(request)
         missing_tokens = len(prompt) if prefix is None else prefix.missing(prompt.ids)
-        plans = self._planner.plans(
-            request, len(prompt), unencoded_tokens=missing_tokens, waited_s=self.clock() - accepted_s
+        plans = self._plans(
+            request, prompt, unencoded_tokens=missing_tokens, waited_s=self.clock() - accepted_s
         )
         with ExitStack() as held:
             if prefix is None:
@@ -208,7 +214,7 @@ class Pipeline:
         """
         engine, accepted_s = self._engine, self.clock()
         prompt = self.prompt(request)
-        plan = self._planner.plans(request, len(prompt))[-1]
+        plan = self._plans(request, prompt)[-1]
         race = Race(request, Vote.MAJORITY, None, batch)
         with ExitStack() as held:
             held.enter_context(engine.reserve(**room_of([plan])._asdict()))
@@ -247,16 +253,35 @@ class Pipeline:
         yield Answered(response)
 
     def prompt(self, request: Request) -> Prompt:
-        """A request's prompt; on any thread."""
-        return self._template.prompt(
-            request.messages, self._engine.tokenize, enable_thinking=request.enable_thinking
-        )
+        """A request's prompt, on any thread: the same on both routes, where a switcher is to choose."""
+        enable_thinking = request.enable_thinking
+        if enable_thinking is None and self._native is not None and self._adapter is None:
+            enable_thinking = request.mode is not Mode.CHAT and request.think_budget() is not None
+        return self._template.prompt(request.messages, self._engine.tokenize, enable_thinking=enable_thinking)
 
     def calculates(self, request: Request) -> bool:
         """Whether a request's thinking has exact results forced; in chat, whether its answer has."""
         if request.mode is Mode.CHAT:
             return bool(request.calculator)
         return self._calculator if request.calculator is None else request.calculator
+
+    def _chat_opening(self, request: Request) -> str:
+        """What the template writes of thinking where the model chats: natively reasoning ones are not to."""
+        enable_thinking = request.enable_thinking
+        if enable_thinking is None and self._native is not None:
+            enable_thinking = False
+        return self._template.chat_opening(request.messages, enable_thinking=enable_thinking)
+
+    def _plans(
+        self, request: Request, prompt: Prompt, *, unencoded_tokens: int = 0, waited_s: float = 0.0
+    ) -> list[Plan]:
+        return self._planner.plans(
+            request,
+            len(prompt),
+            unencoded_tokens=unencoded_tokens,
+            waited_s=waited_s,
+            chat_opening=tuple(self._engine.tokenize(self._chat_opening(request), special=True)),
+        )
 
     def prefix(self, *, reads: bool = True) -> Prefix:
         """Where a prompt's KV is kept; closed by the caller. The switcher reads along unless it needn't."""
@@ -272,7 +297,7 @@ class Pipeline:
         Raises:
             RequestError: the request can't be served.
         """
-        return room_of(self._planner.plans(request, len(prompt or self.prompt(request))))
+        return room_of(self._plans(request, prompt or self.prompt(request)))
 
     def require_time(self, request: Request, unencoded_tokens: int, waited_s: float) -> None:
         """Refuses a request that has waited for so long that nobody could answer it in its seconds.
@@ -375,9 +400,13 @@ class Pipeline:
         )
 
     def _open(self, held: ExitStack, prefix: Prefix, plan: Plan, deadline: Deadline | None) -> base.Sequence:
-        """Where streams fork from: the prompt itself in chat, a fork of it behind the opening in thinking."""
+        """Where streams fork from: the prompt itself, or a fork of it behind what opens the route."""
         if not plan.opening:
             return prefix.sequence_to_sample()
+        if plan.route is Route.CHAT:
+            opened = _hold(held, self._engine, self._engine.fork(prefix.sequence))
+            self._engine.encode(opened, plan.opening)
+            return opened
         is_new = deadline is not None and not self._pace.has_seen_steps
         opened = self._behind_opening(held, prefix.sequence, plan, is_new=is_new)
         if deadline is not None:  # what there is time for is known now
@@ -420,7 +449,7 @@ class Pipeline:
                 plan.cut,
                 deadline,
                 seams=self._seams,
-                is_open=prompt.opens_thinking,
+                is_open=leaves_open(self._chat_opening(request)),
                 calculator=calculator,
             )
             if plan.route is Route.CHAT

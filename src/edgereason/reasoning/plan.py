@@ -57,7 +57,8 @@ class Plan:
     """What a request would take on one route.
 
     Attributes:
-        opening: what every stream starts behind; a hint is among it, unless seconds are to tell which.
+        opening: what every stream starts behind; a hint is among it, unless seconds are to tell which. In
+            chat, what the template of a natively reasoning model writes of thinking.
         limit_tokens: most tokens of a stream.
         cut: what it is called when a stream reaches them.
         cells: that prompt, opening and streams fill; `longest` of them on one sequence.
@@ -86,7 +87,13 @@ class Planner:
     pace: Pace
 
     def plans(
-        self, request: Request, prompt_tokens: int, *, unencoded_tokens: int = 0, waited_s: float = 0.0
+        self,
+        request: Request,
+        prompt_tokens: int,
+        *,
+        unencoded_tokens: int = 0,
+        waited_s: float = 0.0,
+        chat_opening: tuple[int, ...] = (),
     ) -> list[Plan]:
         """The routes that the request may take: one, or both, chat first, if the switcher is to choose.
 
@@ -95,6 +102,7 @@ class Planner:
             prompt_tokens: of its prompt.
             unencoded_tokens: of these, those that take time.
             waited_s: seconds of its budget that are over already.
+            chat_opening: what a chat answer starts behind.
 
         Raises:
             RequestError: a limit is too small, or it does not fit (`ContextOverflow`), or it waited for so
@@ -110,7 +118,7 @@ class Planner:
         plans = []
         if chats:
             num_streams = 1 if thinks else request.streams  # a switcher's chat is the cheap way out
-            plans.append(self._chat(request, num_streams, prompt_tokens, context_tokens - prompt_tokens))
+            plans.append(self._chat(request, num_streams, prompt_tokens, chat_opening))
         if thinks:
             plans.append(self._think(request, prompt_tokens, context_tokens - prompt_tokens))
         return plans
@@ -129,12 +137,14 @@ class Planner:
                 return f"{limit} leaves no room to think, which takes {least} at the least, so auto chats"
         return None
 
-    def _chat(self, request: Request, num_streams: int, prompt_tokens: int, room_tokens: int) -> Plan:
+    def _chat(self, request: Request, num_streams: int, prompt_tokens: int, opening: tuple[int, ...]) -> Plan:
         wanted_tokens = request.max_tokens or DEFAULT_CHAT_TOKENS
+        held_tokens = prompt_tokens + len(opening)
+        room_tokens = self.engine.context_tokens - held_tokens
         if room_tokens < min(wanted_tokens, LEAST_CHAT_TOKENS):
-            needed = prompt_tokens + min(wanted_tokens, LEAST_CHAT_TOKENS)
+            needed = held_tokens + min(wanted_tokens, LEAST_CHAT_TOKENS)
             raise ContextOverflow(
-                needed, prompt_tokens + room_tokens, f"a prompt of {prompt_tokens} with its answer"
+                needed, held_tokens + room_tokens, f"a prompt of {prompt_tokens} with its answer"
             )
         limit_tokens = min(wanted_tokens, room_tokens)
         cut = Stop.LENGTH
@@ -146,12 +156,12 @@ class Planner:
                 limit_tokens, cut = budget_tokens, Stop.BUDGET
         return Plan(
             route=Route.CHAT,
-            opening=(),
+            opening=opening,
             limit_tokens=limit_tokens,
             cut=cut,
             num_streams=num_streams,
-            cells=prompt_tokens + num_streams * limit_tokens,
-            longest=prompt_tokens + limit_tokens,
+            cells=held_tokens + num_streams * limit_tokens,
+            longest=held_tokens + limit_tokens,
         )
 
     def _think(self, request: Request, prompt_tokens: int, room_tokens: int) -> Plan:

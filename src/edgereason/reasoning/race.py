@@ -312,9 +312,9 @@ def _runs(stream: Stream) -> bool:
 def _trace(stream: Stream) -> Trace:
     control = stream.control
     if isinstance(control, ChatControl):
-        thinking, answer = split_chat(stream.text, is_open=control.is_open)
+        thinking, answer = split_chat(stream.text, is_open=control.is_open, closing_tag=control.closing_tag)
     else:
-        thinking, answer = split_thinking(stream.text)
+        thinking, answer = split_thinking(stream.text, control.closing_tag)
     return Trace(
         index=stream.index,
         seed=stream.seed,

@@ -42,7 +42,8 @@ class AskOptions(TypedDict, total=False):
         calculator: whether the exact results of arithmetic are forced in what is thought; by default as the
             bundle has it. Chat has it where mode chat and this are both asked for.
         system: a system message put before the conversation.
-        enable_thinking: what the templates of natively reasoning models are told; they decide by default.
+        enable_thinking: what the templates of natively reasoning models are told; by default, not to think
+            in chat.
     """
 
     mode: Mode | str | None

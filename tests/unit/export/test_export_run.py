@@ -16,7 +16,7 @@ from edgereason.bundles.build import Parts, build
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.errors import BundleError, ConfigError
 from edgereason.export.encodings import quantize_by, read_encodings
-from edgereason.export.run import ExportConfig, Target, export, open_export
+from edgereason.export.run import ExportConfig, Target, export, open_export, require_exportable
 from edgereason.heads.file import read_heads
 from edgereason.quant.adapter_file import AdapterGrid, read_adapter, write_adapter
 from edgereason.quant.gguf_file import GgufModel
@@ -201,3 +201,20 @@ def test_a_float_base_is_exported_with_a_notice(tiny, tmp_path):
     assert np.isfinite(decoder.push(PROMPT).logits).all()
     with pytest.raises(BundleError, match="not the manifest of an export for npu"):
         open_export(tmp_path / "onnx", Target.NPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"arch": "gemma3"}, "family 'gemma3'"),
+        ({"arch": "phi3"}, "family 'phi3'"),
+        ({"arch": "smollm3"}, "family 'smollm3'"),
+        ({"rope_factors": (1.0, 2.0)}, "scales its rope"),
+        ({"rope_scale": 8.0}, "scales its rope"),
+    ],
+)
+def test_a_family_whose_layers_the_graph_lacks_is_refused_by_name(bundle, changes, why):
+    dims = GgufModel(bundle.folder / "base.gguf").dims
+    require_exportable(dims, "base.gguf")
+    with pytest.raises(BundleError, match=why):
+        require_exportable(replace(dims, **changes), "base.gguf")

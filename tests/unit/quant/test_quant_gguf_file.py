@@ -8,12 +8,16 @@ import pytest
 from tiny_gguf import LLAMA, QWEN2, QWEN3, random_weights, write_gguf, write_out
 
 from edgereason.errors import ModelFileError
+from edgereason.quant.apply import require_blocks
 from edgereason.quant.gguf_file import Dims, GgufModel, Reader, Slot, write_model
 
 
-def write_fields(path, arch, *, left_out=(), tensors=()):
-    """A GGUF with an embedding, `tensors`, and a decoder's metadata but what is `left_out`."""
+def write_fields(path, arch, *, left_out=(), tensors=(), more=None):
+    """A GGUF with an embedding, `tensors`, and a decoder's metadata but what is `left_out`, and `more`."""
     writer = gguf.GGUFWriter(path, arch)
+    kinds = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+    for key, value in (more or {}).items():
+        kinds[type(value)](f"{arch}.{key}", value)
     numbers = {
         "embedding_length": 96,
         "block_count": 3,
@@ -101,15 +105,47 @@ def test_metadata_that_is_missing_is_named(tmp_path, left_out):
 
 
 def test_another_family_is_refused_with_those_that_are_known(tmp_path):
-    with pytest.raises(ModelFileError, match=r"'gemma3'.*qwen2, llama, qwen3"):
-        _ = GgufModel(write_fields(tmp_path / "m.gguf", "gemma3")).dims
+    with pytest.raises(ModelFileError, match=r"'bloom'.*qwen2, qwen3, llama, smollm3, gemma3, phi3"):
+        _ = GgufModel(write_fields(tmp_path / "m.gguf", "bloom")).dims
 
 
-@pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.0.ffn_gate_exps.weight"])
-def test_scaled_rope_and_experts_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("rope_factors_long.weight", "how long the context is"), ("blk.0.ffn_gate_exps.weight", "experts")],
+)
+def test_ropes_by_length_and_experts_are_refused(tmp_path, name, why):
     path = write_fields(tmp_path / "m.gguf", "llama", tensors=[name])
-    with pytest.raises(ModelFileError, match=f"{name}.*not supported"):
+    with pytest.raises(ModelFileError, match=f"{name}.*{why}.*not supported"):
         _ = GgufModel(path).dims
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("rope.scaling.type", "yarn", "scales its rope by 'yarn'"),
+        ("rope.dimension_count", 8, "turns 8 of the 16 numbers of a head"),
+        ("final_logit_softcapping", 30.0, "caps its logits"),
+        ("attn_logit_softcapping", 50.0, "caps its logits"),
+        ("attention.sliding_window_pattern", 2, "another order of layers with a window"),
+    ],
+)
+def test_what_torch_would_compute_otherwise_is_refused_by_name(tmp_path, key, value, why):
+    path = write_fields(tmp_path / "m.gguf", "gemma3", more={key: value})
+    with pytest.raises(ModelFileError, match=why):
+        _ = GgufModel(path).dims
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("linear", 8.0), (None, 8.0), ("none", 1.0)])
+def test_positions_are_scaled_as_llama_cpp_scales_them(tmp_path, kind, scale):
+    more = {"rope.scaling.factor": 8.0} | ({"rope.scaling.type": kind} if kind else {})
+    assert GgufModel(write_fields(tmp_path / "m.gguf", "llama", more=more)).dims.rope_scale == scale
+
+
+@pytest.mark.parametrize("arch", ["gemma3", "phi3"])
+def test_a_family_that_transforms_can_not_be_merged_into_is_not_quantized_and_says_why(tmp_path, arch):
+    dims = GgufModel(write_fields(tmp_path / "m.gguf", arch)).dims
+    with pytest.raises(ModelFileError, match=f"family '{arch}' can't be quantized: it"):
+        require_blocks(dims)
 
 
 def test_weights_are_what_was_written_rows_first(shape, teacher):

@@ -29,6 +29,7 @@ def chat(reply: str, *, template: str = "", **options: object) -> tuple[Response
     engine = ScriptedEngine([reply])
     if template:
         engine._info = dataclasses.replace(engine.info, chat_template=template)
+        options = {"enable_thinking": True} | options  # chat leaves thinking out unless it is asked for
     said = dict.fromkeys(Phase, "")
     for event in Model(engine).stream("2+2?", mode="chat", **options):  # type: ignore[arg-type]
         if isinstance(event, Text):
@@ -168,9 +169,9 @@ def test_stop_strings_are_not_looked_for_in_native_thinking() -> None:
 def test_enable_thinking_goes_to_the_template() -> None:
     hi = (Message("user", "Hi?"),)
     template = ChatTemplate(OPENS)
-    assert template.prompt(hi, ScriptedEngine().tokenize).opens_thinking
-    assert template.prompt(hi, ScriptedEngine().tokenize, enable_thinking=True).opens_thinking
-    assert not template.prompt(hi, ScriptedEngine().tokenize, enable_thinking=False).opens_thinking
+    assert template.opens_thinking(hi)
+    assert template.opens_thinking(hi, enable_thinking=True)
+    assert not template.opens_thinking(hi, enable_thinking=False)
     response, _ = chat("The answer is 4.", template=OPENS, enable_thinking=False)
     assert (response.answer, response.thinking) == ("4", None)
     closed, _ = chat("So.\n</think>\n4", template=OPENS, enable_thinking=True)
@@ -180,8 +181,8 @@ def test_enable_thinking_goes_to_the_template() -> None:
 def test_a_template_that_takes_parts_is_told_whether_to_think_as_well() -> None:
     hi = (Message("user", "Hi?"),)
     template = ChatTemplate(OPENS.replace("m.content", "m.content[0].text"))
-    assert template.prompt(hi, ScriptedEngine().tokenize).opens_thinking
-    assert not template.prompt(hi, ScriptedEngine().tokenize, enable_thinking=False).opens_thinking
+    assert template.opens_thinking(hi)
+    assert not template.opens_thinking(hi, enable_thinking=False)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from rich.text import Text
 from edgereason.cli.terminal import text as prose
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.terminal.text import Prose, Transcript, printable
-from edgereason.core.chat import NATIVE_OPENING, split_thinking
+from edgereason.core.chat import NATIVE_OPENING, closing_in, split_thinking
 from edgereason.core.types import Candidate, Response, Route, Stop, Timing
 from edgereason.reasoning.control import Phase
 from edgereason.reasoning.events import Answered, Ended, Event, Notice, Routed, Tallied
@@ -94,7 +94,9 @@ class Pane:
 
     def _tail(self, width: int, height: int) -> Text:
         # Only what can be seen is wrapped: this is drawn several times a second, beside the decoding.
-        thinking, answer = split_thinking(self.text) if self.thinks else ("", self.text)
+        thinking, answer = (
+            split_thinking(self.text, closing_in(self.text)) if self.thinks else ("", self.text)
+        )
         seen = width * height
         text = Text()
         thinking = NATIVE_OPENING.sub("", thinking, count=1)

@@ -8,7 +8,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from edgereason.core.chat import CLOSING_TAG, NATIVE_OPENING
+from edgereason.core.chat import NATIVE_OPENING, closing_in
+from edgereason.core.families import TAGS
 from edgereason.core.printable import printable as without_controls
 
 _THINKING: Final = "dim"
@@ -101,7 +102,7 @@ class Transcript:
         if self._thinks:
             if not self._started:
                 self._held = NATIVE_OPENING.sub("", self._held, count=1)
-            thinking, tag, answer = self._held.partition(CLOSING_TAG)
+            thinking, tag, answer = self._held.partition(closing_in(self._held))
             if tag:
                 self._emit(thinking.rstrip())
                 self._prose.finish(self._style)
@@ -127,9 +128,12 @@ class Transcript:
             self._prose.write(text, self._style)
 
 
+_CLOSING_TAGS: Final = tuple(tags.closing_tag for tags in TAGS)
+
+
 def _settled(text: str, *, tag_may_come: bool) -> str:
     """`text` up to where it may still turn out to be the closing tag, or white space at the very end."""
     if tag_may_come:
-        begun = (n for n in range(len(CLOSING_TAG) - 1, 0, -1) if text.endswith(CLOSING_TAG[:n]))
-        text = text[: len(text) - next(begun, 0)]
+        begun = [n for tag in _CLOSING_TAGS for n in range(1, len(tag)) if text.endswith(tag[:n])]
+        text = text[: len(text) - max(begun, default=0)]
     return text.rstrip()

@@ -13,7 +13,7 @@ the adapter off where it finds none. So the key is written when saving and taken
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -32,7 +32,7 @@ from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, Product, base_of, read_adapter, write_adapter
 from edgereason.quant.blocks import BLOCK
 from edgereason.quant.gguf_file import GgufModel, from_gguf_order, to_gguf_order
-from edgereason.train.quant.load import hf_names
+from edgereason.train.quant.load import FUSED, hf_names
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -78,7 +78,11 @@ class LoraSettings:
 
 
 def new_adapter(base: PreTrainedModel, settings: LoraSettings, seed: int) -> PeftModel:
-    """`base` with a fresh adapter: A random, B zero, so that at first nothing changes."""
+    """`base` with a fresh adapter: A random, B zero, so that at first nothing changes.
+
+    Raises:
+        ConfigError: targets are a part of a matrix of the base.
+    """
     torch.manual_seed(seed)
     return get_peft_model(
         base,
@@ -86,10 +90,33 @@ def new_adapter(base: PreTrainedModel, settings: LoraSettings, seed: int) -> Pef
             r=settings.rank,
             lora_alpha=settings.scale_alpha,
             lora_dropout=settings.dropout,
-            target_modules=list(settings.targets),
+            target_modules=_modules(base, settings.targets),
             task_type="CAUSAL_LM",
         ),
     )
+
+
+def _modules(base: PreTrainedModel, targets: Sequence[str]) -> list[str]:
+    """The base's linears that are meant: some families have several in one matrix."""
+    own = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+    modules = list(targets)
+    for fused, parts in FUSED.items():
+        meant = [part for part in parts if part in modules]
+        if fused not in own or not meant:
+            continue
+        if len(meant) < len(parts):
+            raise ConfigError(
+                f"[lora] targets has {', '.join(meant)}, and this base has {', '.join(parts)} in one matrix: "
+                "name all of them or none"
+            )
+        modules = [name for name in modules if name not in parts] + [fused]
+    return modules
+
+
+def _targets(modules: Collection[str]) -> tuple[Linear, ...]:
+    """The targets that a base's linears stand for."""
+    meant = {part for name in modules for part in FUSED.get(name, (name,))}
+    return tuple(name for name in LINEARS if name in meant)
 
 
 def save_adapter(
@@ -141,7 +168,7 @@ def import_adapter(
         b = from_gguf_order(base.dims, name, product.b)
         for side, matrix in (("A", product.a), ("B", b)):
             tensors[f"{stem}.lora_{side}.weight"] = torch.from_numpy(np.ascontiguousarray(matrix, np.float32))
-    targets = [one for one in LINEARS if any(f".{one}." in name for name in tensors)]
+    targets = [one for one in (*LINEARS, *FUSED) if any(f".{one}." in name for name in tensors)]
     ranks = {len(product.a) for product in products.values()}
     config = LoraConfig(r=min(ranks), lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
     about = {"base_model_name_or_path": base_name, _INVOCATION: list(opening)}
@@ -208,7 +235,7 @@ def settings_of(folder: Path) -> LoraSettings:
     """
     try:
         config = load_json((folder / CONFIG).read_text("utf-8"))
-        targets = tuple(name for name in LINEARS if name in config["target_modules"])
+        targets = _targets(config["target_modules"])
         return LoraSettings(
             rank=int(config["r"]),
             alpha=float(config["lora_alpha"]),

@@ -168,7 +168,8 @@ class MaskedLora(nn.Module):
                 "of any shape: load it with attn_implementation='sdpa'"
             )
         config._attn_implementation = _FORKED  # torch's own wherever there is no prefix
-        self._has_window = bool(getattr(config, "use_sliding_window", False))
+        has_window = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        self._window: int | None = config.sliding_window if has_window else None
         for module in self.decoder.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module._can_checkpoint_with_cache = True  # ours is only read
@@ -214,19 +215,27 @@ class MaskedLora(nn.Module):
             return self._states(input_ids=batch.ids, attention_mask=None)
         if () in batch.prompts:
             raise TrainingError("an empty prompt beside others: all rows of a batch are masked, or none")
-        # Only a CPU's kernel gives what is needed; a sliding window would need a mask after all.
-        is_forked = batch.ids.device.type == "cpu" and not self._has_window
+        # Only a CPU's kernel gives what is needed; a window that not all is within needs a mask after all.
+        num_tokens = max(map(len, batch.prompts)) + batch.ids.shape[1]
+        is_forked = batch.ids.device.type == "cpu" and (self._window is None or num_tokens <= self._window)
         prefix = PrefixCache(
             [self.encoded(prompt) for prompt in batch.prompts], batch.owner, forked=is_forked
         )
         tokens = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         return self._states(
             input_ids=batch.ids,
-            attention_mask=None if is_forked else prefix.mask(len(tokens)),
+            attention_mask=None if is_forked else self._masks(prefix, len(tokens)),
             position_ids=prefix.lengths[:, None] + tokens,
             prefix=prefix if is_forked else None,
             **{self.cache_argument: prefix},
         )
+
+    def _masks(self, prefix: PrefixCache, num_tokens: int) -> Tensor | dict[str, Tensor]:
+        """The mask of all layers, or those of layers without and with a window."""
+        mask = prefix.mask(num_tokens)
+        if self._window is None:
+            return mask
+        return {"full_attention": mask, "sliding_attention": prefix.mask(num_tokens, self._window)}
 
     def _states(self, **inputs: Any) -> Tensor:
         """(rows, tokens, hidden) final hidden states."""
@@ -296,8 +305,8 @@ class PrefixCache(Cache):  # type: ignore[misc]
         self._rows = [(owner == number).nonzero()[:, 0] for number in range(len(prompts))]
         self._forked = forked
 
-    def mask(self, num_tokens: int) -> Tensor:
-        """(rows, 1, tokens, longest prompt + tokens) what each response token sees.
+    def mask(self, num_tokens: int, window: int | None = None) -> Tensor:
+        """(rows, 1, tokens, longest prompt + tokens) what each response token sees: at most `window` back.
 
         Padding lies behind every token of its row, so that causality alone keeps it out.
         """
@@ -305,7 +314,11 @@ class PrefixCache(Cache):  # type: ignore[misc]
         causal = (tokens[None] <= tokens[:, None])[None].expand(len(self.lengths), -1, -1)
         places = torch.arange(self._longest, device=self.lengths.device)
         present = places >= self._longest - self.lengths[:, None]
-        return torch.cat([present[:, None].expand(-1, num_tokens, -1), causal], 2)[:, None]
+        prompt = present[:, None].expand(-1, num_tokens, -1)
+        if window is not None:
+            causal = causal & (tokens[:, None] - tokens[None] < window)
+            prompt = prompt & (tokens[:, None] + self._longest - places[None] < window)
+        return torch.cat([prompt, causal], 2)[:, None]
 
     def shared(self, layer: int) -> list[Shared]:
         """Every prompt's keys and values of a layer, and its rows."""

@@ -17,20 +17,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import gguf
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 from transformers.utils import logging
 
@@ -42,7 +46,12 @@ _CONFIGS: Final[dict[str, type[PretrainedConfig]]] = {
     "llama": LlamaConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "smollm3": SmolLM3Config,
+    "gemma3": Gemma3TextConfig,
+    "phi3": Phi3Config,
 }
+FUSED: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+"""Of families that have several linears in one matrix: its name in transformers, and theirs elsewhere."""
 _WEIGHTS: Final = "model.safetensors"
 
 
@@ -112,7 +121,9 @@ def convert(model: GgufModel) -> dict[str, torch.Tensor]:
     for name, hf_name in names.items():
         source = EMBEDDING if name == HEAD and model.dims.tied else name
         if source in model.names:  # families differ in biases and norms
-            tensors[hf_name] = torch.tensor(from_gguf_order(model.dims, name, model.weights(source)))
+            values = from_gguf_order(model.dims, name, model.weights(source))
+            offset = 1.0 if model.dims.family.offset_norms and "norm" in name else 0.0
+            tensors[hf_name] = torch.tensor(values - np.float32(offset) if offset else values)
     return tensors
 
 
@@ -122,6 +133,12 @@ def hf_names(dims: Dims) -> dict[str, str]:
     stems = ["model.embed_tokens", "lm_head", "model.norm"]
     parts = [f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")]
     parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]
+    if dims.family.fused:
+        own = [part for parts_of in FUSED.values() for part in parts_of]
+        parts = [part for part in parts if part.rpartition(".")[2] not in own]
+        parts += ["self_attn.qkv_proj", "mlp.gate_up_proj"]
+    if dims.family.post_norms:
+        parts += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
     stems += [f"model.layers.{n}.{part}" for n in range(dims.num_layers) for part in parts]
     names: dict[str, str] = {}
     for stem in stems:
@@ -140,16 +157,48 @@ def _config(dims: Dims) -> PretrainedConfig:
         num_key_value_heads=dims.num_kv_heads,
         head_dim=dims.head_dim,
         max_position_embeddings=dims.context_length,
-        rope_parameters={"rope_type": "default", "rope_theta": dims.rope_base},
         rms_norm_eps=dims.norm_eps,
         tie_word_embeddings=False,
         use_cache=False,
+        pad_token_id=None,
         architectures=[_ARCHITECTURES[dims.arch]],
+        **(_gemma3(dims) if dims.arch == "gemma3" else {"rope_parameters": _rope(dims)}),
     )
+
+
+def _rope(dims: Dims) -> dict[str, Any]:
+    """What transformers calls the rope of layers without a window."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": dims.rope_base}
+    if dims.rope_factors:  # the one type that takes a factor for each pair; long and short are the same
+        factors = list(dims.rope_factors)
+        rope |= {"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "factor": 1.0}
+        rope |= {"attention_factor": 1.0, "original_max_position_embeddings": dims.context_length}
+    elif dims.rope_scale != 1.0:
+        rope |= {"rope_type": "linear", "factor": dims.rope_scale}
+    return rope
+
+
+_GEMMA3_27B_LAYERS: Final = 62
+
+
+def _gemma3(dims: Dims) -> dict[str, Any]:
+    """Windows in most layers, each kind with a rope of its own, and a scale of the products by model size."""
+    every, layers = dims.window_every or 1, range(1, dims.num_layers + 1)
+    is_27b = dims.num_layers == _GEMMA3_27B_LAYERS
+    window_rope = {"rope_type": "default", "rope_theta": dims.family.window_rope_base}
+    return {
+        "layer_types": ["sliding_attention" if n % every else "full_attention" for n in layers],
+        "sliding_window": dims.window or None,
+        "query_pre_attn_scalar": dims.hidden_size // dims.num_heads if is_27b else dims.head_dim,
+        "rope_parameters": {"full_attention": _rope(dims), "sliding_attention": window_rope},
+    }
 
 
 _ARCHITECTURES: Final = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
 }
