@@ -124,7 +124,7 @@ def test_a_setting_that_changes_no_result_makes_nothing_stale(bench: Bench, name
     assert bench.make() == []
 
 
-def test_a_switch_that_an_earlier_version_did_not_know_makes_nothing_stale_while_it_is_off(bench: Bench) -> None:
+def test_a_switch_that_was_unknown_makes_nothing_stale_while_it_is_off(bench: Bench) -> None:
     bench.make()
     bench.settings["b"] = {"value": 1, "calculator": False}
     assert bench.make() == []
