@@ -158,7 +158,8 @@ def needed(stage: Stage, before: Found) -> dict[str, str]:
 
 
 def _is_free(line: str) -> bool:
-    return line.partition(":")[0].rpartition(".")[2] in FREE
+    """Whether a difference changes no result: a free setting, or a switch that is off and was unknown."""
+    return line.partition(":")[0].rpartition(".")[2] in FREE or line.endswith(": None there, False now")
 
 
 def require_fresh(chosen: Sequence[Found], choice: Choice) -> None:

@@ -124,6 +124,14 @@ def test_a_setting_that_changes_no_result_makes_nothing_stale(bench: Bench, name
     assert bench.make() == []
 
 
+def test_a_switch_that_was_unknown_makes_nothing_stale_while_it_is_off(bench: Bench) -> None:
+    bench.make()
+    bench.settings["b"] = {"value": 1, "calculator": False}
+    assert bench.make() == []
+    bench.settings["b"] = {"value": 1, "calculator": True}
+    assert bench.standings() == "finished stale waiting"
+
+
 def test_a_stage_whose_files_are_gone_or_changed_is_stale(bench: Bench) -> None:
     bench.make()
     (bench.work.root / "stages/b/made.txt").write_text("by hand")
