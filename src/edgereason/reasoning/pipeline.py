@@ -107,6 +107,11 @@ class Pipeline:
         return self._switcher
 
     @property
+    def closing_tag(self) -> str:
+        """What ends thinking: the model's own tag where it thinks natively, and no adapter does."""
+        return self._seams.tags.closing_tag
+
+    @property
     def verifier(self) -> Verifier | None:
         """What scores traces, if anything does."""
         return self._verifier

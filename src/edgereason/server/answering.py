@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgereason.core.chat import CLOSING_TAG, NATIVE_OPENING, ClosingFinder
+from edgereason.core.chat import CLOSING_TAG, NATIVE_OPENING, ClosingFinder, closing_of
 from edgereason.core.json_output import to_json
 from edgereason.core.types import Budget, Response, Route, Trace
 from edgereason.reasoning.events import Event, Routed, Tallied
@@ -25,6 +25,7 @@ class Facts:
         buckets: budgets of the adapter's hints, in tokens.
         threshold: from which p(think) on `auto` thinks; None without a switcher.
         has_verifier: whether votes are weighted.
+        closing_tag: what ends the model's thinking.
     """
 
     base: str
@@ -33,6 +34,7 @@ class Facts:
     buckets: tuple[int, ...] = ()
     threshold: float | None = None
     has_verifier: bool = False
+    closing_tag: str = CLOSING_TAG
 
 
 class Collected:
@@ -63,6 +65,10 @@ class Collected:
     def is_chat(self) -> bool:
         """Whether the route is known to be chat."""
         return self.routed is not None and self.routed.route is Route.CHAT
+
+    def thought(self) -> ThoughtText:
+        """What a stream's thinking is shown through."""
+        return ThoughtText(is_chat=self.is_chat, closing_tag=self.facts.closing_tag)
 
     @property
     def harder(self) -> dict[str, Any] | None:
@@ -116,15 +122,16 @@ class ThoughtText:
 
     Args:
         is_chat: whether the model thinks by itself on the chat route, behind an opening tag of its own.
+        closing_tag: what ends thinking that has no opening tag here.
     """
 
-    def __init__(self, *, is_chat: bool = False) -> None:
+    def __init__(self, *, is_chat: bool = False, closing_tag: str = CLOSING_TAG) -> None:
         self._is_chat = is_chat
         self._text = ""
         self._shown = 0
         self._finder: ClosingFinder | None = None
         self._fed = 0
-        self._closing = CLOSING_TAG
+        self._closing = closing_tag
         self._start = 0
         self._end: int | None = None
 
@@ -150,7 +157,7 @@ class ThoughtText:
         # The runtime gives the opening tag whole, in the first piece of thinking.
         opening = NATIVE_OPENING.match(self._text) if self._is_chat else None
         if opening is not None:
-            self._start, self._closing = opening.end(), f"</{opening[1]}>"
+            self._start, self._closing = opening.end(), closing_of(opening[0])
         self._finder = ClosingFinder(self._closing)
         self._fed = self._start
 

@@ -168,7 +168,7 @@ class Chunks:
         if event.phase is Phase.ANSWER:
             self._add(index, {"content": event.text})
             return
-        thought = self._thoughts.setdefault(index, ThoughtText(is_chat=self._collected.is_chat))
+        thought = self._thoughts.setdefault(index, self._collected.thought())
         self._add(index, dict.fromkeys(self._fields, thought.push(event.text)))
 
     def _add(self, index: int, delta: dict[str, str]) -> None:

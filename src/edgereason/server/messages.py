@@ -171,7 +171,7 @@ class MessageEvents:
     def _shown(self, event: Text) -> str:
         if event.phase is Phase.ANSWER:
             return event.text
-        self._thought = self._thought or ThoughtText(is_chat=self._collected.is_chat)
+        self._thought = self._thought or self._collected.thought()
         return self._thought.push(event.text)
 
     def _say(self, phase: Phase, text: str) -> list[Told]:

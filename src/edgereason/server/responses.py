@@ -122,7 +122,7 @@ class ResponseEvents:
         self._ask = collected.ask
         self._object = _Object(self._ask, response_id, created)
         self._is_live = self._ask.request.streams == 1
-        self._thought = ThoughtText()
+        self._thought: ThoughtText | None = None
         self._items: list[_Item] = []
         self._number = 0
 
@@ -141,8 +141,7 @@ class ResponseEvents:
         for event in events:
             self._collected.take(event)
             if isinstance(event, Text) and self._is_live:
-                if self._collected.is_chat and not self._items and not said:
-                    self._thought = ThoughtText(is_chat=True)
+                self._thought = self._thought or self._collected.thought()  # by now the route is known
                 text = self._thought.push(event.text) if event.phase is Phase.THINKING else event.text
                 if said and said[-1][0] is event.phase:
                     said[-1] = event.phase, said[-1][1] + text
@@ -198,7 +197,7 @@ class ResponseEvents:
     def _end(self, response: Response) -> list[Told]:
         told: list[Told] = []
         if self._is_live:
-            told += self._said([(Phase.THINKING, self._thought.flush())])
+            told += self._said([(Phase.THINKING, self._thought.flush() if self._thought else "")])
         else:
             told += self._said([(Phase.THINKING, response.thinking or ""), (Phase.ANSWER, response.text)])
         if not self._items or self._items[-1].phase is not Phase.ANSWER:  # there is always a message

@@ -233,4 +233,5 @@ def facts_of(model: Model) -> Facts:
         buckets=model.buckets,
         threshold=None if switcher is None else float(switcher.threshold),
         has_verifier=verifier is not None,
+        closing_tag=model.pipeline.closing_tag,
     )

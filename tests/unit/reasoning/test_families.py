@@ -145,7 +145,7 @@ def test_prompt_and_opening_are_what_the_template_writes_and_every_message_is_in
     template = ChatTemplate(family.source, "<s>", "</s>")
     told = {} if thinks is None else {"enable_thinking": thinks}
     if family.refuses_system and messages[0].role == "system":
-        with pytest.raises(RequestError, match="messages from system, user: .*System role not supported"):
+        with pytest.raises(RequestError, match=r"from system, user: .*System role not supported"):
             template.encode(messages, tokenize, enable_thinking=thinks)
         return
     expected = rendered(family.source, messages, **told)

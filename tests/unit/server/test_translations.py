@@ -208,6 +208,7 @@ def test_the_whole_completion_is_what_was_streamed() -> None:
         ("<think>\n\n</think>\n\n4", True),
         ("<reasoning>Cut off", True),
         ("<think>only this\n\n", True),
+        ("[THINK]Hm.[/THINK]4", True),
     ],
 )
 @given(data=st.data())
@@ -219,7 +220,8 @@ def test_thinking_in_any_pieces_is_the_traces_thinking(
     assert thinking is not None
     # What the runtime calls thinking ends where the answer begins.
     spoken = reply if answer is None else reply.removesuffix(answer)
-    start = spoken.index(">") + 1 if is_chat else 1  # an opening tag comes whole
+    tag_end = next((n for n, one in enumerate(spoken) if one in ">]"), 0)
+    start = tag_end + 1 if is_chat else 1  # an opening tag comes whole
     cuts = data.draw(st.lists(st.integers(start, len(spoken)), max_size=8).map(sorted))
     places = [0, *cuts, len(spoken)]
     thought = ThoughtText(is_chat=is_chat)
