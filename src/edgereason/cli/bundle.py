@@ -23,7 +23,8 @@ from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
 
 if TYPE_CHECKING:
-    from edgereason.bundles.calibrate import Found, ThresholdPoint
+    from edgereason.bundles.calibrate import Found
+    from edgereason.bundles.threshold import ThresholdPoint
     from edgereason.core.bundle import Bundle
 
 bundle_app = typer.Typer(name="bundle", no_args_is_help=True)

@@ -11,16 +11,8 @@ from safetensors import safe_open
 from tiny_bundle import write_evaluation, write_questions, write_tiny_adapter, write_tiny_heads
 
 from edgereason.bundles.build import Parts, build
-from edgereason.bundles.calibrate import (
-    ByAccuracy,
-    ByCost,
-    ByShare,
-    Found,
-    ThresholdPoint,
-    require_switcher,
-    set_threshold,
-    threshold_for_cost,
-)
+from edgereason.bundles.calibrate import ByAccuracy, ByCost, ByShare, Found, require_switcher, set_threshold
+from edgereason.bundles.threshold import ThresholdPoint, threshold_for_cost
 from edgereason.core.bundle import Bundle, file_sha256
 from edgereason.core.types import Effort, Mode, Vote
 from edgereason.errors import BundleError, ConfigError

@@ -8,8 +8,8 @@ import pytest
 from tiny_bundle import write_evaluation
 
 from edgereason.bundles.build import Parts, build
-from edgereason.bundles.calibrate import (
-    probabilities,
+from edgereason.bundles.calibrate import probabilities
+from edgereason.bundles.threshold import (
     require_accuracy,
     require_think_rate,
     threshold_for_accuracy,
