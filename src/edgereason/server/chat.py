@@ -163,6 +163,10 @@ class Chunks:
                 return self._end(event.response)
         return self._said()
 
+    def failed(self, error: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What ends a stream that can't go on."""
+        return [{"error": error}]
+
     def _say(self, event: Text) -> None:
         index = event.stream
         if event.phase is Phase.ANSWER:

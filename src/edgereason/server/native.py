@@ -125,9 +125,9 @@ class Frames:
                 frames.append(self._frame(event))
         return frames
 
-    def failed(self, error: Mapping[str, Any]) -> dict[str, Any]:
+    def failed(self, error: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What ends a stream that can't go on."""
-        return {"type": "error", "message": error["message"], "code": error["code"]}
+        return [{"type": "error", "message": error["message"], "code": error["code"]}]
 
     def _frame(self, event: Event) -> dict[str, Any]:
         match event:

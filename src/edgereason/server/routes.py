@@ -11,9 +11,9 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -39,6 +39,7 @@ ENDPOINTS: Final = (
     "POST /v1/chat/completions, /v1/responses or /v1/messages, "
     "GET /v1/models, /health or /metrics, or the page at /"
 )
+T = TypeVar("T", covariant=True)
 Respond = Callable[[Request], Awaitable[Any]]
 
 
@@ -101,17 +102,7 @@ class Routes:
             answer = await self._answer(asked, request)
             return json_response(chat.whole(asked.collected, answer, identity, fields))
         chunks = chat.Chunks(asked.collected, identity, fields)
-        return EventStream(
-            frames_of(
-                asked,
-                (frame(chunk) for chunk in chunks.first()),
-                lambda batch: (frame(chunk) for chunk in chunks.take(batch)),
-                lambda problem: frame({"error": problem.error}),
-                end=DONE,
-            ),
-            ping_s=limits.PING_S,
-            on_close=asked.aclose,
-        )
+        return _stream(asked, chunks, frame, ping_s=limits.PING_S, end=DONE)
 
     async def responses(self, request: Request) -> Any:
         """The Responses protocol."""
@@ -122,17 +113,7 @@ class Routes:
             answer = await self._answer(asked, request)
             return json_response(responses.whole(asked.collected, answer, request_id, created))
         events = responses.ResponseEvents(asked.collected, request_id, created)
-
-        return EventStream(
-            frames_of(
-                asked,
-                framed(events.first()),
-                lambda batch: framed(events.take(batch)),
-                lambda problem: b"".join(framed(events.failed(problem.error))),
-            ),
-            ping_s=limits.PING_S,
-            on_close=asked.aclose,
-        )
+        return _stream(asked, events, named_frame, ping_s=limits.PING_S)
 
     async def messages(self, request: Request) -> Any:
         """Anthropic's messages."""
@@ -143,16 +124,7 @@ class Routes:
             answer = await self._answer(asked, request)
             return json_response(messages.whole(asked.collected, answer, message_id))
         events = messages.MessageEvents(asked.collected, message_id)
-        return EventStream(
-            frames_of(
-                asked,
-                framed(events.first()),
-                lambda batch: framed(events.take(batch)),
-                lambda problem: b"".join(framed(events.failed(problem.error))),
-            ),
-            ping_s=limits.PING_S,
-            on_close=asked.aclose,
-        )
+        return _stream(asked, events, named_frame, ping_s=limits.PING_S)
 
     async def own(self, request: Request) -> Any:
         """The page's protocol."""
@@ -160,16 +132,7 @@ class Routes:
         request_id = given_id or new_id("ask-")
         asked = await self._ask(ask, request_id, request)
         frames = native.Frames(asked.collected, request_id)
-        return EventStream(
-            frames_of(
-                asked,
-                map(frame, frames.first()),
-                lambda batch: map(frame, frames.take(batch)),
-                lambda problem: frame(frames.failed(problem.error)),
-            ),
-            ping_s=limits.PAGE_PING_S,
-            on_close=asked.aclose,
-        )
+        return _stream(asked, frames, frame, ping_s=limits.PAGE_PING_S)
 
     async def chat_tokens(self, request: Request) -> Any:
         """How many tokens a chat completion's prompt has."""
@@ -256,9 +219,37 @@ class Routes:
             await asked.aclose()
 
 
-def framed(told: Iterable[tuple[str, dict[str, Any]]]) -> Iterable[bytes]:
-    """Events with their types."""
-    return (frame(value, kind) for kind, value in told)
+class Translator(Protocol[T]):
+    """A request's events in the words of a protocol."""
+
+    def first(self) -> Iterable[T]:
+        """What says that the request was accepted."""
+        ...
+
+    def take(self, events: Iterable[Event]) -> Iterable[T]:
+        """What some events are."""
+        ...
+
+    def failed(self, error: Mapping[str, Any]) -> Iterable[T]:
+        """What ends a stream that can't go on."""
+        ...
+
+
+def named_frame(told: tuple[str, dict[str, Any]]) -> bytes:
+    """An event with its type."""
+    kind, value = told
+    return frame(value, kind)
+
+
+def _stream(
+    asked: Asked,
+    told: Translator[T],
+    write: Callable[[T], bytes],
+    *,
+    ping_s: float,
+    end: bytes = b"",
+) -> EventStream:
+    return EventStream(frames_of(asked, told, write, end), ping_s=ping_s, on_close=asked.aclose)
 
 
 def _told(respond: Respond) -> Respond:
@@ -277,29 +268,23 @@ def _told(respond: Respond) -> Respond:
 
 
 async def frames_of(
-    asked: Asked,
-    first: Iterable[bytes],
-    translate: Callable[[list[Event]], Iterable[bytes]],
-    failed: Callable[[Problem], bytes],
-    *,
-    end: bytes = b"",
+    asked: Asked, told: Translator[T], write: Callable[[T], bytes], end: bytes = b""
 ) -> AsyncGenerator[bytes, None]:
     """What is sent of a request, from its acceptance to its end.
 
     Args:
         asked: the request.
-        first: sent at once.
-        translate: frames of a batch of events.
-        failed: the frame that says what went wrong; the stream ends with it.
+        told: translates its events.
+        write: makes a frame of what is told.
         end: sent after the last frame of an answer.
     """
-    yield b"".join(first)
+    yield b"".join(map(write, told.first()))
     try:
         async for batch in asked.batches(paced=True):
-            if frames := b"".join(translate(batch)):
+            if frames := b"".join(map(write, told.take(batch))):
                 yield frames
     except Exception as error:
-        yield failed(problem_of(error))
+        yield b"".join(map(write, told.failed(problem_of(error).error)))
         return
     if end:
         yield end
