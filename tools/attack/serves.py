@@ -84,7 +84,7 @@ def _check_idle(site: Site, tally: Tally) -> None:
 
 async def _ask_all(site: Site, tally: Tally, numbers: range, rng: random.Random) -> None:
     """Lets clients ask, so many at a time; returns once all is over on the server's side, too."""
-    # Made one by one: each generator takes 2.5 kB, and all at once would count as memory that the server keeps.
+    # Made one by one: a generator takes 2.5 kB, and all at once would count as memory that the server keeps.
     upcoming = ((number, random.Random(rng.random())) for number in numbers)
 
     async def ask_on() -> None:
