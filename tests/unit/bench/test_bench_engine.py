@@ -107,6 +107,7 @@ def test_verdicts_cover_what_was_measured_and_a_failed_measure_misses(fake):
         "step_ratio_n1": True,
         "step_ratio_n8": False,
         "kv_cells_ratio": False,
+        "lora_tax_n1": False,
     }
 
 
