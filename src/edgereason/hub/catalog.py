@@ -146,6 +146,16 @@ CATALOG: Final[tuple[CatalogModel, ...]] = (
             largest_wheel_bytes=55_000_000,
         ),
     ),
+    CatalogModel(
+        name="qwen2.5-coder-1.5b-w4",
+        title="Qwen2.5-Coder-1.5B-Instruct W4",
+        num_parameters=1_543_714_304,
+        file_name="qwen2.5-coder-1.5b-w4.gguf",
+        size_bytes=991_474_880,
+        sha256="1f8e798c0b538fdbdbb85a8d36daf2c8069f5755a68c198a83fe822c05c2eb8b",
+        licence="Apache-2.0",
+        made=MadeSource(teacher="qwen2.5-coder-1.5b", learned="qwen2.5-coder-1.5b-w4.learned.gguf"),
+    ),
     # The weights are HuggingFaceTB/SmolLM2-135M-Instruct; this quantization of them was made by the package,
     # and no file on the hub has its hash.
     CatalogModel(
