@@ -117,7 +117,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
     """List the models that edgereason knows by name."""
-    from edgereason.hub.catalog import CATALOG, DEFAULT_MODEL
+    from edgereason.hub.catalog import CATALOG, DEFAULT_BUNDLE, DEFAULT_MODEL, bundle_names
     from edgereason.hub.store import is_here, model_path, models_folder
 
     if as_json:
@@ -154,3 +154,5 @@ def models(
         assert model.made
         console.print(f"made here: {model.name} of {model.made.teacher} and what was learned about it")
     console.print(f"kept in {models_folder()}", soft_wrap=True)
+    names = [name + (" *" if name == DEFAULT_BUNDLE.name else "") for name in bundle_names()]
+    console.print("bundles of this package:", ", ".join(names))

@@ -83,8 +83,10 @@ class CatalogModel:
 DEFAULT_MODEL: Final = "qwen2.5-coder-0.5b-w4"
 """The base of the bundle that comes with this package."""
 
-DEFAULT_BUNDLE: Final = Path(__file__).parent / "bundles" / "qwen2.5-coder-0.5b-think"
-"""The bundle that comes with this package: adapter and heads are inside, the base is pulled or made."""
+BUNDLES: Final = Path(__file__).parent / "bundles"
+"""The bundles that come with this package: adapter and heads are inside, the base is pulled or made."""
+
+DEFAULT_BUNDLE: Final = BUNDLES / "qwen2.5-coder-0.5b-think"
 
 
 def _qwen_coder(
@@ -208,6 +210,14 @@ def find(name: str) -> CatalogModel:
 
 
 def bundle_folder(named: str | Path | None) -> Path:
-    """The folder that is named; the default bundle's if none is, or if it is called by its name."""
-    folder = Path(named or DEFAULT_BUNDLE)
-    return DEFAULT_BUNDLE if str(folder) == DEFAULT_BUNDLE.name and not folder.is_dir() else folder
+    """The folder that is named; the default bundle's if none is, or the package's bundle of this name."""
+    if named is None:
+        return DEFAULT_BUNDLE
+    folder = Path(named)
+    is_a_name = str(folder) == folder.name and folder.name in bundle_names()
+    return BUNDLES / folder.name if is_a_name and not folder.is_dir() else folder
+
+
+def bundle_names() -> list[str]:
+    """Names of the package's bundles."""
+    return sorted(folder.name for folder in BUNDLES.iterdir() if folder.is_dir())

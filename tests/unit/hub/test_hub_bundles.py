@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.bundle import Bundle
-from edgereason.hub.catalog import DEFAULT_BUNDLE, DEFAULT_MODEL, bundle_folder, find
+from edgereason.hub import catalog
+from edgereason.hub.catalog import DEFAULT_BUNDLE, DEFAULT_MODEL, bundle_folder, bundle_names, find
 
 MOST_BYTES = 25_000_000
 
@@ -30,3 +31,14 @@ def test_the_default_bundle_is_meant_where_none_is_named_or_by_its_name(
     assert bundle_folder("another") == Path("another")
     (tmp_path / DEFAULT_BUNDLE.name).mkdir()  # a folder here goes before
     assert bundle_folder(DEFAULT_BUNDLE.name) == Path(DEFAULT_BUNDLE.name)
+
+
+def test_every_bundle_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "package"
+    (package / "another").mkdir(parents=True)
+    monkeypatch.setattr(catalog, "BUNDLES", package)
+    assert bundle_names() == ["another"]
+    assert bundle_folder("another") == package / "another"
+    assert bundle_folder("./runs/another") == Path("runs/another")
+    assert bundle_folder("..") == Path("..")
