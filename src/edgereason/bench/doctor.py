@@ -4,7 +4,8 @@
 
     machine ─ processor, cores, memory, disk, kernels, extras
     costs ─── of the model that is asked for, if it is here
-              else of another one that is here, in proportion to the bytes of weights
+              else of another one that is here, or of a small random one that is made for it:
+              in proportion to the bytes of weights
     files ─── each model of the catalogue: does it fit, how fast would it be
     advice ── the package's bundle, or else the largest model that fits and is fast enough;
               as many streams as cost little
@@ -17,13 +18,16 @@ from __future__ import annotations
 import math
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from edgereason.bench.costs import SHALLOW_TOKENS, STREAMS, Costs, measure
+from edgereason.bench.small_model import write_small_model
 from edgereason.core.bundle import Bundle
 from edgereason.core.machine import (
     available_bytes,
@@ -46,6 +50,7 @@ LEAST_TOKENS_PER_S: Final = 10.0
 """One stream should be faster: people read about half as fast, and wait while a model thinks."""
 MOST_STREAMS_RATIO: Final = 2.0
 """More streams are cheap while their step takes at most so many times as long as one stream's."""
+SMALL_MODEL: Final = "a small random model"
 _BUSY_SHARE: Final = 0.1
 
 INSTRUCTIONS: Final = {
@@ -174,27 +179,25 @@ def examine(
     """
     require_threads(threads)
     subject, machine = _subject(bundle, model), look()
-    found = (subject if subject.path else _stand_in(subject.size_bytes)) if measures else None
-    costs, notes = None, []
-    if found is not None and found.path is not None:
+    found, costs, notes = None, None, []
+    if measures:
         watch = CpuWatch()
-        costs = measure(
-            found.path,
-            found.bundle,
-            found.options,
-            threads=threads or machine.cores,
-            limit_s=limit_s,
-            tell=tell,
-        )
-        if found is not subject:
+        with _measurable(subject) as found:
+            costs = measure(
+                found.path,
+                found.bundle,
+                found.options,
+                threads=threads or machine.cores,
+                limit_s=limit_s,
+                tell=tell,
+            )
+        if found.name != subject.name:
             costs = costs.scaled(found.size_bytes, subject.size_bytes)
             notes.append(
                 f"{subject.name} is not here: its costs are those of {found.name} without an adapter, in "
                 "proportion to the bytes of the weights"
             )
         notes += _disturbance(watch.shares())
-    elif measures:
-        notes.append("no model is here that could be measured: `edgereason pull` fetches one")
     if machine.not_built_in:
         notes.append(
             f"llama.cpp was built without {', '.join(machine.not_built_in)}, which this processor has: "
@@ -204,7 +207,7 @@ def examine(
     return Checkup(
         machine=machine,
         model=subject.name,
-        measured=found.name if costs and found else None,
+        measured=found.name if found else None,
         costs=costs,
         obstacle=_obstacle(machine, costs, 0) if costs else None,
         streams=cheap_streams(costs) if costs else None,
@@ -254,13 +257,13 @@ class _Subject:
     """What could be measured: a bundle, or a bare model.
 
     Attributes:
-        path: of the model's file; None if it is not here.
+        path: of the model's file, which need not be there.
         options: that name it to `edgereason ask`.
     """
 
     name: str
     size_bytes: int
-    path: Path | None
+    path: Path
     bundle: Bundle | None
     options: tuple[str, ...]
 
@@ -268,31 +271,25 @@ class _Subject:
 def _subject(folder: Path | None, model: str | None) -> _Subject:
     """What the caller named, by default the bundle of this package; fetches nothing."""
     if model is not None:
-        known = next((one for one in CATALOG if one.name == model), None)
-        return _bare(known) if known else _file(resolve(model))
+        named = next((one for one in CATALOG if one.name == model), None)
+        return _bare(named) if named else _file(resolve(model))
     bundle = Bundle.read(bundle_folder(folder))
     found = find_base(bundle)
-    if found.path is None and found.model is None:
+    options, name = ("--bundle", str(bundle.folder)), bundle.folder.resolve().name
+    known = _file(found.path) if found.path else _bare(found.model) if found.model else None
+    if known is None:
         raise BundleError(
             f"the base {bundle.base.name} of {bundle.title} is neither here nor in the catalogue: say once "
             f"where it is: edgereason bundle verify {bundle.folder} --base FILE"
         )
-    size_bytes = found.path.stat().st_size if found.path else found.model.size_bytes if found.model else 0
-    return _Subject(
-        name=bundle.folder.resolve().name,
-        size_bytes=size_bytes,
-        path=found.path,
-        bundle=bundle,
-        options=("--bundle", str(bundle.folder)),
-    )
+    return replace(known, name=name, bundle=bundle, options=options)
 
 
 def _bare(model: CatalogModel) -> _Subject:
-    path = model_path(model) if is_here(model) else None
     return _Subject(
         name=model.name,
         size_bytes=model.size_bytes,
-        path=path,
+        path=model_path(model),
         bundle=None,
         options=("--model", model.name),
     )
@@ -308,10 +305,20 @@ def _file(path: Path) -> _Subject:
     )
 
 
-def _stand_in(size_bytes: int) -> _Subject | None:
-    """The model that is here and whose size is nearest by ratio."""
+@contextmanager
+def _measurable(subject: _Subject) -> Iterator[_Subject]:
+    """What is measured: the subject, else the model that is here and nearest in size, else a random one."""
     here = [_bare(model) for model in CATALOG if is_here(model)]
-    return min(here, key=lambda one: abs(math.log(one.size_bytes / size_bytes)), default=None)
+    if subject.path.is_file():
+        yield subject
+    elif here:
+        yield min(here, key=lambda one: abs(math.log(one.size_bytes / subject.size_bytes)))
+    else:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / SMALL_MODEL
+            with file_errors(path):
+                write_small_model(path)
+            yield _file(path)
 
 
 def _fit(model: CatalogModel, machine: Machine, costs: Costs | None, costs_bytes: int) -> FileFit:

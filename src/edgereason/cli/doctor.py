@@ -153,8 +153,9 @@ def _files_table(found: Checkup) -> Table:
             "" if file.peak_bytes is None else f"{file.peak_bytes / 1e6:,.0f} MB",
             "" if file.tokens_per_s is None else f"{file.tokens_per_s:.0f}",
             "" if file.answer_s is None else f"{file.answer_s:.1f} s",
-            file.obstacle or ("" if found.costs is None else "yes"),
+            "no" if file.obstacle else "" if found.costs is None else "yes",
         )
+    table.columns[0].no_wrap = True
     table.caption = "* the base of the built-in bundle"
     if found.costs is not None:
         table.caption += "; figures are in proportion to sizes"
@@ -162,7 +163,7 @@ def _files_table(found: Checkup) -> Table:
 
 
 def _advice(found: Checkup) -> list[str]:
-    lines = []
+    lines = [f"{file.name} {file.obstacle}" for file in found.files if file.obstacle]
     if found.costs is not None:
         suits = f"no: it {found.obstacle}" if found.obstacle else "yes"
         lines.append(f"Does {found.model} suit this machine? {suits}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_bench_costs import COSTS
@@ -13,9 +14,13 @@ from typer.testing import CliRunner
 from edgereason.bench import doctor
 from edgereason.bench.costs import StepCost, ask
 from edgereason.bench.doctor import Checkup, FileFit, Machine, cheap_streams, examine, look, suggest
+from edgereason.bench.files import read_per_token_bytes
+from edgereason.bench.small_model import SHARE, write_small_model
 from edgereason.cli.main import app
+from edgereason.engine.llama import LlamaEngine
 from edgereason.errors import BundleError, PullError
 from edgereason.hub.catalog import CATALOG, find
+from edgereason.hub.store import model_path
 
 MB = 10**6
 MACHINE = Machine(
@@ -41,11 +46,14 @@ def steps(*seconds: float):
 
 
 @pytest.fixture
-def machine(monkeypatch):
-    """A machine without models, on which nothing is measured but these costs, of the default bundle."""
+def machine(monkeypatch, tmp_path):
+    """A machine with one model, on which nothing is measured but these costs; gives what was measured."""
     monkeypatch.setattr(doctor, "look", lambda: MACHINE)
-    monkeypatch.setattr(doctor, "is_here", lambda model: model.name == "smollm2-135m")
-    monkeypatch.setattr("edgereason.hub.pull.is_here", lambda _model: False)
+    monkeypatch.setenv("EDGEREASON_CACHE", str(tmp_path))
+    small = find("smollm2-135m")
+    model_path(small).parent.mkdir()
+    with model_path(small).open("wb") as file:
+        file.truncate(small.size_bytes)
     measured = []
 
     def measure(path, bundle, options, **_):
@@ -115,11 +123,30 @@ def test_a_slow_model_does_not_suit(machine, monkeypatch):
     assert small.obstacle == "makes 8.0 tokens a second, fewer than 10"
 
 
-def test_without_any_model_it_says_how_to_get_one(machine, monkeypatch):
-    monkeypatch.setattr(doctor, "is_here", lambda _model: False)
+def test_without_any_model_a_small_random_one_is_measured_and_removed(machine):
+    model_path(find("smollm2-135m")).unlink()
     found = examine()
-    assert (machine, found.costs, found.suggested, found.streams) == ([], None, None, None)
-    assert found.notes == ("no model is here that could be measured: `edgereason pull` fetches one",)
+    ((_, path),) = machine
+    assert not Path(path).exists()
+    assert found.measured == "a small random model"
+    assert found.streams == 4
+    assert found.costs is not None
+    # The base has six times its layers and vocabulary.
+    assert found.costs.step_s(1, 128) == pytest.approx(6 * 0.02, rel=0.05)
+
+
+def test_a_small_random_model_has_a_sixth_of_the_weights_that_a_step_reads(tmp_path):
+    write_small_model(tmp_path / "one.gguf", seed=1)
+    write_small_model(tmp_path / "two.gguf", seed=1)
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+    # So many bytes are read of the default base (benchmarks/compare-…).
+    assert SHARE * read_per_token_bytes(tmp_path / "one.gguf") == pytest.approx(346_206_720, rel=0.01)
+    with LlamaEngine(tmp_path / "one.gguf", threads=1) as engine, engine.reserve(cells=8, sequences=1):
+        sequence = engine.new_sequence()
+        assert engine.tokenize("<|im_start|>a b", special=True) == [151_936 // 6 - 1, 64, 220, 65]
+        engine.encode(sequence, engine.tokenize("abc"))
+        logits = engine.logits(sequence)
+        assert 0.3 < logits.std() < 3
 
 
 @pytest.mark.parametrize(
