@@ -76,6 +76,7 @@ def sound_lines(scene: Scene) -> list[list[str]]:
         ask --file @question.txt {model} --effort none --max-tokens 8 --context 1024
         chat {model} --mode chat --max-tokens 8 --seed 3 --temperature 0.5
         models --json
+        doctor --facts-only --model @base.gguf --threads 1 --json
         pull smollm2-135m --no-mirror
         report @run-chat @run-think -o report
         bundle show @bundle --json

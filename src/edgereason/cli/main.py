@@ -29,6 +29,7 @@ from edgereason.cli.ask import ask
 from edgereason.cli.bench import bench_app
 from edgereason.cli.bundle import bundle_app
 from edgereason.cli.chat import chat
+from edgereason.cli.doctor import doctor
 from edgereason.cli.eval import eval_app, report
 from edgereason.cli.export import export_app
 from edgereason.cli.long_run import Stopped
@@ -57,6 +58,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command()(chat)
+app.command()(doctor)
 app.command()(models)
 app.command()(pull)
 app.command()(quantize)

@@ -4,6 +4,7 @@
 
     cores     machine → CPU affinity → CPU quota of every control group around the process
     memory    machine → memory limit of every control group around the process
+    free      machine's available memory → what each limit leaves beside the group's use
 
 Control groups (cgroups) are how Linux limits containers and services. Version 2 has one tree of them,
 version 1 a tree for each controller. A limit counts for all groups below it, so the tightest one is valid.
@@ -72,6 +73,43 @@ def memory_bytes(root: Path = _ROOT) -> int | None:
     return min((size for size in known if size and size > 0), default=None)
 
 
+def available_bytes(root: Path = _ROOT) -> int | None:
+    """Memory that this process may still take, in bytes; None where the system does not tell.
+
+    What the system can drop, such as files that it keeps in memory, counts as available.
+
+    Args:
+        root: folder in which `proc` and `sys` are.
+    """
+    known = [_available_bytes(root)]
+    for group in _groups(root, "memory"):
+        for limit_name, used_name, cached_key in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = _integers(group / limit_name), _integers(group / used_name)
+            if len(limit) == len(used) == 1:
+                cached = _table(group / "memory.stat", " ").get(cached_key, 0)
+                known.append(max(0, limit[0] - used[0] + cached))
+    return min((size for size in known if size is not None), default=None)
+
+
+def processor_flags(root: Path = _ROOT) -> frozenset[str]:
+    """What the processor can do, in Linux's words, such as "avx2" or "asimddp"; empty on other systems.
+
+    Args:
+        root: folder in which `proc` is.
+    """
+    try:
+        lines = (root / "proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return frozenset()
+    pairs = (line.partition(":") for line in lines)
+    return frozenset(
+        flag for key, _, flags in pairs if key.strip() in ("flags", "Features") for flag in flags.split()
+    )
+
+
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of the control groups that limit this process, each one before its parent.
 
@@ -106,6 +144,22 @@ def _integers(*files: Path) -> list[int]:
         return []
 
 
+def _table(file: Path, separator: str) -> dict[str, int]:
+    """The integers of a file with a key in each line; none if it is missing or is something else."""
+    try:
+        pairs = [line.partition(separator) for line in file.read_text("utf-8").splitlines()]
+        return {key: int(value.split()[0]) for key, _, value in pairs if value.strip()}
+    except (OSError, ValueError):
+        return {}
+
+
+def _available_bytes(root: Path) -> int | None:
+    if kilobytes := _table(root / "proc/meminfo", ":").get("MemAvailable"):
+        return kilobytes * 1024
+    status = _windows_memory()
+    return None if status is None else int(status.available_bytes)
+
+
 def _physical_bytes() -> int | None:
     if hasattr(os, "sysconf"):
         try:
@@ -113,11 +167,16 @@ def _physical_bytes() -> int | None:
         except (OSError, ValueError):
             return None
         return pages * page_bytes if min(pages, page_bytes) > 0 else None
+    status = _windows_memory()
+    return None if status is None else int(status.total_bytes)
+
+
+def _windows_memory() -> _MemoryStatus | None:
     windll = getattr(ctypes, "windll", None)
     if windll is None:
         return None
     status = _MemoryStatus(num_bytes=ctypes.sizeof(_MemoryStatus))
-    return int(status.total_bytes) if windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
+    return status if windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
 
 
 class _MemoryStatus(ctypes.Structure):
@@ -127,5 +186,6 @@ class _MemoryStatus(ctypes.Structure):
         ("num_bytes", ctypes.c_uint32),
         ("load_percent", ctypes.c_uint32),
         ("total_bytes", ctypes.c_uint64),
-        ("others", ctypes.c_uint64 * 6),
+        ("available_bytes", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 5),
     )

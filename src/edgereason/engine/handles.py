@@ -24,6 +24,7 @@ from edgereason.core.types import Sampling
 from edgereason.engine import native
 from edgereason.engine.base import Adapter, KvType, ModelInfo
 from edgereason.engine.cells import Ledger
+from edgereason.engine.mapped import MappedPages
 from edgereason.engine.native import C, complaints, fail, forget_complaints
 from edgereason.errors import BundleError, ModelFileError
 
@@ -233,7 +234,9 @@ def load_model(path: Path) -> Any:
     """A model that the engine can fork sequences of."""
     check_gguf(path, "model")
     forget_complaints()
-    model = C.llama_model_load_from_file(os.fsencode(path), C.llama_model_default_params())
+    params, pages = C.llama_model_default_params(), MappedPages(path)
+    params.progress_callback = pages.callback
+    model = C.llama_model_load_from_file(os.fsencode(path), params)
     if model is None:
         raise ModelFileError(
             f"{path} can't be loaded, it may be truncated or for another program: {complaints()}"

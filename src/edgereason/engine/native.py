@@ -47,6 +47,7 @@ __all__ = [
     "ggml",
     "gguf_header",
     "gguf_types",
+    "has_kernels",
     "kernels",
     "metadata",
     "piece",
@@ -75,13 +76,17 @@ def kernels() -> str:
 
     They are compiled in by `tools/native/install.py`. EDGEREASON_KERNELS=0 in the environment means none.
     """
-    try:
-        name = ggml.edgereason_kernels
-    except AttributeError:  # another build of llama-cpp-python, or another processor
+    if not has_kernels():
         return ""
+    name = ggml.edgereason_kernels
     name.restype = ctypes.c_char_p
     found: bytes = name()
     return found.decode()
+
+
+def has_kernels() -> bool:
+    """Whether edgereason's kernels are in this build of llama.cpp, used or not."""
+    return hasattr(ggml, "edgereason_kernels")
 
 
 class _GgufParams(ctypes.Structure):

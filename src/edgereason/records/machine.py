@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from edgereason.core.machine import memory_bytes, usable_cores
-from edgereason.engine.native import C, kernels
+from edgereason.engine.native import C, has_kernels, kernels
 from edgereason.records.measure import interleave, timed
 
 _BANDWIDTH_BYTES: Final = 512 * 2**20
@@ -26,12 +26,12 @@ _BANDWIDTH_BYTES: Final = 512 * 2**20
 def describe(threads: int) -> dict[str, object]:
     """The machine, for a record."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": usable_cores(),
         "threads": threads,
         "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
-        "llama_cpp_features": _features(),
+        "llama_cpp_features": features(),
         "kernels": kernels(),
         # How long OpenMP's threads spin at a barrier: set by engine.native, and worth tens of per cent.
         "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
@@ -78,13 +78,25 @@ def read_bandwidth(threads: int, rounds: int = 7) -> float:
         return _BANDWIDTH_BYTES / interleave({"read": case}, rounds).best("read")
 
 
-def _features() -> list[str]:
+def kernels_note() -> str:
+    """Which of edgereason's kernels run, or why none do, in a few words."""
+    if name := kernels():
+        return name
+    if has_kernels():
+        return "none: EDGEREASON_KERNELS=0 switches them off"
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"none: they are for x86, and this is {platform.machine()}; llama.cpp's own run"
+    return "none: this llama-cpp-python was built without them; llama.cpp's own run"
+
+
+def features() -> list[str]:
     """What llama.cpp was built with and found, such as AVX512 or REPACK."""
     pairs = (part.split("=") for part in C.llama_print_system_info().decode().split("|") if "=" in part)
     return [name.rpartition(":")[2].strip() for name, value in pairs if value.strip() == "1"]
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor, in its maker's words."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")

@@ -150,3 +150,72 @@ def test_windows_tells_its_memory(tmp_path, monkeypatch):
     assert memory_bytes(tmp_path) == 12 * GB
     Kernel.is_refusing = True
     assert memory_bytes(tmp_path) is None
+
+
+MEMINFO = "MemTotal: 16777216 kB\nMemFree:   1000000 kB\nMemAvailable:  8388608 kB\nHugePages_Total:   0\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "available"),
+    [
+        ("0::/\n", {}, 8 * GB),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": f"{GB}\n"}, 8 * GB),
+        ("0::/\n", {"memory.max": f"{4 * GB}\n", "memory.current": f"{GB}\n"}, 3 * GB),
+        (
+            "0::/\n",
+            {
+                "memory.max": f"{4 * GB}\n",
+                "memory.current": f"{3 * GB}\n",
+                "memory.stat": f"anon {GB}\ninactive_file {GB}\n",
+            },
+            2 * GB,
+        ),
+        (
+            "0::/a/b\n",
+            {
+                "a/b/memory.max": f"{6 * GB}\n",
+                "a/b/memory.current": f"{GB}\n",
+                "a/memory.max": f"{6 * GB}\n",
+                "a/memory.current": f"{5 * GB}\n",
+            },
+            GB,
+        ),
+        ("0::/\n", {"memory.max": f"{GB}\n", "memory.current": f"{2 * GB}\n"}, 0),
+        ("0::/\n", {"memory.max": f"{GB}\n"}, 8 * GB),
+        (
+            V1,
+            {
+                "memory/docker/abc/memory.limit_in_bytes": f"{4 * GB}",
+                "memory/docker/abc/memory.usage_in_bytes": f"{3 * GB}",
+                "memory/docker/abc/memory.stat": f"total_inactive_file {GB}\n",
+            },
+            2 * GB,
+        ),
+    ],
+    ids=[
+        "the machine's", "no limit", "beside the group's use", "cached files can be dropped",
+        "parent is tighter", "above its limit", "use not known", "v1",
+    ],
+)  # fmt: skip
+def test_available_memory_is_what_the_tightest_limit_leaves(tmp_path, groups, files, available):
+    root = tree(tmp_path, groups, files)
+    (root / "proc/meminfo").write_text(MEMINFO)
+    assert machine.available_bytes(root) == available
+
+
+def test_available_memory_is_unknown_where_the_system_does_not_tell(tmp_path):
+    assert machine.available_bytes(tmp_path) is None
+
+
+def test_flags_are_the_processors_on_x86_and_on_arm(tmp_path):
+    (tmp_path / "proc").mkdir()
+    cpuinfo = tmp_path / "proc/cpuinfo"
+    cpuinfo.write_text(
+        "processor\t: 0\nmodel name\t: X flags: no\nflags\t\t: fpu avx2 fma\nbugs\t\t: sysret\n"
+    )
+    assert machine.processor_flags(tmp_path) == {"fpu", "avx2", "fma"}
+    cpuinfo.write_text(
+        "processor\t: 0\nFeatures\t: fp asimd asimddp\n\nprocessor\t: 1\nFeatures\t: fp i8mm\n"
+    )
+    assert machine.processor_flags(tmp_path) == {"fp", "asimd", "asimddp", "i8mm"}
+    assert machine.processor_flags(tmp_path / "elsewhere") == frozenset()
