@@ -16,6 +16,7 @@ from edgereason.errors import ConfigError
 from edgereason.records.folder import RECORD, RunFolder
 from edgereason.train.data.traces import (
     FORMAT,
+    TRACES,
     Lengths,
     TraceRow,
     finish_traces,
@@ -177,7 +178,8 @@ def test_a_folder_holds_one_run_and_says_what_differs(tmp_path: Path) -> None:
     RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 1, "teacher": "a"})
     with pytest.raises(ConfigError, match=r"seed: 1 there, 2 now\)"):
         RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 2, "teacher": "a"})
-    finish_traces(folder, {"seed": 1, "teacher": "a"}, [TRACE], {"way": "read"})
+    assert write_traces(folder / TRACES, [TRACE]) == 1
+    finish_traces(folder, {"seed": 1, "teacher": "a"}, 1, {"way": "read"})
     RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 1, "teacher": "a"})
     assert json.loads((folder / RECORD).read_text())["traces"]["rows"] == 1
 
