@@ -53,7 +53,11 @@ class Format(StrEnum):
     """Of traces that are read."""
 
     OPENTHOUGHTS3 = "openthoughts3"
+    MIXTURE_OF_THOUGHTS = "mixture-of-thoughts"
+    SHAREGPT = "sharegpt"
+    TRL = "trl"
     S1K = "s1k"
+    DEEPSCALER = "deepscaler"
     WORKED = "worked"
     PLAIN = "plain"
 
@@ -77,7 +81,11 @@ def traces(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE|NAME", help="Read traces of a file or a data set of the hub."),
+        typer.Option(
+            "--from",
+            metavar="FILE|FOLDER|NAME[:SUBSET]",
+            help="Read traces of a file, of all files of a folder, or of a data set of the hub.",
+        ),
     ] = None,
     format_: Annotated[Format | None, typer.Option("--format", help="Of the traces that are read.")] = None,
     against: Annotated[

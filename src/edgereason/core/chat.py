@@ -17,10 +17,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Protocol
 
 from edgereason.core.families import SWITCHES, TAGS, TAIL, Tags
-from edgereason.core.template import TemplateLimit, filled, has_mark, mark, render
+from edgereason.core.template import TemplateLimit, filled, has_mark, mark, render, writes_dates
 from edgereason.core.types import Message
 from edgereason.errors import ModelFileError, RequestError
 
@@ -197,6 +198,11 @@ class ChatTemplate:
 
     def _parts(self, roles: Sequence[str], enable_thinking: bool | None) -> tuple[str, str]:
         """A rendered conversation, and what the template writes of the answer's thinking behind it."""
+        if writes_dates(self.source):
+            return self._rendered_parts(roles, enable_thinking)
+        return _parts_once(self, tuple(roles), enable_thinking)
+
+    def _rendered_parts(self, roles: Sequence[str], enable_thinking: bool | None) -> tuple[str, str]:
         rendered = self._render(roles, enable_thinking)
         tail = TAIL.search(rendered)
         assert tail is not None  # it may be empty
@@ -263,6 +269,14 @@ class ChatTemplate:
                     f"{role}'s: use another model, or one with another template"
                 )
         return rendered
+
+
+@lru_cache(maxsize=256)
+def _parts_once(
+    template: ChatTemplate, roles: tuple[str, ...], enable_thinking: bool | None
+) -> tuple[str, str]:
+    """What messages say is not rendered: a data set's rows have the same few orders of roles."""
+    return template._rendered_parts(roles, enable_thinking)
 
 
 def split_thinking(text: str, closing_tag: str = CLOSING_TAG) -> tuple[str, str | None]:

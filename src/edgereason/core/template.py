@@ -75,6 +75,11 @@ def mark(index: int) -> str:
     return f"{_MARK_START}{index}{_MARK_END}"
 
 
+def writes_dates(source: str) -> bool:
+    """Whether a template's text may differ from day to day."""
+    return "strftime_now" in source
+
+
 def filled(rendered: str, texts: Sequence[str]) -> list[tuple[str, bool]]:
     """A rendered template in parts, the texts where their marks stand.
 

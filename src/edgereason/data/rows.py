@@ -1,32 +1,43 @@
-"""Records of a data set, from a file or from the Hugging Face hub, and where each one stands; plain texts.
+"""Records of a data set, from files or from the Hugging Face hub, and where each one stands; plain texts.
 
 ::
 
-    gsm8k.jsonl (.gz) │ test.parquet │ openai/gsm8k  ──→  Rows ──→  Row: "gsm8k.jsonl, line 17"
-    wiki.txt │ the `text` fields of rows               ──→  TextFile
+    gsm8k.jsonl (.gz) │ test.parquet │ a folder of them │ openai/gsm8k
+        ──→ RowStream ──→ Chunk, Chunk, …  ──→  Row: "gsm8k.jsonl, line 17", or RowError
+        ──→ Rows (all of a stream)
+    wiki.txt │ the `text` fields of rows  ──→  TextFile
 
-A row that can't be read is an error that names the file, the line and the field: an evaluation either has
-all of its data or does not begin. What a row asks is read by `questions.py`.
+A stream holds one chunk at a time, and a row that can't be read is an error among its rows: whoever trains
+leaves it out and counts it. `Rows` are whole: an evaluation has all of its data or does not begin, and the
+error names the file, the line and the field. What a row asks is read by `questions.py`.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 from edgereason.core.bundle import file_sha256
 from edgereason.errors import ConfigError
 
 _LINED: Final = (".jsonl", ".jsonl.gz")
+_PARQUET: Final = ".parquet"
 _PLAIN: Final = (".raw", ".txt")
 _MOST_BYTES: Final = 1 << 30
+_LINE_BYTES: Final = 1 << 26
+_CHUNK_ROWS: Final = 1024
+_CHUNK_BYTES: Final = 1 << 22
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -34,15 +45,17 @@ class RowError(ConfigError):
     """A row is not what its reader expects.
 
     Args:
-        place: of the row.
-        field: that is wrong, such as ``messages[0].role``.
-        why: what is wrong with it, and what was expected.
+        message: where the row stands, what is wrong with it, and what was expected.
+        reason: under which a reader that leaves such rows out counts them: ``bad_messages``.
     """
 
-    def __init__(self, place: str, field: str, why: str) -> None:
-        super().__init__(f"{place}: {field} {why}")
-        self.reason = f"bad_{re.split(r'[^0-9A-Za-z_]', field)[0]}"
-        """Under which a reader that leaves such rows out counts them: ``bad_messages``."""
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
+        """Errors are pickled by their message alone, and these come from other processes."""
+        return RowError, (str(self), self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +126,9 @@ class Row:
         """Say what is wrong with a field: ``gsm8k.jsonl, line 17: answer is missing; …``.
 
         Raises:
-            RowError: always.
+            RowError: always; its reason is the field's first name: ``bad_messages`` of ``messages[0].role``.
         """
-        raise RowError(self.place, field, why)
+        raise RowError(f"{self.place}: {field} {why}", f"bad_{re.split(r'[^0-9A-Za-z_]', field)[0]}")
 
     def _checked(self, field: str, text: str) -> str:
         if not text.strip():
@@ -124,6 +137,57 @@ class Row:
         if re.search(r"[\ud800-\udfff]", text):
             self.fail(field, "holds a lone surrogate; expected valid Unicode")
         return text
+
+
+Record = bytes | Mapping[str, Any] | RowError
+"""As it stands in its source: a line of JSON, values by field, or why it is neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some records that follow one another, to be read as rows here or in another process.
+
+    Attributes:
+        source: name of the file (not its path) or of the hub's data set.
+        records: each with its number, as `Row` has it.
+        share: of the data set that is read with this chunk, from above 0 to 1; None if nobody knows.
+    """
+
+    source: str
+    records: tuple[tuple[int, Record], ...]
+    share: float | None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def rows(self) -> Iterator[Row | RowError]:
+        """Every record as a row, or what is wrong with it."""
+        for number, record in self.records:
+            if isinstance(record, bytes):
+                yield _row_of_line(self.source, number, record)
+            else:
+                yield record if isinstance(record, RowError) else Row(self.source, number, record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowStream:
+    """A data set, a chunk at a time.
+
+    Attributes:
+        name: of the file or folder, or ``openai/gsm8k main test``.
+        sha256: of the file, or of the hashes and names of a folder's files; None for a data set of the hub.
+        revision: the hub's commit, or the library's fingerprint of the data; None for files.
+        chunks: reads from the beginning; raises ConfigError where the source breaks off.
+    """
+
+    name: str
+    sha256: str | None
+    revision: str | None
+    chunks: Callable[[], Iterator[Chunk]]
+
+    def first(self, limit: int | None) -> RowStream:
+        """Only the first so many rows; None for all."""
+        return self if limit is None else replace(self, chunks=partial(_first, self.chunks, limit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,27 +216,83 @@ class TextFile:
     text: str
 
 
+def stream_files(path: Path) -> RowStream:
+    """A ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or all of a folder in the order of their names.
+
+    Raises:
+        ConfigError: there is no such file, or it can't be read.
+    """
+    is_folder = path.is_dir()
+    files = sorted(one for one in path.iterdir() if _is_data(one)) if is_folder else [path]
+    if not files:
+        raise ConfigError(f"{path} holds no data; expected files as .jsonl, .jsonl.gz or .parquet")
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(
+                f"{path} is not a file; expected a data set as .jsonl, .jsonl.gz or .parquet, or a folder"
+            )
+        if not _is_data(file):
+            raise ConfigError(f"{file.name} has an unknown format; expected .jsonl, .jsonl.gz or .parquet")
+    hashes = []
+    for file in files:
+        with _read_errors(file.name):
+            hashes.append(file_sha256(file))
+    of_all = "".join(f"{sha256}  {file.name}\n" for sha256, file in zip(hashes, files, strict=True))
+    sha256 = hashlib.sha256(of_all.encode("utf-8", "surrogateescape")).hexdigest() if is_folder else hashes[0]
+    return RowStream(name=path.name, sha256=sha256, revision=None, chunks=partial(_chunks, files))
+
+
+def stream_hub(dataset: str, *, config: str | None = None, split: str) -> RowStream:
+    """A data set of the Hugging Face hub, read as it comes over the network.
+
+    Args:
+        dataset: such as ``open-thoughts/OpenThoughts3-1.2M``.
+        config: its subset, such as ``main``.
+        split: such as ``train``.
+
+    Raises:
+        ConfigError: the package is missing, or the data set or subset can't be had.
+    """
+    datasets = import_optional("datasets", f"{dataset} is read from the Hugging Face hub")
+    name = _hub_name(dataset, config, split)
+    with _hub_errors(name):
+        builder = datasets.load_dataset_builder(dataset, config)
+        files = builder.config.data_files or {}
+        if split not in files:
+            raise ValueError(f"it has the splits {', '.join(map(str, files)) or 'of no files'}")
+
+    def chunks() -> Iterator[Chunk]:
+        known = (builder.info.splits or {}).get(split)
+        total = known.num_examples if known is not None else None
+        with _hub_errors(name):
+            rows = enumerate(builder.as_streaming_dataset(split=split), 1)
+            while records := tuple(islice(rows, _CHUNK_ROWS)):
+                yield Chunk(dataset, records, records[-1][0] / total if total else None)
+
+    return RowStream(
+        name=name,
+        sha256=None,
+        revision=_commit(map(str, files[split])) or f"fingerprint {builder.hash}",
+        chunks=chunks,
+    )
+
+
 def read_file(path: Path) -> Rows:
-    """Read a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file.
+    """Read a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, whole.
 
     Raises:
         ConfigError: it can't be read, a line is not a JSON object, or it holds no rows.
     """
-    name = path.name
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected a data set as .jsonl, .jsonl.gz or .parquet")
-    try:
-        if name.endswith(".parquet"):
-            parquet = import_optional("pyarrow.parquet", f"{name} is read")
-            rows = _numbered(name, parquet.read_table(path).to_pylist())
-        elif name.endswith(_LINED):
-            rows = _from_lines(name, read_unpacked(path))
-        else:
-            raise ConfigError(f"{name} has an unknown format; expected .jsonl, .jsonl.gz or .parquet")
-    # ArrowInvalid is a ValueError; a cut gzip ends in EOFError.
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ConfigError(f"{name} can't be read ({_one_line(error)}): get the file again") from error
-    return Rows(name=name, sha256=file_sha256(path), revision=None, rows=_not_none(name, rows))
+    stream = stream_files(path)
+    rows = []
+    for chunk in _chunks([path], most_bytes=_MOST_BYTES):
+        for row in chunk.rows():
+            if isinstance(row, RowError):
+                raise row
+            rows.append(row)
+    return Rows(name=stream.name, sha256=stream.sha256, revision=None, rows=_not_none(stream.name, rows))
 
 
 def read_unpacked(path: Path) -> bytes:
@@ -223,17 +343,14 @@ def read_hub(dataset: str, *, config: str | None = None, split: str) -> Rows:
         ConfigError: the package is missing, or the data set, subset or split can't be had.
     """
     datasets = import_optional("datasets", f"{dataset} is read from the Hugging Face hub")
-    name = " ".join(part for part in (dataset, config, split) if part)
-    try:
+    name = _hub_name(dataset, config, split)
+    with _hub_errors(name):
         loaded = datasets.load_dataset(dataset, config, split=split)
-    # Its own errors, unreachable and gated data sets are OSErrors; unknown subsets and splits ValueErrors.
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"{name} can't be had from the Hugging Face hub ({_one_line(error)}): check the network and, for "
-            "a gated data set, your token, or give a local file instead"
-        ) from error
-    rows = _not_none(name, _numbered(dataset, loaded))
-    return Rows(name=name, sha256=None, revision=_revision(loaded), rows=rows)
+    rows = [Row(dataset, number, record) for number, record in enumerate(loaded, 1)]
+    checksums = getattr(getattr(loaded, "info", None), "download_checksums", None) or {}
+    fingerprint = getattr(loaded, "_fingerprint", None)
+    revision = _commit(map(str, checksums)) or (fingerprint and f"fingerprint {fingerprint}")
+    return Rows(name=name, sha256=None, revision=revision, rows=_not_none(name, rows))
 
 
 def import_optional(module: str, why: str, *, extra: str = "eval") -> Any:
@@ -262,46 +379,146 @@ def _text_of(row: Row) -> str:
     return value if is_blank else row.text("text")
 
 
-def _from_lines(name: str, content: bytes) -> list[Row]:
-    rows = []
+def _is_data(path: Path) -> bool:
+    return path.name.endswith((*_LINED, _PARQUET)) and not path.name.startswith(".")
+
+
+def _chunks(files: list[Path], most_bytes: int | None = None) -> Iterator[Chunk]:
+    """The records of files; of a ``.gz`` at most so many bytes are unpacked."""
+    total = sum(file.stat().st_size for file in files) or 1
+    before = 0
+    for file in files:
+        size = file.stat().st_size
+        is_table = file.name.endswith(_PARQUET)
+        with _read_errors(file.name):
+            for records, share in _parquet_chunks(file) if is_table else _line_chunks(file, most_bytes):
+                yield Chunk(file.name, records, (before + share * size) / total)
+        before += size
+
+
+_Records = tuple[tuple[int, Record], ...]
+_File = IO[bytes] | gzip.GzipFile
+
+
+def _parquet_chunks(path: Path) -> Iterator[tuple[_Records, float]]:
+    parquet = import_optional("pyarrow.parquet", f"{path.name} is read")
+    with parquet.ParquetFile(path) as file:
+        total, done = file.metadata.num_rows, 0
+        for batch in file.iter_batches(batch_size=_CHUNK_ROWS):
+            yield tuple(enumerate(batch.to_pylist(), done + 1)), (done + len(batch)) / total
+            done += len(batch)
+
+
+def _line_chunks(path: Path, most_bytes: int | None) -> Iterator[tuple[_Records, float]]:
+    size = path.stat().st_size or 1
+    with path.open("rb") as packed, _unpacking(path, packed) as file:
+        records: list[tuple[int, Record]] = []
+        num_bytes = 0
+        for number, line in _lines(path, file, most_bytes if file is not packed else None):
+            records.append((number, line))
+            num_bytes += len(line) if isinstance(line, bytes) else 0
+            if len(records) == _CHUNK_ROWS or num_bytes >= _CHUNK_BYTES:
+                yield tuple(records), min(1.0, packed.tell() / size)
+                records, num_bytes = [], 0
+        if records:
+            yield tuple(records), 1.0
+
+
+@contextmanager
+def _unpacking(path: Path, packed: IO[bytes]) -> Iterator[_File]:
+    if path.suffix != ".gz":
+        yield packed
+        return
+    with gzip.open(packed) as file:
+        yield file
+
+
+def _lines(path: Path, file: _File, most_bytes: int | None) -> Iterator[tuple[int, Record]]:
+    """Lines that are not blank, each with its number; one that is too long for memory is an error."""
+    number = num_bytes = 0
     # Only "\n" ends a line: JSON texts may hold the other characters that splitlines() breaks at.
-    for number, line in enumerate(content.removeprefix(_BOM).split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        place = _place(name, number)
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"{place}: not UTF-8 at byte {error.start + 1} of the line; save as UTF-8"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"{place}: not JSON ({_one_line(error)}); expected one object a line"
-            ) from error
-        if not isinstance(record, dict):
-            raise ConfigError(f"{place}: {_kind(record)}; expected one JSON object a line")
-        rows.append(Row(name, number, record))
-    return rows
+    while line := file.readline(_LINE_BYTES):
+        number += 1
+        num_bytes += len(line)
+        record: Record = line
+        if len(line) == _LINE_BYTES and not line.endswith(b"\n"):
+            place = _place(path.name, number)
+            record = RowError(f"{place}: longer than {_LINE_BYTES:,} bytes; expected a row", "bad_line")
+            while (line := file.readline(_LINE_BYTES)) and not line.endswith(b"\n"):
+                num_bytes += len(line)
+        if most_bytes is not None and num_bytes > most_bytes:
+            raise ValueError(f"it unpacks to more than {most_bytes:,} bytes: unpack it yourself")
+        if number == 1 and isinstance(record, bytes):
+            record = record.removeprefix(_BOM)
+        if not isinstance(record, bytes) or record.strip():
+            yield number, record
 
 
-def _numbered(source: str, records: Iterable[Mapping[str, Any]]) -> list[Row]:
-    return [Row(source, number, record) for number, record in enumerate(records, start=1)]
+def _row_of_line(source: str, number: int, line: bytes) -> Row | RowError:
+    place = _place(source, number)
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        why = f"not UTF-8 at byte {error.start + 1} of the line; save as UTF-8"
+    except (ValueError, RecursionError) as error:
+        why = f"not JSON ({_one_line(error)}); expected one object a line"
+    else:
+        if isinstance(record, dict):
+            return Row(source, number, record)
+        why = f"{_kind(record)}; expected one JSON object a line"
+    return RowError(f"{place}: {why}", "bad_line")
+
+
+def _first(chunks: Callable[[], Iterator[Chunk]], limit: int) -> Iterator[Chunk]:
+    left = limit
+    for chunk in chunks():
+        share = max(chunk.share or 0.0, min(1.0, (limit - left + len(chunk)) / limit))
+        yield Chunk(chunk.source, chunk.records[:left], share)
+        left -= len(chunk)
+        if left <= 0:
+            return
+
+
+@contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    # ArrowInvalid is a ValueError; a cut gzip ends in EOFError.
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ConfigError(f"{name} can't be read ({_one_line(error)}): get the file again") from error
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    # Its own errors, unreachable and gated data sets are OSErrors; unknown subsets and splits ValueErrors.
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{name} can't be had from the Hugging Face hub ({_one_line(error)}): check the network and, for "
+            "a gated data set, your token, or give a local file instead"
+        ) from error
+
+
+def _hub_name(dataset: str, config: str | None, split: str) -> str:
+    return " ".join(part for part in (dataset, config, split) if part)
+
+
+def _commit(addresses: Iterable[str]) -> str | None:
+    """The commit that the files come from, as their addresses have it."""
+    found = (re.search(r"@([0-9a-f]{40})/", address) for address in addresses)
+    return next((match[1] for match in found if match), None)
 
 
 def _not_none(name: str, rows: list[Row]) -> tuple[Row, ...]:
     if not rows:
-        raise ConfigError(f"{name} holds no rows; expected at least one")
+        raise no_rows(name)
     return tuple(rows)
 
 
-def _revision(loaded: Any) -> str | None:
-    """The commit that the files came from, as their addresses have it; else the library's fingerprint."""
-    for url in getattr(getattr(loaded, "info", None), "download_checksums", None) or {}:
-        if match := re.search(r"@([0-9a-f]{40})/", str(url)):
-            return match[1]
-    fingerprint = getattr(loaded, "_fingerprint", None)
-    return None if fingerprint is None else f"fingerprint {fingerprint}"
+def no_rows(name: str) -> ConfigError:
+    """What is wrong with a data set that is empty."""
+    return ConfigError(f"{name} holds no rows; expected at least one")
 
 
 def _place(source: str, number: int) -> str:

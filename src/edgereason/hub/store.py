@@ -55,6 +55,11 @@ def converted_folder() -> Path:
     return cache_folder() / "converted"
 
 
+def tokens_folder() -> Path:
+    """The folder of traces in ids, which trainings make again where they are missing; it need not exist."""
+    return cache_folder() / "tokens"
+
+
 def model_path(model: CatalogModel) -> Path:
     """Where the file of `model` is, or would be."""
     return models_folder() / model.file_name

@@ -108,7 +108,7 @@ def test_traces_of_others_are_read_and_what_is_left_out_is_said(cli, tmp_path: P
         (["--from", "t.jsonl"], USAGE, "--from and --format go together"),
         (["--questions", "q.jsonl", "--format", "plain"], USAGE, "--from and --format go together"),
         (["--from", "t.jsonl", "--format", "plain", "--samples", "3"], USAGE, "--samples is for traces"),
-        (["--from", "t.jsonl", "--format", "alpaca"], USAGE, "'openthoughts3', 's1k', 'worked', 'plain'"),
+        (["--from", "t.jsonl", "--format", "alpaca"], USAGE, "'trl', 's1k', 'deepscaler', 'worked', 'plain'"),
         (["--from", "t.jsonl", "--format", "plain"], FAILED, "t.jsonl is not a file"),
         (["--questions", "q.jsonl"], FAILED, "q.jsonl is not a file"),
         (["--questions", "q.jsonl", "--samples", "0"], FAILED, "samples must be between 1 and 64"),

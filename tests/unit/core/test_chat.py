@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edgereason.core import chat
 from edgereason.core.chat import ChatTemplate, Seams, hint_text, split_thinking, strip_thinking
 from edgereason.core.types import Message
 from edgereason.errors import ModelFileError, RequestError
@@ -128,3 +129,24 @@ def test_a_template_is_sandboxed() -> None:
 
 def test_the_hint_names_its_bucket() -> None:
     assert hint_text(256) == "Budget: 256 tokens.\n"
+
+
+def test_a_template_is_rendered_once_for_each_order_of_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+    real = chat.render
+    monkeypatch.setattr(chat, "render", lambda source, **values: rendered.append(1) or real(source, **values))
+    template = ChatTemplate(TEMPLATE + "{# nobody else has this one #}")
+    said = [text_of(template.encode([Message("user", text)], tokenize)) for text in ("a", "b")]
+    assert said == [f"<|im_start|>user\n{one}<|im_end|>\n<|im_start|>assistant\n" for one in "ab"]
+    assert len(rendered) == 1
+    template.encode([Message("system", "c"), Message("user", "d")], tokenize)
+    assert len(rendered) == 2
+
+
+def test_a_template_that_writes_the_date_is_rendered_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate("{{ strftime_now('%Y') }}: {% for m in messages %}{{ m.content }}{% endfor %}")
+    said = []
+    for seconds in ("0", "1000000000"):  # 1970 and 2001
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+        said.append(text_of(template.encode([Message("user", "a")], tokenize)))
+    assert said == ["1970: a", "2001: a"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import pickle
 import sys
 import types
 
 import pytest
 
-from edgereason.data.rows import Row, read_file, read_hub
+from edgereason.data import rows as rows_module
+from edgereason.data.rows import Row, RowError, read_file, read_hub, stream_files, stream_hub
 from edgereason.errors import ConfigError
 
 GOOD = b'{"question": "1 + 1?", "answer": "2"}\n'
@@ -194,3 +196,114 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     message = error_of(lambda: read_hub("a/b", split="test"))
     assert message.endswith("pip install 'edgereason[eval]'")
+
+
+def read(stream):
+    """Places of rows, and messages of those that can't be read."""
+    return [
+        str(row) if isinstance(row, RowError) else row.place
+        for chunk in stream.chunks()
+        for row in chunk.rows()
+    ]
+
+
+def test_a_stream_goes_on_behind_lines_that_are_no_rows(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD + b'{"a": 1\n' + GOOD + b'{"a": "\xff"}\n\n[1]\n' + GOOD)
+    assert read(stream_files(path)) == [
+        "a.jsonl, line 1",
+        "a.jsonl, line 2: not JSON (Expecting ',' delimiter: line 2 column 1 (char 8)); "
+        "expected one object a line",
+        "a.jsonl, line 3",
+        "a.jsonl, line 4: not UTF-8 at byte 8 of the line; save as UTF-8",
+        "a.jsonl, line 6: a list; expected one JSON object a line",
+        "a.jsonl, line 7",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_line_that_memory_should_not_hold_is_left_out(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(rows_module, "_LINE_BYTES", 100)
+    path = tmp_path / f"a.jsonl{suffix}"
+    long = json.dumps({"question": "x" * 950}).encode() + b"\n"
+    whole = GOOD + long + GOOD + long
+    path.write_bytes(gzip.compress(whole) if suffix else whole)
+    name = path.name
+    assert read(stream_files(path)) == [
+        f"{name}, line 1",
+        f"{name}, line 2: longer than 100 bytes; expected a row",
+        f"{name}, line 3",
+        f"{name}, line 4: longer than 100 bytes; expected a row",
+    ]
+    assert error_of(lambda: read_file(path)).startswith(f"{name}, line 2: longer than 100 bytes")
+
+
+def test_a_folder_is_its_files_in_the_order_of_their_names(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"question": ["c", "d"]}), tmp_path / "train-2.parquet")
+    (tmp_path / "train-1.jsonl.gz").write_bytes(gzip.compress(GOOD))
+    (tmp_path / "README.md").write_text("no data")
+    (tmp_path / ".train-0.jsonl").write_bytes(GOOD)
+    stream = stream_files(tmp_path)
+    assert read(stream) == ["train-1.jsonl.gz, line 1", "train-2.parquet, row 1", "train-2.parquet, row 2"]
+    listed = "".join(
+        f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in ("train-1.jsonl.gz", "train-2.parquet")
+    )
+    assert (stream.name, stream.sha256) == (tmp_path.name, hashlib.sha256(listed.encode()).hexdigest())
+    (tmp_path / "empty").mkdir()
+    assert "holds no data" in error_of(lambda: stream_files(tmp_path / "empty"))
+
+
+def test_a_stream_comes_in_chunks_that_say_how_much_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "_CHUNK_ROWS", 2)
+    (tmp_path / "a.jsonl").write_bytes(GOOD * 5)
+    (tmp_path / "b.jsonl").write_bytes(GOOD * 5)
+    sizes, shares = zip(
+        *((len(chunk), chunk.share) for chunk in stream_files(tmp_path).chunks()), strict=True
+    )
+    assert sizes == (2, 2, 1, 2, 2, 1)
+    assert list(shares) == sorted(shares)
+    assert (shares[2], shares[-1]) == (0.5, 1.0)
+    few = stream_files(tmp_path).first(3)
+    assert [(len(chunk), chunk.share) for chunk in few.chunks()] == [(2, 2 / 3), (1, 1.0)]
+    assert len(read(stream_files(tmp_path).first(7))) == 7
+    assert len(read(stream_files(tmp_path).first(100))) == 10
+
+
+def test_a_stream_that_breaks_off_is_an_error_behind_the_rows_before(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(GOOD * 5000)[:-12])
+    chunks = stream_files(path).chunks()
+    assert len(next(chunks)) == 1024
+    assert error_of(lambda: list(chunks)).startswith("a.jsonl.gz can't be read (Compressed file ended")
+
+
+def test_what_is_wrong_with_a_row_is_known_in_another_process():
+    with pytest.raises(RowError) as caught:
+        Row("a.jsonl", 2, {"messages": 5}).fail("messages[0].role", "is missing")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.reason) == ("a.jsonl, line 2: messages[0].role is missing", "bad_messages")
+
+
+def test_a_data_set_of_the_hub_is_read_as_it_comes(tmp_path, monkeypatch):
+    """By the package itself, which takes a folder for a data set of that name."""
+    pytest.importorskip("datasets")
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "open" / "data").mkdir(parents=True)
+    for part, first in enumerate((0, 1500)):
+        table = arrow.table({"question": [f"q{n}" for n in range(first, first + 1500)]})
+        parquet.write_table(table, tmp_path / "open" / "data" / f"train-0000{part}-of-00002.parquet")
+    stream = stream_hub("open/data", split="train")
+    rows = [row for chunk in stream.chunks() for row in chunk.rows()]
+    assert [rows[n].text("question") for n in (0, 1499, 1500, 2999)] == ["q0", "q1499", "q1500", "q2999"]
+    assert (len(rows), rows[-1].place) == (3000, "open/data, row 3000")
+    assert (stream.name, stream.sha256) == ("open/data train", None)
+    assert stream.revision.startswith("fingerprint ")
+    message = error_of(lambda: stream_hub("open/data", split="test"))
+    assert message.startswith(
+        "open/data test can't be had from the Hugging Face hub (it has the splits train)"
+    )

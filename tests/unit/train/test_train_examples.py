@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, replace
@@ -20,8 +21,8 @@ from edgereason.train.lora.examples import (
     Example,
     ExamplesFile,
     ExamplesOrigin,
+    Fitting,
     HintConfig,
-    fitting,
     read_examples,
     write_examples,
 )
@@ -95,7 +96,18 @@ def test_what_is_too_long_is_counted_and_never_cut():
     short, long = (
         Example(id=str(n), prompt=(1,) * n, response=(2, 3), num_forced=1, bucket=None) for n in (3, 4)
     )
-    assert fitting([short, long], 5) == ([short], 1)
+    kept = Fitting.of([long, short, long], 5)
+    assert ([*kept], kept.num_too_long, kept.response_tokens.tolist()) == ([short], 2, [2])
+
+
+def test_the_hash_of_examples_is_that_of_their_json(encoder):
+    """Folders of runs that were begun earlier hold it."""
+    examples = [encoder.encode(trace("a"), ALWAYS), encoder.encode(trace("ü\u2028"), HintConfig())]
+    whole = json.dumps([(one.id, one.prompt, one.response) for one in examples])
+    kept = Fitting.of(examples, 1000)
+    assert kept.sha256 == hashlib.sha256(whole.encode()).hexdigest()
+    assert (kept.buckets, kept.num_hinted) == ((64,), 1)
+    assert Fitting.of([], 5).sha256 == hashlib.sha256(b"[]").hexdigest()
 
 
 def test_ids_are_read_as_they_were_written(encoder, tmp_path):

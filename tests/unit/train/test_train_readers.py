@@ -10,17 +10,16 @@ from pathlib import Path
 import pytest
 
 from edgereason.core.types import Message
-from edgereason.data.rows import Row, Rows
+from edgereason.data.rows import Chunk, Row, RowStream
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.errors import ConfigError
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
 from edgereason.train.data.decontaminate import Evaluations
-from edgereason.train.data.readers import READERS, find_rows, read_into, read_source
-from edgereason.train.data.traces import TRACES, Drop, Lengths, TraceRow, read_traces
+from edgereason.train.data.readers import READERS, find_rows, read_into
+from edgereason.train.data.traces import TRACES, Drop, TraceRow, read_traces
 
 NOTHING = Evaluations.of([])
-LENGTHS = Lengths.of(ScriptedEngine())
 
 
 def talk(answer: str, question: str = "2+2?") -> dict[str, object]:
@@ -35,9 +34,23 @@ def read(format_name: str, record: dict[str, object]) -> TraceRow | Drop:
     return READERS[format_name](Row("open/data", 3, record))
 
 
-def rows(*records: dict[str, object]) -> Rows:
-    numbered = tuple(Row("x.jsonl", number, record) for number, record in enumerate(records, 1))
-    return Rows(name="x.jsonl", sha256="ab", revision=None, rows=numbered)
+def rows(*records: dict[str, object]) -> RowStream:
+    chunk = Chunk("x.jsonl", tuple(enumerate(records, 1)), 1.0)
+    return RowStream(name="x.jsonl", sha256="ab", revision=None, chunks=lambda: iter([chunk]))
+
+
+def read_out(folder: Path, stream: RowStream, format_name: str, *, context_tokens: int = 100_000, **how):
+    """The traces of a data set, and what the record says became of its rows."""
+    how = {"against": NOTHING} | how
+    with Model(ScriptedEngine(train_context_tokens=context_tokens)) as model:
+        record = read_into(folder / "out", stream, format_name, model=model, **how)
+    assert record is not None
+    shown = ("rows", "traces", "tokens", "share_contaminated")
+    (found,) = record["yield"].values()
+    dropped = {name: value for name, value in found.items() if name not in shown}
+    traces = read_traces(folder / "out" / TRACES).traces
+    assert (found["rows"], found["traces"]) == (sum(dropped.values()) + len(traces), len(traces))
+    return traces, dropped
 
 
 def test_openthoughts_says_thinking_and_answer_in_one_turn() -> None:
@@ -64,6 +77,62 @@ def test_only_the_last_turn_of_a_conversation_is_the_trace() -> None:
     assert isinstance(trace, TraceRow)
     assert [message.role for message in trace.messages] == ["system", "user", "assistant", "user"]
     assert (trace.thinking, trace.answer) == ("Sum.", "4")
+
+
+SAID = "<think>\nAdd.\n</think>\n\nIt is 4."
+ASKED = {"role": "user", "content": "2+2?"}
+
+
+@pytest.mark.parametrize(
+    ("format_name", "record"),
+    [
+        # open-r1/Mixture-of-Thoughts
+        ("mixture-of-thoughts", {"messages": [{"content": "2+2?", "role": "user"},
+                                              {"content": SAID, "role": "assistant"}],
+                                 "num_tokens": 9, "source": "open-r1/OpenR1-Math-220k"}),
+        ("openthoughts3", talk(SAID)),
+        ("sharegpt", talk(SAID)),
+        ("sharegpt", {"conversations": [ASKED, {"role": "assistant", "content": SAID}]}),
+        # TRL: messages, with the thinking in a field of its own or not; prompt and completion; text
+        ("trl", {"messages": [ASKED, {"role": "assistant", "content": SAID}]}),
+        ("trl", {"messages": [ASKED, {"role": "assistant", "content": "It is 4.", "thinking": "Add."}]}),
+        ("trl", {"messages": [ASKED, {"role": "assistant", "content": "It is 4.",
+                                      "reasoning_content": "Add.\n", "thinking": None}]}),
+        ("trl", {"prompt": "2+2?", "completion": SAID}),
+        ("trl", {"prompt": [ASKED], "completion": [{"role": "assistant", "content": SAID}]}),
+        ("trl", {"text": f"2+2?\n{SAID}"}),
+    ],
+)  # fmt: skip
+def test_conversations_of_every_schema_come_to_the_same_trace(format_name, record) -> None:
+    assert read(format_name, record) == TraceRow(
+        id="open/data-00003",
+        messages=(Message("user", "2+2?"),),
+        thinking="Add.",
+        answer="It is 4.",
+        source="open/data",
+    )
+
+
+def test_a_system_text_beside_a_conversation_is_its_first_turn() -> None:
+    trace = read("sharegpt", talk(SAID) | {"system": "Be brief.", "tools": ""})
+    assert isinstance(trace, TraceRow)
+    assert trace.messages == (Message("system", "Be brief."), Message("user", "2+2?"))
+
+
+def test_a_row_of_deepscaler_is_a_worked_solution() -> None:
+    row = {
+        "problem": "What is $2+2$?",
+        "answer": "4",
+        "solution": r"Two and two make four, so it is $\boxed{4}$.",
+    }
+    trace = read("deepscaler", row)
+    assert isinstance(trace, TraceRow)
+    assert (trace.question, trace.reference) == ("What is $2+2$?", "4")
+    assert (trace.thinking, trace.answer) == (
+        "Two and two make four, so it is 4.",
+        "The final answer is 4.",
+    )
+    assert read("deepscaler", row | {"solution": r"So it is $\boxed{5}$."}) is Drop.WRONG
 
 
 def test_a_worked_solution_is_the_thinking_without_its_result_and_calculator() -> None:
@@ -140,7 +209,26 @@ def test_a_proof_is_no_reference() -> None:
 @pytest.mark.parametrize(
     ("format_name", "record", "says"),
     [
-        ("openthoughts3", {"messages": []}, "open/data, row 3: conversations is missing"),
+        ("openthoughts3", {"question": "?"}, "open/data, row 3: conversations is missing"),
+        ("trl", {"messages": []}, "row 3: messages is not a conversation"),
+        ("trl", {"messages": [{"role": "user", "content": "2+2?"}]}, "messages do not end with a question"),
+        ("trl", {"prompt": None, "completion": "<think>Add.</think>4"}, "row 3: prompt is null"),
+        ("trl", {"prompt": "2+2?", "completion": [{"role": "user", "content": "4"}]}, "completion do not"),
+        ("trl", {"text": "The sky is blue."}, "text has no question before <think>"),
+        ("trl", {"text": "<think>Add.</think>4"}, "text has no question before <think>"),
+        ("trl", {"text": "<|im_start|>user\n2+2?<|im_end|>\n<think>Add.</think>4"}, "text is rendered by"),
+        ("trl", {"text": 7}, "row 3: text is a number"),
+        (
+            "sharegpt",
+            {
+                "conversations": [
+                    {"from": "human", "value": "Weather?"},
+                    {"from": "observation", "value": "{}"},
+                ]
+            },
+            "[1].from is 'observation'",
+        ),
+        ("sharegpt", {"conversations": "2+2?"}, "conversations is not a conversation"),
         (
             "openthoughts3",
             {"conversations": [{"from": "gpt", "value": "x"}]},
@@ -164,10 +252,11 @@ def test_a_row_of_another_shape_is_named(format_name, record, says) -> None:
     assert says in str(caught.value)
 
 
-def test_what_is_left_out_is_counted_and_what_is_kept_is_whole() -> None:
+def test_what_is_left_out_is_counted_and_what_is_kept_is_whole(tmp_path: Path) -> None:
     eval_question = "If a train leaves at nine and another one at ten when do the two of them meet"
     long = "word " * 100
-    reading = read_source(
+    traces, dropped = read_out(
+        tmp_path,
         rows(
             talk("<think>Two and two.</think>4"),
             talk("<think>TWO and two!</think>four"),
@@ -176,18 +265,15 @@ def test_what_is_left_out_is_counted_and_what_is_kept_is_whole() -> None:
             talk(f"<think>{long}</think>4"),
             talk("<think>Another way.</think>4"),
         ),
-        READERS["openthoughts3"],
+        "openthoughts3",
         against=Evaluations.of([eval_question]),
-        lengths=LENGTHS,
         max_tokens=13 + 1 + 10 + 1,
     )
-    assert reading is not None
-    assert reading.dropped == {"duplicate": 1, "no_closing": 1, "contaminated": 1, "too_long": 1}
-    assert [(trace.thinking, trace.num_tokens) for trace in reading.traces] == [
+    assert dropped == {"duplicate": 1, "no_closing": 1, "contaminated": 1, "too_long": 1}
+    assert [(trace.thinking, trace.num_tokens) for trace in traces] == [
         ("Two and two.", 12 + 1 + 10 + 1),
         ("Another way.", 12 + 1 + 10 + 1),
     ]
-    assert reading.num_rows == 6
 
 
 def plain(**change: object) -> dict[str, object]:
@@ -199,9 +285,10 @@ def plain(**change: object) -> dict[str, object]:
     } | change
 
 
-def test_one_bad_row_does_not_end_the_reading_and_is_counted_by_reason() -> None:
+def test_one_bad_row_does_not_end_the_reading_and_is_counted_by_reason(tmp_path: Path) -> None:
     told: list[str] = []
-    reading = read_source(
+    traces, dropped = read_out(
+        tmp_path,
         rows(
             plain(),
             plain(answer=""),
@@ -211,23 +298,21 @@ def test_one_bad_row_does_not_end_the_reading_and_is_counted_by_reason() -> None
             plain(thinking="Other.", messages="2+2?"),
             plain(thinking="Again."),
         ),
-        READERS["plain"],
-        against=NOTHING,
-        lengths=LENGTHS,
+        "plain",
         context=RunContext(notice=told.append),
     )
-    assert reading is not None
-    assert reading.dropped == {"no_answer": 1, "bad_messages": 2, "bad_id": 1}
-    assert [trace.id for trace in reading.traces] == ["q", "x.jsonl-00005", "q#2"]
+    assert dropped == {"no_answer": 1, "bad_messages": 2, "bad_id": 1}
+    assert [trace.id for trace in traces] == ["q", "x.jsonl-00005", "q#2"]
     assert told == [
         "rows of x.jsonl that are left out: 1 bad_id, 2 bad_messages, 1 no_answer; "
         "x.jsonl, line 3: messages[0].content is empty; expected a text"
     ]
 
 
-def test_a_source_of_another_format_is_refused_by_its_first_row() -> None:
-    with pytest.raises(ConfigError, match=r"^x\.jsonl, line 1: conversations is missing"):
-        read_source(rows(plain(), plain()), READERS["openthoughts3"], against=NOTHING, lengths=LENGTHS)
+def test_a_source_of_another_format_is_refused_by_its_first_row(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^x\.jsonl, line 1: messages do not end with a question"):
+        read_out(tmp_path, rows(plain(), plain()), "openthoughts3")
+    assert not (tmp_path / "out" / TRACES).exists()
 
 
 def test_what_was_read_can_be_trained_on(tmp_path: Path) -> None:
@@ -243,12 +328,10 @@ def test_what_was_read_can_be_trained_on(tmp_path: Path) -> None:
     assert ([one.id for one in found.traces], found.left_out.counts) == (["q", "q#2"], {})
 
 
-def test_the_context_is_a_limit_where_nobody_names_one() -> None:
-    lengths = Lengths.of(ScriptedEngine(train_context_tokens=100))
+def test_the_context_is_a_limit_where_nobody_names_one(tmp_path: Path) -> None:
     records = [talk(f"<think>{'x' * n}</think>4") for n in (20, 100)]
-    reading = read_source(rows(*records), READERS["openthoughts3"], against=NOTHING, lengths=lengths)
-    assert reading is not None
-    assert ([len(trace.thinking) for trace in reading.traces], reading.dropped) == ([20], {"too_long": 1})
+    traces, dropped = read_out(tmp_path, rows(*records), "openthoughts3", context_tokens=100)
+    assert ([len(trace.thinking) for trace in traces], dropped) == ([20], {"too_long": 1})
 
 
 def test_a_data_set_becomes_a_folder_and_the_record_says_of_what(tmp_path: Path) -> None:
@@ -290,25 +373,41 @@ def test_a_reading_that_is_stopped_leaves_no_traces(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / TRACES).exists()
 
 
-def test_a_source_is_a_file_or_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_is_a_file_a_folder_or_a_name_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    def load_dataset(path, name=None, *, split):
-        asked.append((path, split))
-        return [{"question": "a"}]
+    def load_dataset_builder(path, name=None):
+        asked.append((path, name))
+        return types.SimpleNamespace(
+            config=types.SimpleNamespace(
+                data_files={"train": [f"hf://datasets/{path}@{'0f' * 20}/a.parquet"]}
+            ),
+            info=types.SimpleNamespace(splits=None),
+            as_streaming_dataset=lambda split: ({"question": f"{split} {n}"} for n in range(5000)),
+        )
 
     fake = types.ModuleType("datasets")
-    fake.load_dataset = load_dataset  # type: ignore[attr-defined]
+    fake.load_dataset_builder = load_dataset_builder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", fake)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "s1k.jsonl").write_text('{"question": "b"}\n{"question": "c"}\n')
-    assert [row.values["question"] for row in find_rows("data/s1k.jsonl", limit=1).rows] == ["b"]
-    assert len(find_rows("data/s1k.jsonl").rows) == 2
+    (tmp_path / "data" / "a.jsonl").write_text('{"question": "a"}\n')
+
+    def questions(source: str, limit: int | None = None) -> list[str]:
+        chunks = find_rows(source, limit).chunks()
+        return [row.text("question") for chunk in chunks for row in chunk.rows() if isinstance(row, Row)]
+
+    assert questions("data/s1k.jsonl", limit=1) == ["b"]
+    assert questions("data/s1k.jsonl") == ["b", "c"]
+    assert questions("data") == ["a", "b", "c"]
     assert asked == []
-    find_rows("simplescaling/s1K-1.1")
-    find_rows("simplescaling/s1K-1.1", limit=10)
-    assert asked == [("simplescaling/s1K-1.1", "train"), ("simplescaling/s1K-1.1", "train[:10]")]
+    assert len(questions("simplescaling/s1K-1.1")) == 5000
+    assert questions("open-r1/Mixture-of-Thoughts:all", limit=1500)[-1] == "train 1499"
+    assert find_rows("simplescaling/s1K-1.1").revision == "0f" * 20
+    assert asked == [("simplescaling/s1K-1.1", None), ("open-r1/Mixture-of-Thoughts", "all"), asked[0]]
     for missing in ("data/s2k.jsonl", "nowhere"):
         with pytest.raises(ConfigError, match="is not a file"):
             find_rows(missing)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from edgereason.train.lora.masked_lora import token_scores
 
@@ -70,3 +72,21 @@ def test_no_tokens_have_no_scores():
     assert logprobs.shape == entropies.shape == (0,)
     logprobs.sum().backward()
     assert torch.equal(hidden.grad, torch.zeros_like(hidden))
+
+
+def test_logits_are_held_of_a_chunk_and_of_trained_tokens_alone(monkeypatch):
+    """Nothing that a loss makes, forward or backward, is as large as two chunks' logits."""
+    monkeypatch.setattr("edgereason.train.lora.masked_lora._CHUNK_TOKENS", 16)
+    vocab, sizes = 3000, []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(one.numel() for one in tree_leaves(out) if isinstance(one, torch.Tensor))
+            return out
+
+    hidden = torch.randn(200, 8, requires_grad=True)
+    head, ids = torch.randn(vocab, 8), torch.randint(vocab, (200,))
+    with Largest():
+        token_scores(hidden, head, ids)[0].sum().backward()
+    assert max(size for size in sizes if size != head.numel()) == 16 * vocab

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from edgereason.errors import ConfigError
 from edgereason.records.folder import RECORD, RunFolder
 from edgereason.train.data.traces import (
     FORMAT,
+    TRACES,
     Lengths,
+    Seen,
     TraceRow,
     finish_traces,
     length_summary,
@@ -177,7 +180,8 @@ def test_a_folder_holds_one_run_and_says_what_differs(tmp_path: Path) -> None:
     RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 1, "teacher": "a"})
     with pytest.raises(ConfigError, match=r"seed: 1 there, 2 now\)"):
         RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 2, "teacher": "a"})
-    finish_traces(folder, {"seed": 1, "teacher": "a"}, [TRACE], {"way": "read"})
+    assert write_traces(folder / TRACES, [TRACE]) == 1
+    finish_traces(folder, {"seed": 1, "teacher": "a"}, 1, {"way": "read"})
     RunFolder(folder, "set of traces").claim_record(FORMAT, {"seed": 1, "teacher": "a"})
     assert json.loads((folder / RECORD).read_text())["traces"]["rows"] == 1
 
@@ -193,3 +197,13 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds something else"):
         RunFolder(tmp_path, "set of traces").claim_record(FORMAT, {})
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_what_was_seen_is_known_again_through_every_growth_of_the_table() -> None:
+    drawn = random.Random(0)
+    few = [drawn.randbytes(8) for _ in range(3000)] + [bytes(8)]
+    seen, expected = Seen(), set()
+    for _ in range(20_000):
+        one = drawn.choice(few)
+        assert seen.add(one) is (one not in expected)
+        expected.add(one)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Self
@@ -59,11 +59,17 @@ class Evaluations:
         files: what the record says of them.
         ngrams: every 13 words in a row.
         short: questions of fewer words, whole.
+        short_words: how many words these have.
     """
 
     files: tuple[dict[str, Any], ...]
     ngrams: frozenset[str]
     short: frozenset[str]
+    short_words: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        num_words = {question.count(" ") + 1 for question in self.short if question}
+        object.__setattr__(self, "short_words", frozenset(num_words))
 
     @classmethod
     def read(cls, paths: Sequence[Path]) -> Self:
@@ -96,7 +102,7 @@ class Evaluations:
     def _know_a_part(self, question: str, said: Sequence[str]) -> bool:
         runs = [
             (start, start + length)
-            for length in range(1, NGRAM_WORDS)
+            for length in self.short_words
             for start in range(len(said) - length + 1)
             if " ".join(said[start : start + length]) in self.short
         ]

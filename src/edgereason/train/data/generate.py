@@ -39,7 +39,16 @@ from edgereason.records.journal import Journal
 from edgereason.train.data.decontaminate import Evaluations
 from edgereason.train.data.questions import LEFT_OUT, Question, Questions, require_unique_ids, usable
 from edgereason.train.data.solutions import RULE, SampleRow, choose
-from edgereason.train.data.traces import FORMAT, Drop, Lengths, TraceRow, finish_traces, length_summary
+from edgereason.train.data.traces import (
+    FORMAT,
+    TRACES,
+    Drop,
+    Lengths,
+    TraceRow,
+    finish_traces,
+    length_summary,
+    write_traces,
+)
 
 INSTRUCTION: Final = (
     "You solve problems by thinking aloud, in plain sentences, as a careful person does with pencil and "
@@ -240,7 +249,7 @@ def generate(
         "sampled_tokens": sum(row.num_tokens for rows in samples.values() for row in rows),
         **context.about(),
     }
-    return finish_traces(folder, run, traces, record)
+    return finish_traces(folder, run, write_traces(folder / TRACES, traces), record)
 
 
 def sample_seed(seed: int, question_id: str, number: int) -> int:

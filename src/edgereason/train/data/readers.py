@@ -2,51 +2,64 @@ r"""What others have: traces in their own formats, from files or from the hub.
 
 ::
 
-    openthoughts3  {conversations: [{from: human, value}, {from: gpt, value: "<think>…</think>…"}]}  ─┐
-    s1k            {question, thinking_trajectories or deepseek_thinking_trajectory, attempt}        ─┼→ trace
-    worked         {question, answer, solution}, or GSM8K's {question, answer: "… #### 72"}          ─┤
-    plain          our own schema                                                                    ─┘
+    openthoughts3, sharegpt      {conversations: [{from: human, value}, {from: gpt, value}]}         ─┐
+    mixture-of-thoughts, trl     {messages: [{role, content}, …]}, {prompt, completion}, {text}      ─┤
+    s1k              {question, thinking_trajectories or deepseek_thinking_trajectory, attempt}      ─┼→ trace
+    worked, deepscaler   {question, answer, solution}, or GSM8K's {question, answer: "… #### 72"}    ─┤
+    plain            our own schema                                                                  ─┘
 
-A row of another shape, or whose trace is of no use because it has no answer or does not fit, is left out
-whole and counted by reason; nothing is ever cut. If no row is of the format, the first one's error is raised:
-it names file, line and field.
+In a conversation, the last turn is the trace: "<think>…</think>…", or its thinking in a field of its own. A
+row of another shape, or whose trace is of no use because it has no answer or does not fit, is left out whole
+and counted by reason; nothing is ever cut. If no row is of the format, the first one's error is raised: it
+names file, line and field.
 
-Source: fields of open-thoughts/OpenThoughts3-1.2M, simplescaling/s1K and s1K-1.1, openai/gsm8k.
+Rows are read, compared with evaluations and counted in tokens by several processes, a chunk at a time.
+
+Source: fields of open-thoughts/OpenThoughts3-1.2M, open-r1/Mixture-of-Thoughts, simplescaling/s1K and
+s1K-1.1, agentica-org/DeepScaleR-Preview-Dataset, openai/gsm8k; TRL's documentation, "Dataset formats".
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from edgereason.core.answers import extract
-from edgereason.core.chat import split_thinking
+from edgereason.core.chat import OPENING, split_thinking
+from edgereason.core.types import Message
 from edgereason.data.questions import Role, turns
-from edgereason.data.rows import Row, Rows, read_file, read_hub
+from edgereason.data.rows import Chunk, Row, RowError, RowStream, stream_files, stream_hub
+from edgereason.errors import RequestError
 from edgereason.reasoning.model import Model
 from edgereason.records.context import RunContext
-from edgereason.records.folder import RunFolder, model_entry, source_entry
+from edgereason.records.folder import RunFolder, data_entry, model_entry
 from edgereason.train.data.decontaminate import Evaluations, normalised
+from edgereason.train.data.parallel import Stopped, each_row
 from edgereason.train.data.questions import answered
 from edgereason.train.data.solutions import solution_trace
 from edgereason.train.data.traces import (
     FORMAT,
+    TRACES,
     Drop,
-    LeftOut,
+    Found,
     Lengths,
+    Sieve,
     TraceRow,
-    UniqueIds,
     finish_traces,
     length_summary,
+    renamed,
     row_id,
     text_or_blank,
     trace_or_drop,
     trace_or_why,
+    unless_broken,
     without_opening,
+    write_traces,
 )
 
 _SHORT_SOLUTION_CHARS: Final = 40
@@ -63,17 +76,79 @@ _S1K: Final = (
 """Fields of thinking and answer: of s1K-1.1, of s1K, and of s1K-1.1's other teacher."""
 
 
+_THINKING: Final = ("reasoning_content", "thinking", "reasoning")
+"""What chat templates of reasoning models call the thinking of a turn."""
+_RENDERED: Final = re.compile(r"<\|[\w ]+\|>|\[INST\]|<start_of_turn>|<s>")
+"""Control tokens of chat templates."""
+
 Reader = Callable[[Row], TraceRow | Drop]
 """The trace of a row, or why there is none; a row of another shape raises."""
 
 
-def openthoughts3(row: Row) -> TraceRow | Drop:
-    """The last turn of the conversation, which holds thinking and answer in one text."""
-    *before, last = turns(row, "conversations", role="from", content="value", roles=_SPEAKERS)
+def conversation(row: Row) -> TraceRow | Drop:
+    """The last turn of a conversation, which holds thinking and answer."""
+    field, said = _turns_of(row)
+    *before, last = said
     if last.role != "assistant" or not before or before[-1].role != "user":
-        row.fail("conversations", "do not end with a question and its answer; expected human, then gpt")
-    thinking, answer = split_thinking(without_opening(last.content))
+        row.fail(field, "do not end with a question and its answer; expected a user, then an assistant")
+    if (thinking := _apart(row, field)) is None:
+        thinking, answer = split_thinking(without_opening(last.content))
+    else:
+        answer = last.content
     return trace_or_drop(row_id(row), thinking, answer, messages=tuple(before), source=row.source)
+
+
+def _turns_of(row: Row) -> tuple[str, tuple[Message, ...]]:
+    """The turns of a conversation in whatever fields it is, and the name of the field for messages."""
+    if "conversations" not in row.values:
+        if "messages" in row.values:
+            return "messages", turns(row, "messages", roles=_SPEAKERS)
+        if "completion" in row.values:
+            return "completion", _prompt_of(row) + _completion_of(row)
+        if "text" in row.values:
+            return "text", _turns_of_text(row)
+    keys = {"role": "from", "content": "value"} if _is_from_value(row) else {}
+    system = (Message("system", row.text("system")),) if row.has("system") else ()
+    return "conversations", system + turns(row, "conversations", roles=_SPEAKERS, **keys)
+
+
+def _is_from_value(row: Row) -> bool:
+    found = row.values.get("conversations")
+    first = found[0] if isinstance(found, list | tuple) and found else None
+    return not (isinstance(first, Mapping) and "role" in first)
+
+
+def _prompt_of(row: Row) -> tuple[Message, ...]:
+    value = row.value("prompt")
+    return (
+        (Message("user", row.text("prompt")),)
+        if isinstance(value, str)
+        else turns(row, "prompt", roles=_SPEAKERS)
+    )
+
+
+def _completion_of(row: Row) -> tuple[Message, ...]:
+    if isinstance(row.value("completion"), str):
+        return (Message("assistant", row.text("completion")),)
+    return turns(row, "completion", roles=_SPEAKERS)
+
+
+def _turns_of_text(row: Row) -> tuple[Message, ...]:
+    """Of a text, what is asked stands before the opening. One that a template has rendered is broken."""
+    question, opening, said = row.text("text").partition(OPENING.strip())
+    if not opening or not question.strip():
+        row.fail("text", f"has no question before {OPENING.strip()}; expected a question and its thinking")
+    if _RENDERED.search(question):
+        row.fail("text", "is rendered by a chat template; expected messages, or prompt and completion")
+    return Message("user", question.strip()), Message("assistant", said or opening)
+
+
+def _apart(row: Row, field: str) -> str | None:
+    """The thinking of the last turn, where it stands in a field of its own."""
+    found = row.values[field]
+    last = found[-1] if isinstance(found, list | tuple) else {}
+    name = next((name for name in _THINKING if last.get(name)), None)
+    return None if name is None else Row(row.source, row.number, {name: last[name]}).text(name)
 
 
 def s1k(row: Row) -> TraceRow | Drop:
@@ -104,8 +179,12 @@ def worked(row: Row) -> TraceRow | Drop:
 
 
 READERS: Final[Mapping[str, Reader]] = {
-    "openthoughts3": openthoughts3,
+    "openthoughts3": conversation,
+    "mixture-of-thoughts": conversation,
+    "sharegpt": conversation,
+    "trl": conversation,
     "s1k": s1k,
+    "deepscaler": worked,
     "worked": worked,
     "plain": trace_or_why,
 }
@@ -120,54 +199,65 @@ def _short_solution(row: Row) -> str | None:
     return None if answer is None else answer.text
 
 
-def find_rows(source: str, limit: int | None = None) -> Rows:
-    """A local file, or the training split of a data set of the hub.
+def find_rows(source: str, limit: int | None = None) -> RowStream:
+    """A local file or a folder of files, or the training split of a data set of the hub.
 
     Args:
-        source: a path, or a name such as ``simplescaling/s1K-1.1``.
+        source: a path, or a name such as ``simplescaling/s1K-1.1`` or ``open-r1/Mixture-of-Thoughts:all``,
+            with its subset.
         limit: only the first so many rows.
 
     Raises:
         ConfigError: there is neither, or it can't be read.
     """
     path = Path(source)
-    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.suffix.endswith(
-        ("jsonl", "gz", "parquet")
-    )
-    if path.is_file() or not is_name:
-        rows = read_file(path)
-        return replace(rows, rows=rows.rows[:limit])
-    return read_hub(source, split="train" if limit is None else f"train[:{limit}]")
+    name = re.fullmatch(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?", source)
+    if path.exists() or not name or path.suffix.endswith(("jsonl", "gz", "parquet")):
+        return stream_files(path).first(limit)
+    return stream_hub(name[1], config=name[2], split="train").first(limit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a data set came to.
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What is done with each chunk, here or in another process.
 
     Attributes:
-        traces: kept, in the source's order, their tokens counted.
-        num_rows: that were read.
-        dropped: how many were left out, by reason.
+        reader: of the format, by its name.
+        against: evaluations; what they ask is left out.
+        lengths: counts tokens.
+        max_tokens: longest trace, as the budget counts; the model's context is a limit anyway.
     """
 
-    traces: tuple[TraceRow, ...]
-    num_rows: int
-    dropped: Mapping[str, int]
+    reader: str
+    against: Evaluations
+    lengths: Lengths
+    max_tokens: int | None
 
-    def to_json(self) -> dict[str, Any]:
-        """For the record."""
-        return {
-            "rows": self.num_rows,
-            "traces": len(self.traces),
-            **dict(sorted(self.dropped.items())),
-            "share_contaminated": self.dropped.get(Drop.CONTAMINATED, 0) / self.num_rows,
-            "tokens": length_summary([trace.num_tokens or 0 for trace in self.traces]),
-        }
+    def __call__(self, chunk: Chunk) -> list[Drop | RowError | Found[TraceRow]]:
+        return [self._found(unless_broken(READERS[self.reader], row)) for row in chunk.rows()]
+
+    def _found(self, trace: TraceRow | Drop | RowError) -> Drop | RowError | Found[TraceRow]:
+        if not isinstance(trace, TraceRow):
+            return trace
+        if any(self.against.know(message.content) for message in trace.messages if message.role == "user"):
+            return Drop.CONTAMINATED
+        said = f"{normalised(trace.question)}\n{normalised(trace.thinking)}"
+        return Found(hashlib.sha256(said.encode()).digest()[:8], trace.id, self._counted(trace))
+
+    def _counted(self, trace: TraceRow) -> TraceRow | Drop:
+        num_tokens = self.lengths.budgeted(trace)
+        try:
+            fits = self.lengths.fits(trace, num_tokens)
+        except RequestError:
+            return Drop.ROLES
+        if not fits or (self.max_tokens is not None and num_tokens > self.max_tokens):
+            return Drop.TOO_LONG
+        return replace(trace, num_tokens=num_tokens)
 
 
 def read_into(
     folder: Path,
-    rows: Rows,
+    rows: RowStream,
     format_name: str,
     *,
     against: Evaluations,
@@ -175,18 +265,23 @@ def read_into(
     max_tokens: int | None = None,
     context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
-    """Reads a data set into a folder of traces; see `read_source`.
+    """Reads every trace of a data set that is of use into a folder of traces.
 
     Args:
+        folder: of traces and record; made if it is not there.
+        rows: the data set.
         format_name: one of `READERS`.
+        against: evaluations; what they ask is left out.
         model: its vocabulary counts, its context is the limit.
-        context: stopped, it has written nothing but its claim to the folder.
+        max_tokens: longest trace, as the budget counts.
+        context: asked after every chunk whether to stop, told how far it is.
 
     Returns:
         The record; None if it was stopped, with nothing written but a claim to the folder.
 
     Raises:
-        ConfigError: the folder holds something else, or no row is of the format.
+        ConfigError: the folder holds something else, the source breaks off, or no row is of the format; then
+            the message names file, line and field of the first.
     """
     counter = model_entry(model.info)
     run = {
@@ -195,80 +290,38 @@ def read_into(
         "counted_by": counter["sha256"] or counter["name"],
     }
     RunFolder(folder, "set of traces").claim_record(FORMAT, run)
-    reading = read_source(
-        rows,
-        READERS[format_name],
-        against=against,
-        lengths=Lengths.of(model.engine),
-        max_tokens=max_tokens,
-        context=context,
-    )
-    if reading is None:
+    work = _Reading(format_name, against, Lengths.of(model.engine), max_tokens)
+    sieve = Sieve()
+    lengths = array("I")
+
+    def kept() -> Iterator[TraceRow]:
+        for name, trace in sieve.kept(each_row(work, rows, context)):
+            lengths.append(trace.num_tokens or 0)
+            yield renamed(trace, name)
+        sieve.left_out.require_some_rows(rows.name)
+
+    try:
+        num_traces = write_traces(folder / TRACES, kept())
+    except Stopped:
         return None
+    left_out = sieve.left_out
+    if left_out.num_broken:
+        context.notice(left_out.notice(rows.name))
+    counts = left_out.counts
+    came_to = {
+        "rows": left_out.num_rows,
+        "traces": num_traces,
+        **dict(sorted(counts.items())),
+        "share_contaminated": counts[Drop.CONTAMINATED] / left_out.num_rows,
+        "tokens": length_summary(lengths),
+    }
     record = {
         "way": "read",
         "model": counter,
         "config": {"format": format_name, "max_tokens": max_tokens},
-        "from": source_entry(rows),
+        "from": data_entry(rows.name, rows.sha256, rows.revision) | {"rows": left_out.num_rows},
         "against": list(against.files),
-        "yield": {rows.name: reading.to_json()},
+        "yield": {rows.name: came_to},
         **context.about(),
     }
-    return finish_traces(folder, run, reading.traces, record)
-
-
-def read_source(
-    rows: Rows,
-    reader: Reader,
-    *,
-    against: Evaluations,
-    lengths: Lengths,
-    max_tokens: int | None = None,
-    context: RunContext = RunContext(),
-) -> Reading | None:
-    """Every trace of a data set that is of use; None if it was stopped.
-
-    Args:
-        rows: the data set.
-        reader: of its format.
-        against: evaluations; what they ask is left out.
-        lengths: counts tokens.
-        max_tokens: longest trace, as the budget counts; the model's context is a limit anyway.
-        context: asked before every row whether to stop, told after it.
-
-    Raises:
-        ConfigError: no row is of the format; the message names file, line and field of the first.
-    """
-    traces: list[TraceRow] = []
-    left_out, ids = LeftOut(), UniqueIds()
-    seen: set[bytes] = set()
-    for done, row in enumerate(rows.rows, 1):
-        if context.should_stop():
-            return None
-        trace = left_out.unless_broken(reader, row)
-        if isinstance(trace, TraceRow):
-            trace = _useful(trace, against, lengths, max_tokens, seen)
-        if isinstance(trace, TraceRow):
-            traces.append(ids.renamed(trace))
-        else:
-            left_out.count(trace)
-        context.progress("rows", done, len(rows.rows))
-    left_out.require_some_rows(len(rows.rows))
-    if left_out.num_broken:
-        context.notice(left_out.notice(rows.name))
-    return Reading(traces=tuple(traces), num_rows=len(rows.rows), dropped=left_out.counts)
-
-
-def _useful(
-    trace: TraceRow, against: Evaluations, lengths: Lengths, max_tokens: int | None, seen: set[bytes]
-) -> TraceRow | Drop:
-    if any(against.know(message.content) for message in trace.messages if message.role == "user"):
-        return Drop.CONTAMINATED
-    said = hashlib.sha256(f"{normalised(trace.question)}\n{normalised(trace.thinking)}".encode()).digest()
-    if said in seen:
-        return Drop.DUPLICATE
-    seen.add(said)
-    num_tokens = lengths.budgeted(trace)
-    if (max_tokens is not None and num_tokens > max_tokens) or not lengths.fits(trace, num_tokens):
-        return Drop.TOO_LONG
-    return replace(trace, num_tokens=num_tokens)
+    return finish_traces(folder, run, num_traces, record)

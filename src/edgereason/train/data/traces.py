@@ -5,28 +5,32 @@
     {"id": …, "messages": [{"role": "user", "content": …}], "thinking": "… is 84.",
      "answer": "The final answer is 84.", "source": …, "num_tokens": 212, "reference": "84"}
 
-A trace holds texts. Whoever needs ids tokenizes its `pieces` one by one, as all seams are.
+A trace holds texts. Whoever needs ids tokenizes its `pieces` one by one, as all seams are. Files are read and
+written a row at a time; of the rows that went by, 16 to 32 bytes each stay for telling duplicates.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self, TypeVar
 
 import numpy as np
 
-from edgereason.core.bundle import file_sha256, write_atomically
+from edgereason.core.bundle import file_sha256, temporary_beside
 from edgereason.core.chat import CLOSING, CLOSING_TAG, OPENING, ChatTemplate, Seams
 from edgereason.core.types import Message
 from edgereason.data.questions import id_of, turns
-from edgereason.data.rows import Row, RowError, read_file
+from edgereason.data.rows import Row, RowError, no_rows, stream_files
 from edgereason.engine.base import Engine
+from edgereason.engine.vocabulary import portable_tokenize
 from edgereason.errors import ConfigError
 from edgereason.records.folder import RunFolder
 
@@ -70,6 +74,11 @@ class TraceRow:
             if any(tag in text for tag in TAGS):
                 raise ConfigError(f"trace {self.id}: {name} holds {' or '.join(TAGS)}; expected neither")
 
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file."""
+        row = {one.name: getattr(self, one.name) for one in fields(self)}
+        return row | {"messages": [{"role": one.role, "content": one.content} for one in self.messages]}
+
     @property
     def question(self) -> str:
         """The last user message."""
@@ -94,6 +103,8 @@ class Drop(StrEnum):
     DUPLICATE = "duplicate"
     TOO_LONG = "too_long"
     """Beyond the limit, or beyond what the model's context holds."""
+    ROLES = "roles"
+    """The model's chat template takes no conversation with such an order of roles."""
     CUT = "cut"
     """The teacher did not come to an end by itself."""
     WRONG = "wrong"
@@ -118,24 +129,19 @@ def trace_or_drop(trace_id: str, thinking: str, answer: str | None, **fields: An
 
 @dataclass(slots=True)
 class LeftOut:
-    """How many rows of a file are left out, by reason.
+    """How many rows of a data set are left out, by reason.
 
     Attributes:
         counts: a `Drop`, or the field that is wrong, such as ``bad_messages``.
+        num_rows: that went by, of whatever kind.
         num_broken: rows that are not of their format.
         first: what is wrong with the first of these.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
+    num_rows: int = 0
     num_broken: int = 0
-    first: ConfigError | None = None
-
-    def unless_broken(self, read: Callable[[Row], TraceRow | Drop], row: Row) -> TraceRow | Drop | RowError:
-        """What a reader makes of a row; its error if the row is of another shape."""
-        try:
-            return read(row)
-        except RowError as error:
-            return error
+    first: str | None = None
 
     def count(self, why: Drop | RowError) -> None:
         """Counts a row that is left out."""
@@ -144,16 +150,18 @@ class LeftOut:
             return
         self.counts[why.reason] += 1
         self.num_broken += 1
-        self.first = self.first or why
+        self.first = self.first or str(why)
 
-    def require_some_rows(self, num_rows: int) -> None:
-        """Refuses a file that has no row of its format.
+    def require_some_rows(self, name: str) -> None:
+        """Refuses a data set that has no row of its format.
 
         Raises:
-            ConfigError: what is wrong with the first row.
+            ConfigError: what is wrong with the first row, or that there is none.
         """
-        if self.first is not None and self.num_broken == num_rows:
-            raise self.first
+        if self.num_rows == 0:
+            raise no_rows(name)
+        if self.first is not None and self.num_broken == self.num_rows:
+            raise ConfigError(self.first)
 
     def notice(self, name: str) -> str:
         """What a person should know of a file whose rows are not all used."""
@@ -162,21 +170,100 @@ class LeftOut:
         return f"rows of {name} that are left out: {reasons}{first}"
 
 
-@dataclass(slots=True)
+class Seen:
+    """What has been seen, by hashes of 64 bits, in 16 to 32 bytes each.
+
+    Two things that differ are taken for the same by chance: once in ten million sets of two million.
+    """
+
+    def __init__(self) -> None:
+        self._slots = array("Q", bytes(8 << 10))
+        self._num = 0
+
+    def add(self, hashed: bytes) -> bool:
+        """Takes the first 8 bytes of a hash; whether they are new."""
+        if 2 * self._num >= len(self._slots):
+            before = self._slots
+            self._slots = array("Q", bytes(16 * len(before)))
+            for number in before:
+                if number:
+                    self._put(number)
+        is_new = self._put(int.from_bytes(hashed[:8], "little") or 1)
+        self._num += is_new
+        return is_new
+
+    def _put(self, number: int) -> bool:
+        slots = self._slots
+        at = number % len(slots)  # a power of two, and the number is random
+        while found := slots[at]:
+            if found == number:
+                return False
+            at = (at + 1) % len(slots)
+        slots[at] = number
+        return True
+
+
 class UniqueIds:
     """Keeps traces with one id apart: ``q17``, ``q17#2``, ``q17#3``."""
 
-    _taken: set[str] = field(default_factory=set)
-    _times: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self._taken = Seen()
+        self._times: Counter[str] = Counter()
 
-    def renamed(self, trace: TraceRow) -> TraceRow:
-        """The trace, under an id that none before it has."""
-        name = trace.id
-        while name in self._taken:
-            self._times[trace.id] += 1
-            name = f"{trace.id}#{self._times[trace.id] + 1}"
-        self._taken.add(name)
-        return trace if name == trace.id else replace(trace, id=name)
+    def of(self, trace_id: str) -> str:
+        """The id, or one made of it that none before it has."""
+        name = trace_id
+        while not self._taken.add(_hashed(name)):
+            self._times[trace_id] += 1
+            name = f"{trace_id}#{self._times[trace_id] + 1}"
+        return name
+
+
+def _hashed(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """What a row came to.
+
+    Attributes:
+        hashed: of what must not come twice.
+        id: the row's own.
+        value: what is made of its trace, or why it is of no use.
+    """
+
+    hashed: bytes
+    id: str
+    value: T | Drop
+
+
+class Sieve:
+    """Lets every trace of a data set through once, under an id of its own, and counts what it holds back.
+
+    Attributes:
+        left_out: rows that it held back so far.
+    """
+
+    def __init__(self) -> None:
+        self.left_out = LeftOut()
+        self._seen, self._ids = Seen(), UniqueIds()
+
+    def kept(self, rows: Iterable[Drop | RowError | Found[T]]) -> Iterator[tuple[str, T]]:
+        """What is made of the traces that are kept, each with its id."""
+        for row in rows:
+            self.left_out.num_rows += 1
+            if not isinstance(row, Found):
+                self.left_out.count(row)
+            elif not self._seen.add(row.hashed):
+                self.left_out.count(Drop.DUPLICATE)
+            elif isinstance(row.value, Drop):
+                self.left_out.count(row.value)
+            else:
+                yield self._ids.of(row.id), row.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,19 +283,30 @@ def read_traces(path: Path) -> TraceFile:
     Raises:
         ConfigError: no row is a trace; the message names file, line and field of the first.
     """
-    rows = read_file(path).rows
-    traces: dict[TraceRow, TraceRow] = {}
-    left_out, ids = LeftOut(), UniqueIds()
-    for row in rows:
-        trace = left_out.unless_broken(trace_or_why, row)
-        if not isinstance(trace, TraceRow):
-            left_out.count(trace)
-        elif trace in traces:
-            left_out.count(Drop.DUPLICATE)
-        else:
-            traces[trace] = ids.renamed(trace)
-    left_out.require_some_rows(len(rows))
-    return TraceFile(tuple(traces.values()), left_out)
+    stream, sieve = stream_files(path), Sieve()
+    rows = (find_trace(row) for chunk in stream.chunks() for row in chunk.rows())
+    traces = tuple(renamed(trace, name) for name, trace in sieve.kept(rows))
+    sieve.left_out.require_some_rows(stream.name)
+    return TraceFile(traces, sieve.left_out)
+
+
+def find_trace(row: Row | RowError) -> Drop | RowError | Found[TraceRow]:
+    """The trace of a row of our schema."""
+    trace = unless_broken(trace_or_why, row)
+    return Found(_hashed(repr(trace)), trace.id, trace) if isinstance(trace, TraceRow) else trace
+
+
+def unless_broken(read: Callable[[Row], TraceRow | Drop], row: Row | RowError) -> TraceRow | Drop | RowError:
+    """What a reader makes of a row; its error if the row is of another shape."""
+    try:
+        return row if isinstance(row, RowError) else read(row)
+    except RowError as error:
+        return error
+
+
+def renamed(trace: TraceRow, name: str) -> TraceRow:
+    """The trace under another id."""
+    return trace if name == trace.id else replace(trace, id=name)
 
 
 def trace_or_why(row: Row) -> TraceRow | Drop:
@@ -236,7 +334,7 @@ def text_or_blank(row: Row, name: str) -> str:
         value = value[0] if value else None
     if value is not None and not isinstance(value, str):
         row.fail(name, "is not a text; expected a text, or a list of one")
-    return value or ""
+    return "" if value is None or not value.strip() else Row(row.source, row.number, {name: value}).text(name)
 
 
 def trace_of(row: Row) -> TraceRow:
@@ -285,9 +383,14 @@ def without_opening(text: str) -> str:
     return text.lstrip().removeprefix(OPENING.strip())
 
 
-def write_traces(path: Path, traces: Iterable[TraceRow]) -> None:
-    """Writes a file of traces, whole or not at all."""
-    write_atomically(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in traces))
+def write_traces(path: Path, traces: Iterable[TraceRow]) -> int:
+    """Writes a file of traces as they come, whole or not at all; returns their number."""
+    num_traces = 0
+    with temporary_beside(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        for trace in traces:
+            file.write(json.dumps(trace.to_json(), ensure_ascii=False) + "\n")
+            num_traces += 1
+    return num_traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +405,7 @@ class Lengths:
     def of(cls, engine: Engine) -> Self:
         """For the vocabulary, template and training context of the engine's model."""
         info = engine.info
-        return cls(Seams.of(engine.tokenize), info.template, info.train_context_tokens)
+        return cls(Seams.of(portable_tokenize(engine)), info.template, info.train_context_tokens)
 
     def budgeted(self, trace: TraceRow) -> int:
         """What the trace spends of a budget: thinking with its line break, closing and answer."""
@@ -315,14 +418,13 @@ class Lengths:
 
 
 def finish_traces(
-    folder: Path, run: Mapping[str, Any], traces: Sequence[TraceRow], record: Mapping[str, Any]
+    folder: Path, run: Mapping[str, Any], num_traces: int, record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes the traces and then the record, which says what they are; returns the record."""
-    write_traces(folder / TRACES, traces)
+    """Writes the record of the traces that are in a folder, and returns it."""
     whole = {
         "format": FORMAT,
         "run": run,
-        "traces": {"name": TRACES, "sha256": file_sha256(folder / TRACES), "rows": len(traces)},
+        "traces": {"name": TRACES, "sha256": file_sha256(folder / TRACES), "rows": num_traces},
         **record,
     }
     return RunFolder(folder, "set of traces").write(whole)

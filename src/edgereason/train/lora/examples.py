@@ -19,16 +19,22 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from edgereason.config import load_json
 from edgereason.core.bundle import Base, write_atomically
 from edgereason.core.chat import ChatTemplate, Seams
 from edgereason.data.rows import read_unpacked
 from edgereason.engine.base import Engine
+from edgereason.engine.vocabulary import portable_tokenize
 from edgereason.errors import ConfigError
 from edgereason.train.data.traces import TraceRow
 
@@ -117,11 +123,11 @@ class Encoder:
 
     @classmethod
     def of(cls, engine: Engine) -> Self:
-        """The encoder of an engine's model."""
+        """The encoder of an engine's model; pickled, that of the model's file."""
         info = engine.info
         return cls(
             info.template,
-            Seams.of(engine.tokenize),
+            Seams.of(portable_tokenize(engine)),
             tuple(engine.tokenize(info.eos_text, special=True)),
             info.vocab_size,
         )
@@ -130,26 +136,91 @@ class Encoder:
         """Ids of the opening, and of the hint for a bucket if there is one."""
         return self.seams.opening + (() if bucket is None else self.seams.hint(bucket))
 
+    def ids(self, trace: TraceRow) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A trace's prompt and body: what it spends of a budget.
+
+        Raises:
+            RequestError: the template takes no such order of roles.
+        """
+        seams = self.seams
+        body = tuple(token for piece in trace.pieces for token in seams.tokenize(piece))
+        return self.template.encode(trace.messages, seams.tokenize), body
+
     def encode(self, trace: TraceRow, hints: HintConfig) -> Example:
         """The example of a trace."""
-        seams = self.seams
-        body = [token for piece in trace.pieces for token in seams.tokenize(piece)]
+        prompt, body = self.ids(trace)
         bucket = hints.bucket(trace.id, len(body))
-        forced = self.forced(bucket)
-        return Example(
-            id=trace.id,
-            prompt=self.template.encode(trace.messages, seams.tokenize),
-            response=(*forced, *body, *self.end),
-            num_forced=len(forced),
-            bucket=bucket,
+        return example(trace.id, prompt, self.forced(bucket), body + self.end, bucket)
+
+
+def example(
+    name: str, prompt: tuple[int, ...], forced: tuple[int, ...], trained: tuple[int, ...], bucket: int | None
+) -> Example:
+    """An example of its pieces: `forced` are opening and hint, `trained` is all behind them."""
+    return Example(id=name, prompt=prompt, response=forced + trained, num_forced=len(forced), bucket=bucket)
+
+
+class Examples(Protocol):
+    """Examples in an order, perhaps more than memory holds: a list, or `Tokens`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: int, /) -> Example: ...
+    def __iter__(self) -> Iterator[Example]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """Those examples that are no longer than a limit, in their order; none is ever cut.
+
+    Attributes:
+        examples: all of them.
+        places: in `examples`, of those that fit.
+        response_tokens: of each that fits.
+        buckets: that hints of those that fit announce, rising.
+        num_hinted: of those that fit.
+        sha256: of ids, prompts and responses of those that fit.
+    """
+
+    examples: Examples
+    places: npt.NDArray[np.int64]
+    response_tokens: npt.NDArray[np.int64]
+    buckets: tuple[int, ...]
+    num_hinted: int
+    sha256: str
+
+    @classmethod
+    def of(cls, examples: Examples, max_tokens: int) -> Self:
+        """Those of at most `max_tokens`; every example is read once."""
+        places, lengths, buckets = array("q"), array("q"), Counter[int | None]()
+        # Of the JSON of a list: so runs of earlier versions are known again.
+        digest = hashlib.sha256(b"[")
+        for place, one in enumerate(examples):
+            if one.num_tokens <= max_tokens:
+                digest.update(b", " if places else b"")
+                digest.update(json.dumps((one.id, one.prompt, one.response)).encode())
+                places.append(place)
+                lengths.append(len(one.response))
+                buckets[one.bucket] += 1
+        digest.update(b"]")
+        return cls(
+            examples=examples,
+            places=np.array(places),
+            response_tokens=np.array(lengths),
+            buckets=tuple(sorted(bucket for bucket in buckets if bucket is not None)),
+            num_hinted=len(places) - buckets[None],
+            sha256=digest.hexdigest(),
         )
 
+    def __len__(self) -> int:
+        return len(self.places)
 
-def fitting(examples: Iterable[Example], max_tokens: int) -> tuple[list[Example], int]:
-    """Those that are no longer than `max_tokens`, and how many are; none is ever cut."""
-    examples = list(examples)
-    kept = [example for example in examples if example.num_tokens <= max_tokens]
-    return kept, len(examples) - len(kept)
+    def __getitem__(self, number: int) -> Example:
+        return self.examples[int(self.places[number])]
+
+    @property
+    def num_too_long(self) -> int:
+        """Examples that are left out."""
+        return len(self.examples) - len(self)
 
 
 def announced(examples: Iterable[Example]) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -27,6 +28,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from edgereason.errors import ConfigError, TrainingError
 from edgereason.train.lora.checkpoints import AdapterCheckpoints, Clock, Save, forget_lines_behind
+from edgereason.train.lora.examples import Example, Fitting
 from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 
 METRICS: Final = "metrics.jsonl"
@@ -155,13 +157,9 @@ def common_arguments(folder: Path, config: UpdateConfig) -> dict[str, Any]:
     }
 
 
-Row = tuple[Sequence[int], Sequence[int], Sequence[bool]]
-"""Prompt, response, and which of its tokens are trained."""
-
-
-def collate(rows: Sequence[Row]) -> dict[str, Any]:
+def collate(rows: Sequence[Example]) -> dict[str, Any]:
     """Rows as the model takes them; `labels` are there for the Trainer to count."""
-    batch = ResponseBatch.of(rows)
+    batch = ResponseBatch.of([(one.prompt, one.response, one.trained) for one in rows])
     return {"batch": batch, "labels": batch.ids.masked_fill(~batch.trained, -100)}
 
 
@@ -174,7 +172,7 @@ class LengthGrouped(Sampler[int]):
         seed: of all epochs.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int) -> None:
+    def __init__(self, lengths: npt.ArrayLike, batch_rows: int, seed: int) -> None:
         self._lengths = np.asarray(lengths)
         self._batch_rows = batch_rows
         self._seed = seed
@@ -199,8 +197,10 @@ class LengthGrouped(Sampler[int]):
             batches += [rows[at : at + self._batch_rows] for at in range(0, len(rows), self._batch_rows)]
         whole = [batch for batch in batches if len(batch) == self._batch_rows]
         rest = [batch for batch in batches if len(batch) < self._batch_rows]
-        for at in (*random.permutation(len(whole)), *range(len(whole), len(whole) + len(rest))):
-            yield from (whole + rest)[at].tolist()
+        for at in random.permutation(len(whole)):
+            yield from whole[at].tolist()
+        for batch in rest:
+            yield from batch.tolist()
 
 
 class MaskedTrainer(AdapterCheckpoints):
@@ -208,7 +208,7 @@ class MaskedTrainer(AdapterCheckpoints):
 
     Args:
         model: what is trained.
-        rows: all of them.
+        rows: all of them; they are read as they are needed.
         folder: for checkpoints and metrics.
         config: how.
         save: writes the adapter into a folder.
@@ -220,7 +220,7 @@ class MaskedTrainer(AdapterCheckpoints):
     def __init__(
         self,
         model: MaskedLora,
-        rows: Sequence[Row],
+        rows: Fitting,
         folder: Path,
         config: TrainConfig,
         *,
@@ -229,8 +229,8 @@ class MaskedTrainer(AdapterCheckpoints):
         report: Callable[[StepReport], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        lengths = [len(response) for _, response, _ in rows]  # prompts are encoded one by one
-        self._sampler = LengthGrouped(lengths, config.batch_rows, config.seed)
+        # Prompts are encoded one by one.
+        self._sampler = LengthGrouped(rows.response_tokens, config.batch_rows, config.seed)
         self.keep_checkpoints(config, save, load)
         arguments = TrainingArguments(
             num_train_epochs=config.epochs,
@@ -243,7 +243,7 @@ class MaskedTrainer(AdapterCheckpoints):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=list(rows),
+            train_dataset=rows,
             data_collator=collate,
             compute_loss_func=_loss,
             callbacks=[

@@ -18,7 +18,6 @@ Source: paper section 3. Deviation: masked (section 4) from the start, and hints
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +43,7 @@ from edgereason.quant.gguf_file import GgufModel
 from edgereason.reasoning.model import describe_base
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RECIPE, RunFolder, differences_but
-from edgereason.train.data.traces import read_traces
+from edgereason.train.data.parallel import Stopped
 from edgereason.train.lora.adapters import (
     CONFIG,
     LoraSettings,
@@ -58,9 +57,10 @@ from edgereason.train.lora.adapters import (
     settings_of,
 )
 from edgereason.train.lora.checkpoints import last_checkpoint, require_launch, step_of
-from edgereason.train.lora.examples import Encoder, Example, HintConfig, announced, fitting, read_examples
+from edgereason.train.lora.examples import Encoder, Examples, Fitting, HintConfig, read_examples
 from edgereason.train.lora.loop import METRICS, MaskedTrainer, TrainConfig
 from edgereason.train.lora.masked_lora import MaskedLora
+from edgereason.train.lora.tokens import TokenFile, Tokens, tokenize
 from edgereason.train.quant.load import load_torch
 
 FORMAT: Final = "edgereason-sft"
@@ -119,7 +119,7 @@ class SftRecipe(TomlTables):
 def sft(
     recipe: SftRecipe,
     base: TorchBase,
-    examples: Sequence[Example],
+    examples: Examples,
     folder: Path,
     context: RunContext = RunContext(),
     *,
@@ -150,11 +150,16 @@ def sft(
     if recipe.base.sha256 not in (None, base.sha256):
         raise ConfigError(f"the recipe is for the base {recipe.base.sha256}, this one is {base.sha256}")
     config = recipe.training
-    kept, num_long = fitting(examples, config.max_tokens)
+    kept = Fitting.of(examples, config.max_tokens)
     if len(kept) < config.batch_rows:
         raise ConfigError(
             f"{len(kept)} of {len(examples)} examples are at most {config.max_tokens} tokens long, and an "
             f"update takes {config.batch_rows}: give more, or lower [training] batch_rows"
+        )
+    left = [one for one in recipe.hints.buckets if one not in kept.buckets]
+    if left and process_number() == 0:  # one process speaks for all of them
+        context.notice(
+            f"no example announces the [hints] buckets {left}: the bundle will not announce them either"
         )
     if resume is not None and last_checkpoint(folder) is None:
         _require_steps_left(resume, config.epochs * -(-len(kept) // config.batch_rows))
@@ -181,7 +186,7 @@ def sft(
 
     trainer = MaskedTrainer(
         MaskedLora(model, cached_bytes=config.cached_prompt_bytes),
-        [(one.prompt, one.response, one.trained) for one in kept],
+        kept,
         folder,
         config,
         save=save,
@@ -212,10 +217,10 @@ def sft(
         "base": {"name": base_name, "sha256": base.sha256},
         "start": start and adapter_sha256(start),
         "num_examples": len(kept),
-        "num_too_long": num_long,
-        "buckets": list(announced(kept)),
-        "num_hinted": sum(one.bucket is not None for one in kept),
-        "response_tokens_mean": fmean(len(one.response) for one in kept),
+        "num_too_long": kept.num_too_long,
+        "buckets": list(kept.buckets),
+        "num_hinted": kept.num_hinted,
+        "response_tokens_mean": int(kept.response_tokens.sum()) / len(kept),
         "steps": trainer.state.max_steps,
         "end_loss": _end_loss(updates),
         "training_s": sum(line["seconds"] for line in updates),
@@ -239,11 +244,8 @@ def _require_steps_left(resume: Path, steps: int) -> None:
         )
 
 
-def _depends_on(
-    recipe: SftRecipe, base: TorchBase, examples: Sequence[Example], start: Path | None
-) -> dict[str, Any]:
-    digest = hashlib.sha256(json.dumps([(e.id, e.prompt, e.response) for e in examples]).encode())
-    tables = recipe.to_tables() | {"examples": {"sha256": digest.hexdigest()}}
+def _depends_on(recipe: SftRecipe, base: TorchBase, examples: Fitting, start: Path | None) -> dict[str, Any]:
+    tables = recipe.to_tables() | {"examples": {"sha256": examples.sha256}}
     tables[BASE_FILE] = {"sha256": base.sha256}
     return tables | ({"start": {"sha256": adapter_sha256(start)}} if start else {})
 
@@ -289,23 +291,19 @@ def run(
     path = context.fetch(recipe.base.name)
     with LlamaEngine(path) as engine:
         encoder, base = Encoder.of(engine), describe_base(engine, path)
-        trace_files = [read_traces(file) for file in traces]
-        rows = [encoder.encode(one, recipe.hints) for found in trace_files for one in found.traces]
+        try:
+            files = [tokenize(file, encoder, base, context) for file in traces]
+        except Stopped:
+            return None
+        rows: Examples = Tokens(files, encoder, recipe.hints)
         if examples is not None:
             file = read_examples(examples)
             file.require(encoder, base, recipe.hints)
             rows = file.examples
         opening = encoder.seams.opening
-    trained = announced(fitting(rows, recipe.training.max_tokens)[0])
-    left = [one for one in recipe.hints.buckets if one not in trained]
-    if left and process_number() == 0:  # one process speaks for all of them
-        context.notice(
-            f"no example announces the [hints] buckets {left}: the bundle will not announce them either"
-        )
-    left_out = [dict(sorted(found.left_out.counts.items())) for found in trace_files]
-    for name, found in zip(traces, trace_files, strict=True):
+    for found in files:
         if found.left_out.counts and process_number() == 0:
-            context.notice(found.left_out.notice(name.name))
+            context.notice(found.left_out.notice(found.name))
     torch.set_num_threads(context.num_threads)
     gguf = GgufModel(path)
     with nullcontext() if start is None else trainable(start, gguf, base) as adapter:
@@ -313,12 +311,17 @@ def run(
         record = sft(recipe, torch_base, rows, folder, context, start=adapter, resume=resume)
     if not record:
         return record
-    read = [*traces, *([] if examples is None else [examples])]
-    record |= {"traces": [{"name": one.name, "sha256": file_sha256(one)} for one in read]}
-    for entry, counts in zip(record["traces"], left_out, strict=False):
-        entry |= {"left_out": counts} if counts else {}
+    record["traces"] = [_entry(one) for one in files]
+    if examples is not None:
+        record["traces"].append({"name": examples.name, "sha256": file_sha256(examples)})
     record |= started_from(start)
     return finish(folder, record, path, base, opening, context)
+
+
+def _entry(file: TokenFile) -> dict[str, Any]:
+    """What a record says of a file of traces."""
+    counts = dict(sorted(file.left_out.counts.items()))
+    return {"name": file.name, "sha256": file.sha256} | ({"left_out": counts} if counts else {})
 
 
 def finish(
