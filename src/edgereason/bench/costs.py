@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from edgereason.bench.lab import EndlessEngine, Lab, mean_step_s
 from edgereason.core.bundle import Bundle
-from edgereason.engine.base import Adapter
+from edgereason.engine.base import Adapter, KvType
 from edgereason.engine.base import Sequence as Tokens
 from edgereason.engine.native import kernels
 from edgereason.errors import EngineError
@@ -227,6 +227,7 @@ def measure(
     model: Sequence[str],
     *,
     threads: int,
+    kv: KvType,
     limit_s: float,
     tell: Callable[[str], None] = lambda _what: None,
 ) -> Costs:
@@ -237,6 +238,7 @@ def measure(
         bundle: whose adapter and heads take part, if any.
         model: options that name it to `ask`.
         threads: CPU threads.
+        kv: type of the KV cache.
         limit_s: about how long it may take; two rounds are measured in any case.
         tell: told in a few words what is measured.
 
@@ -245,14 +247,14 @@ def measure(
     """
     started = _clock()
     tell("asking a question, in chat and with four streams")
-    threaded = [*model, "--threads", str(threads)]
+    threaded = [*model, "--threads", str(threads), "--kv", kv]
     chat = ask(threaded, ["--mode", "chat", "--max-tokens", str(_ASK_TOKENS // 2)])
     think = ask(
         threaded,
         ["--mode", "think", "--budget", str(_ASK_TOKENS), "--streams", str(_ASK_STREAMS)],
     )
     tell("measuring prompts and steps")
-    costs = _measure_rounds(path, bundle, threads, until_s=started + limit_s)
+    costs = _measure_rounds(path, bundle, threads, kv, until_s=started + limit_s)
     return replace(
         costs,
         chat_s=max(0.0, chat.wall_s - costs.answer_s(chat.prompt_tokens, chat.lengths, thinks=False)),
@@ -261,7 +263,7 @@ def measure(
     )
 
 
-def _measure_rounds(path: Path, bundle: Bundle | None, threads: int, *, until_s: float) -> Costs:
+def _measure_rounds(path: Path, bundle: Bundle | None, threads: int, kv: KvType, *, until_s: float) -> Costs:
     """Prompt and steps; what comes beside them is 0 here."""
     heads = heads_of(bundle) if bundle else None
     layers = tuple(heads.verifier.layers) if heads and heads.verifier else ()
@@ -269,7 +271,7 @@ def _measure_rounds(path: Path, bundle: Bundle | None, threads: int, *, until_s:
     prompts: dict[int, list[float]] = {SHALLOW_TOKENS: [], DEEP_TOKENS: []}
     steps: dict[tuple[bool, int, int], list[float]] = {}
     with ExitStack() as held:
-        engine = held.enter_context(EndlessEngine(path, threads=threads))
+        engine = held.enter_context(EndlessEngine(path, threads=threads, kv=kv))
         lab = Lab(engine, path, threads, rounds=1, seed=0, adapter_path=adapter_path)
         adapter = lab.adapter if adapter_path else None
         cells = DEEP_TOKENS + len(lab.opening) + max(STREAMS) * (_STEPS + 3)
@@ -292,7 +294,7 @@ def _measure_rounds(path: Path, bundle: Bundle | None, threads: int, *, until_s:
         token_s=token_s,
         chat=step(1, thinks=False),
         think=tuple(step(num_streams, thinks=True) for num_streams in STREAMS),
-        shares_attention=not kernels(),
+        shares_attention=not kernels() or kv != "f16",  # which ours read alone
         peak_bytes=None,
         rounds=rounds,
     )

@@ -36,6 +36,7 @@ from edgereason.core.machine import (
     require_threads,
     usable_cores,
 )
+from edgereason.engine.base import KvType
 from edgereason.errors import BundleError
 from edgereason.hub.catalog import CATALOG, DEFAULT_MODEL, CatalogModel, bundle_folder, find
 from edgereason.hub.pull import find_base, resolve
@@ -159,6 +160,7 @@ def examine(
     bundle: Path | None = None,
     model: str | None = None,
     threads: int | None = None,
+    kv: KvType = "f16",
     measures: bool = True,
     limit_s: float = LIMIT_S,
     tell: Callable[[str], None] = lambda _what: None,
@@ -169,6 +171,7 @@ def examine(
         bundle: folder of a bundle; by default the one that comes with the package.
         model: instead of it a bare model, a name of the catalogue or a GGUF file.
         threads: CPU threads; by default as many as this process may use.
+        kv: type of the KV cache.
         measures: whether anything is measured.
         limit_s: about how long that may take.
         tell: told in a few words what is measured.
@@ -188,6 +191,7 @@ def examine(
                 found.bundle,
                 found.options,
                 threads=threads or machine.cores,
+                kv=kv,
                 limit_s=limit_s,
                 tell=tell,
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgereason.cli.options import BundleOption, ModelOption, ThreadsOption, require_one
+from edgereason.cli.options import KV, BundleOption, KvOption, ModelOption, ThreadsOption, require_one
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text, printable
 
@@ -23,6 +23,7 @@ def doctor(
     bundle: BundleOption = None,
     model: ModelOption = None,
     threads: ThreadsOption = None,
+    kv: KvOption = KV.F16,
     facts_only: Annotated[
         bool, typer.Option("--facts-only", help="Measure nothing: only what this machine has.")
     ] = False,
@@ -41,6 +42,7 @@ def doctor(
             bundle=bundle,
             model=model,
             threads=threads,
+            kv="q8_0" if kv is KV.Q8_0 else "f16",
             measures=not facts_only,
             tell=lambda what: status.update(f"{what} …") if status else None,
         )
