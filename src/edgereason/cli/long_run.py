@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _DECIDE_NOTHING: Final = {"--into": True, "--threads": True, "--json": False}
 """Options that do not change what is made, and whether a value follows them."""
 
+_ADDRESS: Final = "--endpoint"
+"""Its value says where a server was: a record says `URL` instead."""
+
 _FOREIGN: Final = r"(torch|transformers|accelerate|peft|trl|huggingface_hub|datasets)(\.|$)"
 """Modules whose warnings are for developers; `python -W default` shows them."""
 
@@ -71,6 +74,10 @@ def command_given(arguments: Sequence[str]) -> tuple[str, ...]:
         option, is_joined, value = word.partition("=")
         if option in _DECIDE_NOTHING:
             if _DECIDE_NOTHING[option] and not is_joined:
+                next(rest, None)
+        elif option == _ADDRESS:
+            words += [_ADDRESS, "URL"]
+            if not is_joined:
                 next(rest, None)
         elif option.startswith("--") and is_joined:
             words.append(f"{option}={_name(value)}")

@@ -25,6 +25,7 @@ from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train_heads import heads_app
 
 if TYPE_CHECKING:
+    from edgereason.train.data.endpoint import EndpointConfig
     from edgereason.train.grpo.material import QuestionSources
 
 
@@ -86,7 +87,10 @@ def traces(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A name of `edgereason models`, or a GGUF file: the teacher; reading, it counts."),
+        typer.Option(
+            help="A name of `edgereason models`, or a GGUF file: the teacher. "
+            "Where traces are read, or with --endpoint, it counts tokens."
+        ),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Solutions of each question. [4]")] = None,
     keep: Annotated[int | None, typer.Option(help="Most traces of each question. [2]")] = None,
@@ -106,7 +110,26 @@ def traces(
         int | None, typer.Option(min=1, help="Only the first so many rows of each source.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="[0]")] = None,
-    parallel: Annotated[int | None, typer.Option(help="Samples that run at a time. [16]")] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="Samples that run at a time. [16; of an endpoint 64]")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible server (vLLM, SGLang, `edgereason serve`) whose model is the teacher.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="What the endpoint calls the teacher. [the only one that it serves]")
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Environment variable with the endpoint's key. [no key]"),
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the endpoint's key. [no key]")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
@@ -114,9 +137,11 @@ def traces(
     from edgereason.hub.catalog import DEFAULT_MODEL
     from edgereason.reasoning.model import load
     from edgereason.train.data.decontaminate import Evaluations
+    from edgereason.train.data.endpoint import teacher_at
     from edgereason.train.data.generate import GenerateConfig, generate
     from edgereason.train.data.questions import read_questions
     from edgereason.train.data.readers import find_rows, read_into
+    from edgereason.train.data.traces import Lengths
 
     making: dict[str, Any] = {
         "samples": samples,
@@ -126,10 +151,12 @@ def traces(
         "temperature": temperature,
         "seed": seed,
         "parallel": parallel,
+        "endpoint": endpoint,
     }
     given = {name: value for name, value in making.items() if value is not None}
     _require_one_way(questions, source, format_, given)
     given |= {} if max_tokens is None else {"max_tokens": max_tokens}
+    served = _endpoint(given.pop("endpoint", None), given, model=teacher, key_env=key_env, key_file=key_file)
     known = Evaluations.read(against or ())
     with run_context(threads) as context:
         if source is not None and format_ is not None:
@@ -148,7 +175,9 @@ def traces(
             config = GenerateConfig(**given)
             asked = [read_questions(one, limit=limit, seed=config.seed) for one in questions or ()]
             with load(context.fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False) as loaded:
-                record = generate(output, config, asked, known, model=loaded, context=context)
+                lengths = Lengths.of(loaded.engine)
+                by = None if served is None else teacher_at(served, lengths)
+                record = generate(output, config, asked, known, model=loaded, teacher=by, context=context)
     show_record(record, output, as_json, lambda record: _traces_sentence(record, output))
 
 
@@ -394,6 +423,30 @@ def _require_one_way(
     if source is not None and given:
         names = ", ".join(f"--{name}" for name in given)
         raise typer.BadParameter(f"{names} is for traces that are made of --questions")
+
+
+def _endpoint(
+    url: str | None,
+    making: dict[str, Any],
+    *,
+    model: str | None,
+    key_env: str | None,
+    key_file: Path | None,
+) -> EndpointConfig | None:
+    """Where the teacher is served, if it is; takes what an endpoint has for itself out of `making`."""
+    given = {"teacher": model, "key-env": key_env, "key-file": key_file}
+    if url is None:
+        if names := [f"--{name}" for name, value in given.items() if value is not None]:
+            raise typer.BadParameter(f"{', '.join(names)} is for a teacher behind an --endpoint")
+        return None
+    from edgereason.train.data.endpoint import EndpointConfig
+
+    if making.pop("calculator", None):
+        raise typer.BadParameter("--calculator works on this engine: leave it out, or leave out --endpoint")
+    parallel = making.pop("parallel", None)
+    more = {} if parallel is None else {"parallel": parallel}
+    key_file_name = None if key_file is None else str(key_file)
+    return EndpointConfig(url=url, model=model, key_env=key_env, key_file=key_file_name, **more)
 
 
 def _traces_sentence(record: dict[str, Any], output: Path) -> str:

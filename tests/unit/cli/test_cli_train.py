@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from refusals import FAILED, USAGE, assert_refused, assert_stopped
 
+from edgereason.cli.long_run import command_given
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.train.lora import run as lora_run
 
@@ -65,6 +66,38 @@ def test_a_teacher_can_be_told_something_else_and_the_record_says_what(make, tmp
     refused = make("--instruction", "Guess.")  # samples of one instruction are no samples of another
     assert refused.code == FAILED
     assert "instruction" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--teacher", "qwq"), "--teacher is for a teacher behind an --endpoint"),
+        (("--key-env", "KEY"), "--key-env is for a teacher behind an --endpoint"),
+        (("--endpoint", "http://host", "--calculator"), "--calculator works on this engine"),
+        (("--endpoint", "host:8000"), "must be an address"),
+        (("--endpoint", "http://host", "--key-env", "NO_SUCH_KEY"), "NO_SUCH_KEY holds no key"),
+    ],
+)
+def test_an_endpoint_that_can_not_be_asked_gets_one_line(make, tmp_path: Path, arguments, says) -> None:
+    ran = make(*arguments)
+    assert ran.code != 0
+    assert says in " ".join(ran.err.replace("│", " ").split())
+    assert not (tmp_path / "out" / "samples.jsonl").exists()
+
+
+def test_a_recorded_command_does_not_say_where_a_teacher_was_served() -> None:
+    given = [
+        "train",
+        "traces",
+        "--endpoint",
+        "http://node-7:8000/v1",
+        "--teacher",
+        "qwq",
+        "--endpoint=http://n",
+    ]
+    assert command_given(given) == (
+        *("edgereason", "train", "traces", "--endpoint", "URL", "--teacher", "qwq", "--endpoint", "URL"),
+    )
 
 
 def test_an_interruption_leaves_what_is_done_and_the_same_command_goes_on(cli, make, tmp_path: Path) -> None:
