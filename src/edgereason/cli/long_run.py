@@ -17,10 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import typer
+
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
 
 if TYPE_CHECKING:
+    from edgereason.recipe.dry_run import DryRun, Shape
     from edgereason.records.context import RunContext
 
 _DECIDE_NOTHING: Final = {"--into": True, "--threads": True, "--json": False}
@@ -115,6 +118,22 @@ def import_torch(why: str, *packages: str, extra: str = "train") -> Any:
         warnings.filterwarnings("ignore", module=_FOREIGN)
     torch, *_ = [import_optional(package, why, extra=extra) for package in ("torch", *packages)]
     return torch
+
+
+def shape_of(base: str) -> Shape:
+    """The sizes of a base: a GGUF, a checkpoint's config.json, or a model that has been pulled."""
+    from edgereason.hub.pull import resolve
+    from edgereason.recipe.dry_run import Shape
+
+    path = Path(base).expanduser()
+    return Shape.read(path if path.exists() else resolve(base))
+
+
+def show_dry_run(plan: DryRun, as_json: bool) -> None:
+    """Prints what a command would take; what does not fit ends in an exit code of its own."""
+    echo(json_text(plan.to_json(), ensure_ascii=False) if as_json else "\n".join(plan.lines()))
+    if not plan.fits:
+        raise typer.Exit(1)
 
 
 def show_record(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgereason.cli.long_run import import_torch, run_context, show_record
+from edgereason.cli.long_run import import_torch, run_context, shape_of, show_dry_run, show_record
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train_heads import heads_app
 
@@ -47,6 +47,14 @@ _Base = Annotated[
 _Resume = Annotated[Path | None, typer.Option(help="A light checkpoint of another folder to go on from.")]
 _Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")]
 _Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
+_DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what it would take, in memory, disk and time, and whether it fits."),
+]
+_Assume = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Of a dry run: devices=8, device_gb=80, rows=…; repeatable."),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print the record.")]
 
 
@@ -238,6 +246,8 @@ def sft(
     ] = None,
     base: _Base = None,
     resume: _Resume = None,
+    dry_run: _DryRun = False,
+    assume: _Assume = None,
     threads: _Threads = None,
     as_json: _Json = False,
 ) -> None:
@@ -246,9 +256,17 @@ def sft(
     Stopped or killed, the same command goes on. Runs in several processes under `torchrun`, or under
     `accelerate launch --multi_gpu`.
     """
+    require_training()
+    if dry_run:
+        from edgereason.recipe.dry_run import Assumed, dry_sft
+        from edgereason.train.lora.run import SftRecipe
+
+        sft_recipe = SftRecipe.read(recipe)
+        assumed = Assumed.parse(assume or ()).with_traces(traces or ())
+        show_dry_run(dry_sft(sft_recipe, shape_of(base or sft_recipe.base.name), assumed, output), as_json)
+        return
     if (traces is None) == (examples is None):
         raise typer.BadParameter("say which: --traces, or --examples in ids")
-    require_training()
     with run_context(threads, base=base) as context:
         from edgereason.train.lora.run import SftRecipe, run
 
@@ -329,6 +347,8 @@ def grpo(
     limit: _Limit = None,
     base: _Base = None,
     resume: _Resume = None,
+    dry_run: _DryRun = False,
+    assume: _Assume = None,
     threads: _Threads = None,
     as_json: _Json = False,
 ) -> None:
@@ -337,6 +357,14 @@ def grpo(
     Responses are drawn on the engine and the base that ship. Stopped or killed, the same command goes on.
     """
     require_training("trl")
+    if dry_run:
+        from edgereason.recipe.dry_run import Assumed, dry_grpo
+        from edgereason.train.grpo.recipe import GrpoRecipe
+
+        grpo_recipe, assumed = GrpoRecipe.read(recipe), Assumed.parse(assume or ())
+        shape = shape_of(base or grpo_recipe.base.name)
+        show_dry_run(dry_grpo(grpo_recipe, start, shape, assumed, output), as_json)
+        return
     with run_context(threads, base=base) as context:
         from edgereason.train.grpo.recipe import GrpoRecipe
         from edgereason.train.grpo.run import run
