@@ -336,3 +336,25 @@ def test_an_exported_bundle_announces_the_budgets_that_the_record_says_were_trai
     monkeypatch.setattr(lora_run, "write_bundle", write_bundle)
     assert cli("train", "export", str(tmp_path)).code == 0
     assert seen == [expected]
+
+
+def test_a_dry_run_says_what_a_training_takes_and_writes_nothing(cli, tmp_path: Path) -> None:
+    configs = Path(__file__).parents[3] / "configs"
+    fixed = (
+        *("train", "sft", str(configs / "sft-qwen2.5-7b-paper.toml"), "-o", str(tmp_path / "out")),
+        "--dry-run",
+        *("--base", str(configs / "shapes" / "qwen2.5-7b-instruct.json"), "--assume", "devices=8"),
+        *("--assume", "device_gb=80", "--assume", "disk_gb=1000"),
+    )
+    ran = cli(*fixed, "--assume", "host_gb=2000")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "fits")
+    assert "adapter parameters: 322,961,408" in ran.out
+    ran = cli(*fixed, "--assume", "host_gb=100", "--json")
+    assert ran.code == 1
+    found = json.loads(ran.out)
+    assert found["device_bytes"]["optimizer"] == 8 * 322_961_408
+    assert "the machine needs 152.3 GB" in found["problems"][0]
+    ran = cli(*fixed, "--assume", "gpus=8")
+    assert ran.code != 0
+    assert "there is no 'gpus'" in ran.err
+    assert not (tmp_path / "out").exists()
