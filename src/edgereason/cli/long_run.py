@@ -17,14 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import typer
+
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
 
 if TYPE_CHECKING:
+    from edgereason.recipe.dry_run import DryRun, Shape
     from edgereason.records.context import RunContext
 
 _DECIDE_NOTHING: Final = {"--into": True, "--threads": True, "--json": False}
 """Options that do not change what is made, and whether a value follows them."""
+
+_ADDRESS: Final = "--endpoint"
+"""Its value says where a server was: a record says `URL` instead."""
 
 _FOREIGN: Final = r"(torch|transformers|accelerate|peft|trl|huggingface_hub|datasets)(\.|$)"
 """Modules whose warnings are for developers; `python -W default` shows them."""
@@ -72,6 +78,10 @@ def command_given(arguments: Sequence[str]) -> tuple[str, ...]:
         if option in _DECIDE_NOTHING:
             if _DECIDE_NOTHING[option] and not is_joined:
                 next(rest, None)
+        elif option == _ADDRESS:
+            words += [_ADDRESS, "URL"]
+            if not is_joined:
+                next(rest, None)
         elif option.startswith("--") and is_joined:
             words.append(f"{option}={_name(value)}")
         else:
@@ -108,6 +118,22 @@ def import_torch(why: str, *packages: str, extra: str = "train") -> Any:
         warnings.filterwarnings("ignore", module=_FOREIGN)
     torch, *_ = [import_optional(package, why, extra=extra) for package in ("torch", *packages)]
     return torch
+
+
+def shape_of(base: str) -> Shape:
+    """The sizes of a base: a GGUF, a checkpoint's config.json, or a model that has been pulled."""
+    from edgereason.hub.pull import resolve
+    from edgereason.recipe.dry_run import Shape
+
+    path = Path(base).expanduser()
+    return Shape.read(path if path.exists() else resolve(base))
+
+
+def show_dry_run(plan: DryRun, as_json: bool) -> None:
+    """Prints what a command would take; what does not fit ends in an exit code of its own."""
+    echo(json_text(plan.to_json(), ensure_ascii=False) if as_json else "\n".join(plan.lines()))
+    if not plan.fits:
+        raise typer.Exit(1)
 
 
 def show_record(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgereason.cli.long_run import import_torch, run_context, show_record
+from edgereason.cli.long_run import import_torch, run_context, shape_of, show_dry_run, show_record
 
 
 def quantize(
@@ -20,6 +20,13 @@ def quantize(
             help="Text, repeatable: .txt, .raw, or rows with text, messages, or question and solution."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, in memory, disk and time.")
+    ] = False,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of a dry run: host_gb=512, tflops=2, …; repeatable."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
@@ -28,6 +35,13 @@ def quantize(
     Stopped or killed, the same command goes on.
     """
     import_torch("models are quantized", "transformers", "safetensors", extra="quant")
+    if dry_run:
+        from edgereason.recipe.dry_run import Assumed, dry_quantize
+        from edgereason.train.quant.run import Recipe
+
+        assumed = Assumed.parse(assume or ())
+        show_dry_run(dry_quantize(Recipe.read(recipe), shape_of(model), assumed, output), as_json)
+        return
     with run_context(threads) as context:
         from edgereason.train.quant.run import Recipe, run
 

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgereason.cli.long_run import import_torch, run_context, show_record
+from edgereason.cli.long_run import import_torch, run_context, shape_of, show_dry_run, show_record
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train_heads import heads_app
 
 if TYPE_CHECKING:
+    from edgereason.train.data.endpoint import EndpointConfig
     from edgereason.train.grpo.material import QuestionSources
 
 
@@ -46,6 +47,14 @@ _Base = Annotated[
 _Resume = Annotated[Path | None, typer.Option(help="A light checkpoint of another folder to go on from.")]
 _Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")]
 _Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
+_DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what it would take, in memory, disk and time, and whether it fits."),
+]
+_Assume = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Of a dry run: devices=8, device_gb=80, rows=…; repeatable."),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print the record.")]
 
 
@@ -94,7 +103,10 @@ def traces(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A name of `edgereason models`, or a GGUF file: the teacher; reading, it counts."),
+        typer.Option(
+            help="A name of `edgereason models`, or a GGUF file: the teacher. "
+            "Where traces are read, or with --endpoint, it counts tokens."
+        ),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Solutions of each question. [4]")] = None,
     keep: Annotated[int | None, typer.Option(help="Most traces of each question. [2]")] = None,
@@ -114,7 +126,26 @@ def traces(
         int | None, typer.Option(min=1, help="Only the first so many rows of each source.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="[0]")] = None,
-    parallel: Annotated[int | None, typer.Option(help="Samples that run at a time. [16]")] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="Samples that run at a time. [16; of an endpoint 64]")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible server (vLLM, SGLang, `edgereason serve`) whose model is the teacher.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="What the endpoint calls the teacher. [the only one that it serves]")
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Environment variable with the endpoint's key. [no key]"),
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the endpoint's key. [no key]")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
@@ -122,9 +153,11 @@ def traces(
     from edgereason.hub.catalog import DEFAULT_MODEL
     from edgereason.reasoning.model import load
     from edgereason.train.data.decontaminate import Evaluations
+    from edgereason.train.data.endpoint import teacher_at
     from edgereason.train.data.generate import GenerateConfig, generate
     from edgereason.train.data.questions import read_questions
     from edgereason.train.data.readers import find_rows, read_into
+    from edgereason.train.data.traces import Lengths
 
     making: dict[str, Any] = {
         "samples": samples,
@@ -134,10 +167,12 @@ def traces(
         "temperature": temperature,
         "seed": seed,
         "parallel": parallel,
+        "endpoint": endpoint,
     }
     given = {name: value for name, value in making.items() if value is not None}
     _require_one_way(questions, source, format_, given)
     given |= {} if max_tokens is None else {"max_tokens": max_tokens}
+    served = _endpoint(given.pop("endpoint", None), given, model=teacher, key_env=key_env, key_file=key_file)
     known = Evaluations.read(against or ())
     with run_context(threads) as context:
         if source is not None and format_ is not None:
@@ -156,7 +191,9 @@ def traces(
             config = GenerateConfig(**given)
             asked = [read_questions(one, limit=limit, seed=config.seed) for one in questions or ()]
             with load(context.fetch(model or DEFAULT_MODEL), threads=threads, shares_cells=False) as loaded:
-                record = generate(output, config, asked, known, model=loaded, context=context)
+                lengths = Lengths.of(loaded.engine)
+                by = None if served is None else teacher_at(served, lengths)
+                record = generate(output, config, asked, known, model=loaded, teacher=by, context=context)
     show_record(record, output, as_json, lambda record: _traces_sentence(record, output))
 
 
@@ -217,6 +254,8 @@ def sft(
     ] = None,
     base: _Base = None,
     resume: _Resume = None,
+    dry_run: _DryRun = False,
+    assume: _Assume = None,
     threads: _Threads = None,
     as_json: _Json = False,
 ) -> None:
@@ -225,9 +264,17 @@ def sft(
     Stopped or killed, the same command goes on. Runs in several processes under `torchrun`, or under
     `accelerate launch --multi_gpu`.
     """
+    require_training()
+    if dry_run:
+        from edgereason.recipe.dry_run import Assumed, dry_sft
+        from edgereason.train.lora.run import SftRecipe
+
+        sft_recipe = SftRecipe.read(recipe)
+        assumed = Assumed.parse(assume or ()).with_traces(traces or ())
+        show_dry_run(dry_sft(sft_recipe, shape_of(base or sft_recipe.base.name), assumed, output), as_json)
+        return
     if (traces is None) == (examples is None):
         raise typer.BadParameter("say which: --traces, or --examples in ids")
-    require_training()
     with run_context(threads, base=base) as context:
         from edgereason.train.lora.run import SftRecipe, run
 
@@ -308,6 +355,8 @@ def grpo(
     limit: _Limit = None,
     base: _Base = None,
     resume: _Resume = None,
+    dry_run: _DryRun = False,
+    assume: _Assume = None,
     threads: _Threads = None,
     as_json: _Json = False,
 ) -> None:
@@ -316,6 +365,14 @@ def grpo(
     Responses are drawn on the engine and the base that ship. Stopped or killed, the same command goes on.
     """
     require_training("trl")
+    if dry_run:
+        from edgereason.recipe.dry_run import Assumed, dry_grpo
+        from edgereason.train.grpo.recipe import GrpoRecipe
+
+        grpo_recipe, assumed = GrpoRecipe.read(recipe), Assumed.parse(assume or ())
+        shape = shape_of(base or grpo_recipe.base.name)
+        show_dry_run(dry_grpo(grpo_recipe, start, shape, assumed, output), as_json)
+        return
     with run_context(threads, base=base) as context:
         from edgereason.train.grpo.recipe import GrpoRecipe
         from edgereason.train.grpo.run import run
@@ -402,6 +459,30 @@ def _require_one_way(
     if source is not None and given:
         names = ", ".join(f"--{name}" for name in given)
         raise typer.BadParameter(f"{names} is for traces that are made of --questions")
+
+
+def _endpoint(
+    url: str | None,
+    making: dict[str, Any],
+    *,
+    model: str | None,
+    key_env: str | None,
+    key_file: Path | None,
+) -> EndpointConfig | None:
+    """Where the teacher is served, if it is; takes what an endpoint has for itself out of `making`."""
+    given = {"teacher": model, "key-env": key_env, "key-file": key_file}
+    if url is None:
+        if names := [f"--{name}" for name, value in given.items() if value is not None]:
+            raise typer.BadParameter(f"{', '.join(names)} is for a teacher behind an --endpoint")
+        return None
+    from edgereason.train.data.endpoint import EndpointConfig
+
+    if making.pop("calculator", None):
+        raise typer.BadParameter("--calculator works on this engine: leave it out, or leave out --endpoint")
+    parallel = making.pop("parallel", None)
+    more = {} if parallel is None else {"parallel": parallel}
+    key_file_name = None if key_file is None else str(key_file)
+    return EndpointConfig(url=url, model=model, key_env=key_env, key_file=key_file_name, **more)
 
 
 def _traces_sentence(record: dict[str, Any], output: Path) -> str:

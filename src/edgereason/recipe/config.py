@@ -33,6 +33,7 @@ from edgereason.evals.evaluate import EvalConfig
 from edgereason.evals.likelihood.ppl import WINDOW_TOKENS
 from edgereason.quant.learned import StorageConfig
 from edgereason.recipe.data import DataConfig
+from edgereason.train.data.endpoint import EndpointConfig
 from edgereason.train.data.generate import GenerateConfig
 from edgereason.train.data.readers import READERS
 from edgereason.train.grpo.config import GrpoConfig
@@ -86,6 +87,7 @@ class TracesStage:
         format: of the traces that are read; see `train.data.readers`.
         max_tokens: longest trace that is read; None for what the context holds.
         teacher: a model; "base" is the recipe's own base.
+        endpoint: a server whose model is the teacher instead; `model` of it has to be named.
         against: more data whose questions are left out, such as the verifier's.
         generate: how traces are made.
     """
@@ -94,6 +96,7 @@ class TracesStage:
     format: str | None = None
     max_tokens: int | None = None
     teacher: str = BASE
+    endpoint: EndpointConfig | None = None
     against: tuple[str, ...] = ()
     generate: GenerateConfig = field(default_factory=GenerateConfig)
 
@@ -102,6 +105,11 @@ class TracesStage:
             raise ConfigError(
                 f"there is no format {self.format!r} of traces: {nearest(self.format, READERS)}"
             )
+        if self.endpoint is not None:
+            if self.format is not None or self.teacher != BASE or self.generate.calculator:
+                raise ConfigError("[traces] endpoint goes with neither format, teacher nor calculator")
+            if self.endpoint.model is None:
+                raise ConfigError("[traces] endpoint needs a model: what the server calls the teacher")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ SMOKE: Final = "smoke"
 FREE: Final = frozenset(
     {
         *("parallel", "checkpoint_minutes", "cached_prompt_bytes", "checkpoint_activations"),
-        *("micro_rows", "threads", "label"),
+        *("micro_rows", "threads", "label", "report_to"),
     }
 )
 """Settings that change how long a stage takes, and not what it makes (but for the last bits of sums)."""

@@ -119,6 +119,8 @@ def _traces(recipe: MakeRecipe, name: str, stage: TracesStage) -> Stage:
     config = {k: v for k, v in config.items() if k in (_MADE if is_made else _READ)}
     if is_made and stage.teacher != "base":
         config["teacher"] = work.model_identity(stage.teacher)
+    if stage.endpoint is not None:  # where it is served decides nothing
+        config["teacher"] = {"endpoint": stage.endpoint.model or ""}
     samples = stage.generate.samples if is_made else 1
     return Stage(
         name=f"traces/{name}",

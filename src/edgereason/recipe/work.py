@@ -34,10 +34,11 @@ from edgereason.recipe.data import Source, write_task_questions
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RunFolder, file_entry
 from edgereason.train.data.decontaminate import Evaluations
+from edgereason.train.data.endpoint import teacher_at
 from edgereason.train.data.generate import generate
 from edgereason.train.data.questions import read_questions
 from edgereason.train.data.readers import find_rows, read_into
-from edgereason.train.data.traces import TRACES
+from edgereason.train.data.traces import TRACES, Lengths
 from edgereason.train.grpo import run as grpo_run
 from edgereason.train.grpo import shortest as shortest_run
 from edgereason.train.grpo.material import QuestionSources
@@ -255,7 +256,9 @@ def traces(name: str) -> Run:
                     context=context,
                 )
             asked = [read_questions(source, seed=stage.generate.seed)]
-            return generate(folder, stage.generate, asked, known, model=model, context=context)
+            served = stage.endpoint
+            by = None if served is None else teacher_at(served, Lengths.of(model.engine))
+            return generate(folder, stage.generate, asked, known, model=model, teacher=by, context=context)
 
     return run
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from refusals import FAILED, USAGE, assert_refused, assert_stopped
 
+from edgereason.cli.long_run import command_given
 from edgereason.engine.scripted import ScriptedEngine
 from edgereason.train.lora import run as lora_run
 
@@ -65,6 +66,38 @@ def test_a_teacher_can_be_told_something_else_and_the_record_says_what(make, tmp
     refused = make("--instruction", "Guess.")  # samples of one instruction are no samples of another
     assert refused.code == FAILED
     assert "instruction" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--teacher", "qwq"), "--teacher is for a teacher behind an --endpoint"),
+        (("--key-env", "KEY"), "--key-env is for a teacher behind an --endpoint"),
+        (("--endpoint", "http://host", "--calculator"), "--calculator works on this engine"),
+        (("--endpoint", "host:8000"), "must be an address"),
+        (("--endpoint", "http://host", "--key-env", "NO_SUCH_KEY"), "NO_SUCH_KEY holds no key"),
+    ],
+)
+def test_an_endpoint_that_can_not_be_asked_gets_one_line(make, tmp_path: Path, arguments, says) -> None:
+    ran = make(*arguments)
+    assert ran.code != 0
+    assert says in " ".join(ran.err.replace("│", " ").split())
+    assert not (tmp_path / "out" / "samples.jsonl").exists()
+
+
+def test_a_recorded_command_does_not_say_where_a_teacher_was_served() -> None:
+    given = [
+        "train",
+        "traces",
+        "--endpoint",
+        "http://node-7:8000/v1",
+        "--teacher",
+        "qwq",
+        "--endpoint=http://n",
+    ]
+    assert command_given(given) == (
+        *("edgereason", "train", "traces", "--endpoint", "URL", "--teacher", "qwq", "--endpoint", "URL"),
+    )
 
 
 def test_an_interruption_leaves_what_is_done_and_the_same_command_goes_on(cli, make, tmp_path: Path) -> None:
@@ -303,3 +336,25 @@ def test_an_exported_bundle_announces_the_budgets_that_the_record_says_were_trai
     monkeypatch.setattr(lora_run, "write_bundle", write_bundle)
     assert cli("train", "export", str(tmp_path)).code == 0
     assert seen == [expected]
+
+
+def test_a_dry_run_says_what_a_training_takes_and_writes_nothing(cli, tmp_path: Path) -> None:
+    configs = Path(__file__).parents[3] / "configs"
+    fixed = (
+        *("train", "sft", str(configs / "sft-qwen2.5-7b-paper.toml"), "-o", str(tmp_path / "out")),
+        "--dry-run",
+        *("--base", str(configs / "shapes" / "qwen2.5-7b-instruct.json"), "--assume", "devices=8"),
+        *("--assume", "device_gb=80", "--assume", "disk_gb=1000"),
+    )
+    ran = cli(*fixed, "--assume", "host_gb=2000")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "fits")
+    assert "adapter parameters: 322,961,408" in ran.out
+    ran = cli(*fixed, "--assume", "host_gb=100", "--json")
+    assert ran.code == 1
+    found = json.loads(ran.out)
+    assert found["device_bytes"]["optimizer"] == 8 * 322_961_408
+    assert "the machine needs 152.3 GB" in found["problems"][0]
+    ran = cli(*fixed, "--assume", "gpus=8")
+    assert ran.code != 0
+    assert "there is no 'gpus'" in ran.err
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from recipes import MINIMAL, recipe_of
 
+from edgereason.errors import ConfigError
 from edgereason.recipe.config import MakeRecipe
 from edgereason.recipe.data import Source
 from edgereason.recipe.stages import Stage, stages_of
@@ -127,3 +128,40 @@ def test_amounts_follow_from_rows_and_settings(tmp_path: Path) -> None:
     assert amounts["grpo"] == 1280  # 40 updates · 4 problems · 8
     assert amounts["verifier"] == 160
     assert (amounts["evaluation/local"], amounts["evaluation/made"]) == (100, 5)
+
+
+SERVED = (
+    MINIMAL
+    + """
+[traces.taught]
+data = "sums"
+endpoint = { url = "http://node-7:8000", model = "qwq-32b", parallel = 256 }
+"""
+)
+
+
+def test_a_served_teacher_is_known_by_its_name_and_not_by_where_it_is_served(tmp_path: Path) -> None:
+    recipe = recipe_of(SERVED, tmp_path)
+    moved = recipe_of(SERVED.replace("node-7:8000", "node-9:8000").replace("256", "64"), tmp_path)
+    other = recipe_of(SERVED.replace("qwq-32b", "r1"), tmp_path)
+
+    def config(recipe: MakeRecipe) -> object:
+        sources = {name: Source.of(name, one, ()) for name, one in recipe.data.items()}
+        (stage,) = [one for one in stages_of(recipe, sources) if one.name == "traces/taught"]
+        return stage.config
+
+    assert config(recipe) == config(moved) != config(other)
+    assert "node-7" not in str(config(recipe))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('model = "qwq-32b", ', ""), "needs a model"),
+        (("endpoint =", 'teacher = "smollm2-135m"\nendpoint ='), "neither format, teacher"),
+        (("endpoint =", 'format = "worked"\nendpoint ='), "neither format, teacher"),
+    ],
+)
+def test_an_endpoint_that_goes_with_nothing_else_is_refused(tmp_path: Path, change, says) -> None:
+    with pytest.raises(ConfigError, match=says):
+        recipe_of(SERVED.replace(*change), tmp_path)

@@ -532,7 +532,7 @@ def test_less_precision_and_less_memory_learn_nearly_the_same(
     )
 
 
-def test_two_processes_learn_what_one_learns(start: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns_also_when_they_are_killed(start: Path, tmp_path: Path) -> None:
     command = [sys.executable, Path(__file__).with_name("two_processes_grpo.py"), start, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
@@ -548,6 +548,11 @@ def test_two_processes_learn_what_one_learns(start: Path, tmp_path: Path) -> Non
         assert figures[0] == figures[1]
     for name, tensor in learned(tmp_path / "one").items():
         torch.testing.assert_close(learned(tmp_path / "two")[name], tensor, atol=1e-3, rtol=1e-2)
+    # Killed behind the first update, two go on to what two that were not killed have learned.
+    for found, expected in zip(lines(tmp_path / "killed"), two, strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5, abs=1e-7)
+    for name, tensor in learned(tmp_path / "two").items():
+        torch.testing.assert_close(learned(tmp_path / "killed")[name], tensor, atol=1e-6, rtol=1e-5)
 
 
 def test_a_reward_that_raises_stops_the_training_and_keeps_the_checkpoint(

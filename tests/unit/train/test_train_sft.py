@@ -444,6 +444,16 @@ def test_two_processes_that_were_killed_in_a_later_epoch_go_on_with_its_rows(tmp
         assert losses(tmp_path / step) == pytest.approx(expected, rel=1e-6), step
 
 
+def test_another_number_of_processes_goes_on_with_a_checkpoint(tmp_path):
+    script = Path(__file__).with_name("processes_change.py")
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = losses(tmp_path / "whole")
+    for folder in ("2-1", "1-2"):
+        assert losses(tmp_path / folder) == pytest.approx(expected, rel=1e-5), folder
+
+
 def test_an_adapter_can_be_learned_further(finished, tmp_path):
     # The first loss is the one that the finished adapter leaves on the first rows.
     start = finished[0] / "adapter"

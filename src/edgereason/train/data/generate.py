@@ -5,9 +5,9 @@
     questions ─ in no evaluation ─→ K samples each, samples.jsonl ─ right, whole, fitting, no duplicate ─┐
                                           traces.jsonl ←─ of each question the N nearest to the median ──┘
 
-The teacher is any GGUF in chat mode, asked by a system message to think aloud, to check, and to box its
-answer. A trace's own messages hold the plain question, and not that one: nothing that differs between chat
-and thinking may stand in a prompt.
+The teacher is any GGUF in chat mode, or a model that a server serves (`endpoint.py`). A system message asks
+it to think aloud, to check, and to box its answer. A trace's own messages hold the plain question, and not
+that one: nothing that differs between chat and thinking may stand in a prompt.
 
 Which samples become traces is the rule of `solutions.choose`, which the record names.
 
@@ -22,11 +22,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from edgereason.config import require_at_least_one
 from edgereason.core.types import MAX_STREAMS, Message, Mode, Request, Response, Sampling
@@ -161,6 +161,11 @@ _COUNTS: Final = (
 """What records count, in the order in which things are left out; "right" are those that made a trace."""
 
 
+REFUSED: Final = "refused"
+FAILED: Final = "failed"
+"""Samples that a server would not, or could not draw."""
+
+
 @dataclass(slots=True)
 class Yield:
     """What a source came to: counts by name, and the lengths of its traces."""
@@ -177,7 +182,88 @@ class Yield:
             "share_of_questions_with_traces": _share(counts["questions_with_traces"], counts["asked"]),
         }
         named = {str(name): counts[name] for name in _COUNTS}
+        named |= {name: counts[name] for name in (REFUSED, FAILED) if counts[name]}
         return named | shares | {"tokens": length_summary(self.lengths)}
+
+
+Missing = tuple[Question, Sequence[int]]
+"""A question, and the numbers of the samples that it still needs."""
+
+Take = Callable[[Question, "list[SampleRow] | str"], None]
+"""Is given samples of a question, or why one of them can't be had."""
+
+
+class Teacher(Protocol):
+    """Who draws samples."""
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the record says of it."""
+
+    def run(self, config: GenerateConfig) -> dict[str, Any]:
+        """What a sample depends on, beside its question."""
+
+    def settings(self, config: GenerateConfig) -> dict[str, Any]:
+        """What the record says of how it was asked."""
+
+    def has_room(self, question: Question, config: GenerateConfig) -> bool:
+        """Whether the question leaves room for an answer."""
+
+    def draw(
+        self,
+        config: GenerateConfig,
+        missing: Sequence[Missing],
+        take: Take,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Draws what is missing; told to stop, it drops what runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTeacher:
+    """A model on our own engine; a question's samples share its prompt, and are taken together."""
+
+    model: Model
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the record says of it."""
+        return model_entry(self.model.info)
+
+    def run(self, config: GenerateConfig) -> dict[str, Any]:
+        """What a sample depends on, beside its question."""
+        entry = self.entry
+        return {"teacher": entry["sha256"] or entry["name"], **config.run}
+
+    def settings(self, config: GenerateConfig) -> dict[str, Any]:
+        """What the record says of how it was asked."""
+        return asdict(config)
+
+    def has_room(self, question: Question, config: GenerateConfig) -> bool:
+        """Whether the question leaves room for an answer in the teacher's context."""
+        try:
+            self.model.pipeline.room(config.request(question.text, 0, config.samples))
+        except ContextOverflow:
+            return False
+        return True
+
+    def draw(
+        self,
+        config: GenerateConfig,
+        missing: Sequence[Missing],
+        take: Take,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Draws what is missing; told to stop, it drops what runs."""
+        requests = [
+            config.request(question.text, sample_seed(config.seed, question.id, numbers[0]), len(numbers))
+            for question, numbers in missing
+        ]
+        answered = answer_many(self.model, requests, max_running=config.parallel, should_stop=should_stop)
+        with closing(answered):
+            for index, response in answered:
+                question, numbers = missing[index]
+                take(question, _rows(question, numbers[0], response))
 
 
 def generate(
@@ -187,6 +273,7 @@ def generate(
     against: Evaluations,
     *,
     model: Model,
+    teacher: Teacher | None = None,
     context: RunContext = RunContext(),
 ) -> dict[str, Any] | None:
     """Makes traces, or goes on with those of `folder`.
@@ -199,7 +286,8 @@ def generate(
         config: how.
         sources: questions.
         against: evaluations; what they ask is not asked here.
-        model: the teacher; nobody else may use it meanwhile.
+        model: counts tokens; nobody else may use it meanwhile.
+        teacher: draws samples; None for the model itself.
         context: stopped, it drops what runs and keeps what is written.
 
     Returns:
@@ -212,11 +300,11 @@ def generate(
     require_unique_ids(question for source in sources for question in source.questions)
     questions, counts = usable(sources, against)
     yields = {name: Yield(of_source) for name, of_source in counts.items()}
-    teacher = model_entry(model.info)
-    run = {"teacher": teacher["sha256"] or teacher["name"], **config.run}
+    teacher = teacher or EngineTeacher(model)
+    run = teacher.run(config)
     RunFolder(folder, "set of traces").claim_record(FORMAT, run)
     with Journal(folder, SampleRow) as journal:
-        samples = _sample(config, questions, model, journal, yields, context)
+        samples = _sample(config, questions, teacher, journal, yields, context)
     if samples is None:
         return None
     lengths = Lengths.of(model.engine)
@@ -239,8 +327,8 @@ def generate(
     )
     record = {
         "way": "generated",
-        "model": teacher,
-        "config": asdict(config),
+        "model": teacher.entry,
+        "config": teacher.settings(config),
         "rule": RULE,
         "questions": [dict(source.entry) for source in sources],
         "against": list(against.files),
@@ -261,7 +349,7 @@ def sample_seed(seed: int, question_id: str, number: int) -> int:
 def _sample(
     config: GenerateConfig,
     questions: Sequence[Question],
-    model: Model,
+    teacher: Teacher,
     journal: Journal[SampleRow],
     yields: Mapping[str, Yield],
     context: RunContext,
@@ -269,54 +357,57 @@ def _sample(
     """Every question's samples, by its id, in order; those that are missing are drawn. None if stopped."""
     start_s = time.perf_counter()
     samples = _found(config, questions, journal)
-    pending: list[tuple[Question, int]] = []
-    requests: list[Request] = []
+    missing: list[Missing] = []
     num_asked = 0
     for question in questions:
-        first = len(samples.get(question.id, ()))
-        seed = sample_seed(config.seed, question.id, first)
-        request = config.request(question.text, seed, max(1, config.samples - first))
-        try:
-            model.pipeline.room(request)
-        except ContextOverflow:  # the question alone fills the context
-            yields[question.source].counts["question_too_long"] += 1
+        counts = yields[question.source].counts
+        if not teacher.has_room(question, config):  # the question alone fills the context
+            counts["question_too_long"] += 1
             continue
         num_asked += 1
-        yields[question.source].counts["asked"] += 1
-        if first < config.samples:
-            pending.append((question, first))
-            requests.append(request)
-    total, fresh_tokens = num_asked * config.samples, 0
+        counts["asked"] += 1
+        there = {row.number for row in samples.get(question.id, ())}
+        if numbers := [number for number in range(config.samples) if number not in there]:
+            missing.append((question, numbers))
+    num_done, total = sum(map(len, samples.values())), num_asked * config.samples
+    num_missing = sum(len(numbers) for _, numbers in missing)
+    fresh_tokens = 0
 
     def report() -> None:
         speed = f"{fresh_tokens / (time.perf_counter() - start_s):.0f} tok/s" if fresh_tokens else ""
-        context.progress("samples", sum(map(len, samples.values())), total, speed)
+        context.progress("samples", num_done, total, speed)
+
+    def take(question: Question, drawn: list[SampleRow] | str) -> None:
+        nonlocal num_done, num_missing, fresh_tokens
+        if isinstance(drawn, str):
+            yields[question.source].counts[drawn] += 1
+            num_done, num_missing = num_done + 1, num_missing - 1
+        else:
+            journal.append(*drawn)
+            samples.setdefault(question.id, []).extend(drawn)
+            num_done, num_missing = num_done + len(drawn), num_missing - len(drawn)
+            fresh_tokens += sum(row.num_tokens for row in drawn)
+        report()
 
     report()
-    answered = answer_many(model, requests, max_running=config.parallel, should_stop=context.should_stop)
-    num_missing = len(requests)
-    with closing(answered):
-        for index, response in answered:
-            question, first = pending[index]
-            rows = _rows(question, first, response)
-            journal.append(*rows)
-            samples.setdefault(question.id, []).extend(rows)
-            num_missing -= 1
-            fresh_tokens += sum(row.num_tokens for row in rows)
-            report()
-    return None if num_missing else samples
+    teacher.draw(config, missing, take, context.should_stop)
+    if num_missing:
+        return None
+    return {name: sorted(rows, key=lambda row: row.number) for name, rows in samples.items()}
 
 
 def _found(
     config: GenerateConfig, questions: Sequence[Question], journal: Journal[SampleRow]
 ) -> dict[str, list[SampleRow]]:
-    """Samples that are there, of the questions asked now: those that follow one another from 0."""
+    """Samples that are there, of the questions asked now; an endpoint's come in any order."""
     by_key = {row.key: row for row in journal.found}
     samples = {}
     for question in questions:
         rows: list[SampleRow] = []
-        while len(rows) < config.samples and (row := by_key.get((question.id, len(rows)))):
-            if row.question_sha256 != _sha256(question):
+        for number in range(config.samples):
+            if (row := by_key.get((question.id, number))) is None:
+                continue
+            if row.question_sha256 != question_sha256(question):
                 raise ConfigError(
                     f"{question.place}: the folder has samples of another question with the id "
                     f"{question.id!r}: choose a new folder (--output)"
@@ -332,7 +423,7 @@ def _rows(question: Question, first: int, response: Response) -> list[SampleRow]
         SampleRow(
             id=question.id,
             number=first + candidate.trace.index,
-            question_sha256=_sha256(question),
+            question_sha256=question_sha256(question),
             seed=candidate.trace.seed,
             text=candidate.trace.text,
             num_tokens=candidate.trace.num_tokens,
@@ -342,7 +433,8 @@ def _rows(question: Question, first: int, response: Response) -> list[SampleRow]
     ]
 
 
-def _sha256(question: Question) -> str:
+def question_sha256(question: Question) -> str:
+    """Of a question's text and right answer: samples of another question don't count."""
     return hashlib.sha256(f"{question.text}\n{question.reference}".encode()).hexdigest()
 
 

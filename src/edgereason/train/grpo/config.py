@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from edgereason.core.types import MAX_STREAMS
 from edgereason.errors import ConfigError
+from edgereason.train.data.trackers import require_trackers
 
 _LEAST: Final = {
     **dict.fromkeys(("steps", "prompts", "micro_rows", "parallel"), 1),
@@ -48,6 +49,8 @@ class GrpoConfig:
         checkpoint_activations: compute layers again in the backward pass: less memory, a third more time.
         cached_prompt_bytes: for prompts' keys and values.
         checkpoint_minutes: between checkpoints.
+        report_to: trackers that transformers tells of every update, beside `metrics.jsonl`: "tensorboard",
+            "trackio", "wandb", "mlflow"; their packages have to be installed.
     """
 
     steps: int = 40
@@ -72,8 +75,10 @@ class GrpoConfig:
     cached_prompt_bytes: int = 1_000_000_000
     checkpoint_minutes: float = 10.0
     seed: int = 0
+    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_trackers(self.report_to)
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) < least:
                 raise ConfigError(f"[training] {name} must be {least} or more, got {value:g}")

@@ -27,13 +27,15 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgereason.errors import ConfigError, TrainingError
+from edgereason.train.data.trackers import require_trackers
 from edgereason.train.lora.checkpoints import AdapterCheckpoints, Clock, Save, forget_lines_behind
 from edgereason.train.lora.examples import Example, Fitting
 from edgereason.train.lora.masked_lora import MaskedLora, ResponseBatch
 
 METRICS: Final = "metrics.jsonl"
 FREE_SETTINGS: Final = frozenset(
-    f"training.{name}" for name in ("checkpoint_minutes", "cached_prompt_bytes", "checkpoint_activations")
+    f"training.{name}"
+    for name in ("checkpoint_minutes", "cached_prompt_bytes", "checkpoint_activations", "report_to")
 )
 """Settings of SFT and GRPO that do not change a bit of what is learned."""
 _GROUPED_BATCHES: Final = 32
@@ -61,6 +63,8 @@ class TrainConfig:
         checkpoint_minutes: between checkpoints.
         max_tokens: longest prompt and response together; longer ones are left out and counted.
         seed: of the adapter, the order of rows and dropout.
+        report_to: trackers that transformers tells of every update, beside `metrics.jsonl`: "tensorboard",
+            "trackio", "wandb", "mlflow"; their packages have to be installed.
     """
 
     epochs: int = 1
@@ -76,12 +80,14 @@ class TrainConfig:
     checkpoint_minutes: float = 10.0
     max_tokens: int = 2048
     seed: int = 0
+    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_rows, self.micro_rows, self.max_tokens) < 1:
             raise ConfigError("[training] needs epochs, batch_rows, micro_rows and max_tokens of 1 or more")
         if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.checkpoint_minutes < 0:
             raise ConfigError("[training] needs a learning_rate above 0 and a warmup from 0 to below 1")
+        require_trackers(self.report_to)
 
     def free_settings(self, *, dropout: float, num_rows: int, num_processes: int) -> frozenset[str]:
         """Settings that a run may change when it goes on, since they do not change what is learned.
@@ -134,6 +140,8 @@ class UpdateConfig(Protocol):
     def dtype(self) -> str: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def report_to(self) -> tuple[str, ...]: ...
 
 
 def common_arguments(folder: Path, config: UpdateConfig) -> dict[str, Any]:
@@ -151,7 +159,8 @@ def common_arguments(folder: Path, config: UpdateConfig) -> dict[str, Any]:
         "save_strategy": "no",
         "save_total_limit": 2,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": list(config.report_to) or "none",
+        "run_name": folder.name,
         "dataloader_pin_memory": not on_cpu,
         "ddp_find_unused_parameters": False,  # there are none, and torch warns where it looked in vain
     }

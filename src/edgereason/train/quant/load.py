@@ -22,6 +22,7 @@ from typing import Any, Final
 import gguf
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
@@ -69,15 +70,7 @@ def load_torch(model: GgufModel, sha256: str, cache: Path) -> PreTrainedModel:
     """
     folder = cache / sha256[:16]
     if not (folder / _WEIGHTS).is_file():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _config(model.dims).save_pretrained(folder)
-            with temporary_beside(folder / _WEIGHTS) as partial:
-                save_file(convert(model), partial, metadata={"format": "pt"})
-        except SafetensorError as error:  # safetensors writes by itself
-            raise TrainingError(
-                f"{folder / _WEIGHTS} can't be written ({error}): make room, and give the same command again"
-            ) from error
+        _convert_once(model, folder)
     with _no_progress_bar():
         loaded, about = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -92,6 +85,22 @@ def load_torch(model: GgufModel, sha256: str, cache: Path) -> PreTrainedModel:
             "such a model can't be trained against"
         )
     return loaded.eval().requires_grad_(False)
+
+
+def _convert_once(model: GgufModel, folder: Path) -> None:
+    """Writes the conversion. Of several processes the first does, and the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if (folder / _WEIGHTS).is_file():
+            return
+        try:
+            _config(model.dims).save_pretrained(folder)
+            with temporary_beside(folder / _WEIGHTS) as partial:
+                save_file(convert(model), partial, metadata={"format": "pt"})
+        except SafetensorError as error:  # safetensors writes by itself
+            raise TrainingError(
+                f"{folder / _WEIGHTS} can't be written ({error}): make room, and give the same command again"
+            ) from error
 
 
 @contextmanager
