@@ -18,10 +18,10 @@ from edgereason.core.bundle import file_sha256
 from edgereason.engine.llama import LlamaEngine
 from edgereason.quant.apply import apply
 from edgereason.quant.blocks import quantize
-from edgereason.quant.gguf_file import GgufModel, from_gguf_order
+from edgereason.quant.gguf_file import GgufModel, from_gguf_order, hf_names
 from edgereason.quant.learned import Learned, StorageConfig
 from edgereason.quant.merge import Merge, output_names
-from edgereason.train.quant.load import hf_names, load_torch
+from edgereason.train.quant.load import load_torch
 from edgereason.train.quant.student import CorrectionConfig, Student
 from edgereason.train.quant.transforms import TransformConfig
 

@@ -42,6 +42,7 @@ from edgereason.core.bundle import BASE_FILE, Bundle, Part, Result, file_sha256,
 from edgereason.core.chat import CLOSING
 from edgereason.errors import BundleError, ConfigError
 from edgereason.hub.local_bases import remember_base
+from edgereason.quant.gguf_file import CHECKPOINT, GgufModel
 from edgereason.reasoning.model import heads_of
 from edgereason.records.lock import LOCK, FolderLock
 from edgereason.records.machine import versions
@@ -190,6 +191,8 @@ def _with_parts(folder: Path, parts: Parts, base: BaseFile, buckets: tuple[int, 
         heads_of(bundle)
     if parts.adapter is not None:
         bundle = _without(bundle, ADAPTER, EARLIER, TRACES)
+    if (origin := GgufModel(base.path).checkpoint) is not None:
+        bundle = replace(bundle, provenance=dict(bundle.provenance) | {CHECKPOINT: origin.to_record()})
     if start is not None and parts.heads is None:
         bundle = replace(bundle, earlier_heads=start.earlier_heads)
     if parts.include_base or (start is not None and (start.folder / BASE_FILE).is_file()):

@@ -33,7 +33,8 @@ Record = dict[str, Any]
 bench_app = typer.Typer(name="bench", no_args_is_help=True, help="Measure what this machine reaches.")
 
 _Model = Annotated[
-    str | None, typer.Option(help="One of `edgereason models`, or a GGUF file; by default the default.")
+    str | None,
+    typer.Option(help="One of `edgereason models`, a GGUF file, or a checkpoint; by default the default."),
 ]
 _Rounds = Annotated[int, typer.Option(help="Rounds of every measure; fewer than 7 are a trial.")]
 _Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all that may be used.")]

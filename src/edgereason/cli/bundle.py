@@ -47,7 +47,8 @@ def build(
         Path | None, typer.Option("--from", help="A bundle whose parts are taken where none are given.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [that of --from]")
+        str | None,
+        typer.Option(help="A name of `edgereason models`, a GGUF file, or a checkpoint. [that of --from]"),
     ] = None,
     adapter: Annotated[Path | None, typer.Option(help="The reasoning adapter, a GGUF file.")] = None,
     heads: Annotated[Path | None, typer.Option(help="Switcher and verifier, a safetensors file.")] = None,

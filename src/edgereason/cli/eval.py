@@ -74,7 +74,12 @@ def task(
     score: Annotated[
         Score | None, typer.Option(help="Score answers, or the likelihood of the options given. [answer]")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A name of `edgereason models`, a GGUF file, or a checkpoint (folder or OWNER/NAME)."
+        ),
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="chat, think or auto. [auto]")] = None,
     budget: Annotated[int | None, typer.Option(help="Most tokens that a stream may spend.")] = None,
@@ -289,7 +294,12 @@ def compare(
 @eval_app.command()
 def ppl(
     text: Annotated[Path, typer.Argument(metavar="FILE", help="A .raw or .txt file, or rows with a text.")],
-    model: Annotated[str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A name of `edgereason models`, a GGUF file, or a checkpoint (folder or OWNER/NAME)."
+        ),
+    ] = None,
     window: Annotated[int, typer.Option(help="Tokens of a window.")] = 2048,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows. [the window]")] = None,
     limit_tokens: Annotated[int | None, typer.Option(help="Only the text's first so many tokens.")] = None,

@@ -46,7 +46,10 @@ def _make() -> None:
 @make_app.command("init")
 def init(
     model: Annotated[
-        str, typer.Argument(help="A name of `edgereason models`, or a GGUF file: what the base is made of.")
+        str,
+        typer.Argument(
+            help="A name of `edgereason models`, a GGUF file, or a checkpoint (folder or OWNER/NAME)."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The recipe; must be new.")],
 ) -> None:

@@ -61,7 +61,8 @@ SystemOption = Annotated[str | None, typer.Option(help="A system message.")]
 
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of a bundle. [the one that is built in]")]
 ModelOption = Annotated[
-    str | None, typer.Option(help="A bare model: a name of `edgereason models`, or a GGUF file.")
+    str | None,
+    typer.Option(help="A bare model: a name of `edgereason models`, a GGUF file, or a checkpoint."),
 ]
 BaseOption = Annotated[
     str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")

@@ -11,7 +11,10 @@ from edgereason.cli.long_run import import_torch, run_context, shape_of, show_dr
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(help="A name of `edgereason models`, or a GGUF file: the teacher.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A name of `edgereason models`, a GGUF file, or a checkpoint: the teacher."),
+    ],
     recipe: Annotated[Path, typer.Option(help="TOML file of the recipe; see configs/quantize-*.toml.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for base, record and checkpoint.")],
     text: Annotated[

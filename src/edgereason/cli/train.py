@@ -42,7 +42,8 @@ _Questions = Annotated[
     typer.Option(metavar="FILE|reasoning-gym:NAME[:COUNT]", help="Questions with their answers; repeatable."),
 ]
 _Base = Annotated[
-    str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
+    str | None,
+    typer.Option(help="A name of `edgereason models`, a GGUF file, or a checkpoint. [the recipe's]"),
 ]
 _Resume = Annotated[Path | None, typer.Option(help="A light checkpoint of another folder to go on from.")]
 _Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")]
@@ -104,7 +105,7 @@ def traces(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A name of `edgereason models`, or a GGUF file: the teacher. "
+            help="A name of `edgereason models`, a GGUF file, or a checkpoint: the teacher. "
             "Where traces are read, or with --endpoint, it counts tokens."
         ),
     ] = None,
@@ -208,7 +209,12 @@ def answers(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of answers and record; one that is there goes on.")
     ],
-    model: Annotated[str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A name of `edgereason models`, a GGUF file, or a checkpoint (folder or OWNER/NAME)."
+        ),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="System message. [the model's own]")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 320,

@@ -32,7 +32,13 @@ Limit = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record.")]
-Named = Annotated[str | None, typer.Option("--model", help="A name of `edgereason models`, or a GGUF file.")]
+Named = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="A name of `edgereason models`, a GGUF file, or a checkpoint (folder or OWNER/NAME).",
+    ),
+]
 Base = Annotated[str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")]
 
 

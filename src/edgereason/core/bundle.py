@@ -242,8 +242,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def parts_of(path: Path) -> tuple[Path, ...]:
+    """The files of the split model that a file is a part of by its name, in order; none for a whole model."""
+    if (named := _PART.search(path.name)) is None or (count := int(named[1])) < 2:
+        return ()
+    stem, ending = path.name[: named.start()], path.name[-len(".gguf") :]
+    of = path.name[named.start() + len("-00001") : -len(ending)]
+    return tuple(path.with_name(f"{stem}-{n:05d}{of}{ending}") for n in range(1, count + 1))
+
+
 def require_one_file(path: Path, num_parts: int = 1) -> None:
-    """Refuses a model that is split over several files: each tool would take the first part for all of it.
+    """Refuses a part of a split model: each tool would take the first part for all of it.
 
     Args:
         path: of a GGUF.
@@ -252,14 +261,14 @@ def require_one_file(path: Path, num_parts: int = 1) -> None:
     Raises:
         ModelFileError: the name or the metadata say that it is one of several parts.
     """
-    named = _PART.search(path.name)
-    num_parts = max(num_parts, int(named[1]) if named else 1)
+    num_parts = max(num_parts, len(parts_of(path)))
     if num_parts > 1:
-        name = path.name[: named.start()] if named else path.stem
         raise ModelFileError(
-            f"{path.name} is one of the {num_parts} parts of a split model, and edgereason takes one file: "
-            f"get all parts, join them by llama.cpp's llama-gguf-split --merge "
-            f"{name}-00001-of-{num_parts:05d}.gguf {name}.gguf, and use {name}.gguf"
+            f"{path.name} is one of the {num_parts} parts of a split model, and one file is needed: put "
+            "all parts in "
+            f"one folder under the names that they were published by, NAME-00001-of-{num_parts:05d}.gguf, "
+            "and give "
+            "the first where a model is named: they are joined, once"
         )
 
 

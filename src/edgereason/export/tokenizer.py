@@ -5,21 +5,17 @@
     tokens, merges ─→ model       token types: control, user-defined ─→ added tokens
     tokenizer.ggml.pre ─→ how a text is cut into words before bytes are paired
 
-Three ways of cutting are known here, among them those of the catalogue's models. A test compares the ids with
-llama.cpp's own.
+`quant/pretokenizers.py` has the ways of cutting that are known. A test compares the ids with llama.cpp's own.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from edgereason.errors import ModelFileError
 from edgereason.quant.gguf_file import GgufModel
+from edgereason.quant.pretokenizers import CUTS
 
-_WORDS: Final = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
-    r"\s+(?!\S)|\s+"
-)
 _CONTROL, _USER_DEFINED = 3, 4
 """GGUF's token types."""
 
@@ -31,11 +27,12 @@ def tokenizer_json(model: GgufModel) -> dict[str, Any]:
         ModelFileError: it is not a byte-pair vocabulary, or is cut in a way that is not known here.
     """
     kind, pre = model.text("tokenizer.ggml.model"), model.text("tokenizer.ggml.pre")
-    if kind != "gpt2" or pre not in _CUTS:
+    if kind != "gpt2" or pre not in CUTS:
         raise ModelFileError(
             f"{model.path.name} has a vocabulary of the kind {kind!r}, cut as {pre or 'nobody says'!r}; "
-            f"known here is gpt2, cut as {', '.join(_CUTS)}"
+            f"known here is gpt2, cut as {', '.join(CUTS)}"
         )
+    cut = CUTS[pre]
     tokens = [str(token) for token in model.value("tokenizer.ggml.tokens")]
     types = list(model.value("tokenizer.ggml.token_type", [1] * len(tokens)))
     added = [
@@ -60,7 +57,7 @@ def tokenizer_json(model: GgufModel) -> dict[str, Any]:
         "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
         "pre_tokenizer": {
             "type": "Sequence",
-            "pretokenizers": [*_CUTS[pre], byte_level | {"use_regex": pre == "smollm"}],
+            "pretokenizers": [*cut.steps, byte_level | {"use_regex": cut.uses_gpt2_words}],
         },
         "post_processor": None,
         "decoder": byte_level | {"use_regex": False},
@@ -72,19 +69,8 @@ def tokenizer_json(model: GgufModel) -> dict[str, Any]:
             "end_of_word_suffix": "",
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": pre == "llama-bpe",
+            "ignore_merges": cut.ignores_merges,
             "vocab": {token: n for n, token in enumerate(tokens)},
             "merges": [str(pair) for pair in model.value("tokenizer.ggml.merges", [])],
         },
     }
-
-
-def _split(pattern: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-
-
-_CUTS: Final[dict[str, list[dict[str, Any]]]] = {
-    "qwen2": [_split(_WORDS % r"\p{N}")],
-    "llama-bpe": [_split(_WORDS % r"\p{N}{1,3}")],
-    "smollm": [{"type": "Digits", "individual_digits": True}],
-}

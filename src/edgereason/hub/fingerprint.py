@@ -4,7 +4,7 @@ vocabulary's, and which version of the engine loaded it once in a process of its
 ::
 
     .NAME.gguf.json beside the file ─→ <cache>/fingerprints/ ─→ what is not known is computed, and kept in
-    the first of the two places that can be written
+    the first of the two places that can be written (of a checkpoint's files only the second)
 
 What is kept is valid while the file has the same path, size and time of change. A change that preserves all
 three goes unseen here; `bundle verify` reads the whole file. Local paths are kept as hashes only.
@@ -129,7 +129,8 @@ class _Memory:
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
         self._origin = _origin(self._path)
-        self.places = [self._path.with_name(f".{self._path.name}.json")]
+        is_model = self._path.suffix.lower() == ".gguf"  # a checkpoint's folder is left as it is
+        self.places = [self._path.with_name(f".{self._path.name}.json")] if is_model else []
         with suppress(PullError):  # no home directory
             self.places.append(cache_folder() / "fingerprints" / f"{self._origin['path_sha256']}.json")
         found = (_read(place, self._origin) for place in self.places)

@@ -7,24 +7,34 @@
                  └ made from another model: pull that one ─ quant.apply ─┘
 
 A bundle's base is found in the bundle, or by its hash in the catalogue or among the bases of this machine
-(`local_bases.py`). The hash is checked before anything parses the file; a file of unknown origin is tried in
+(`local_bases.py`). Models of several files become one (`one_file.py`); checkpoints of the hub are fetched
+by `snapshot.py`. The hash is checked before anything parses the file; a file of unknown origin is tried in
 another process (`trial.py`). How hub and mirror are read stands in `huggingface.py` and `mirror.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgereason.core.bundle import BASE_FILE, Bundle, clear_temporaries, file_sha256, require_one_file
+from edgereason.core.bundle import (
+    BASE_FILE,
+    Bundle,
+    clear_temporaries,
+    file_sha256,
+    parts_of,
+    require_one_file,
+)
 from edgereason.core.checks import shown
 from edgereason.errors import BundleError, ModelFileError, PullError
 from edgereason.hub.catalog import CATALOG, CatalogModel, MadeSource, find, find_by_sha256, suggestion
 from edgereason.hub.fingerprint import clear_parts, known_sha256, remember_sha256
 from edgereason.hub.local_bases import remembered_base
+from edgereason.hub.one_file import convert_folder, is_checkpoint, join_parts
 from edgereason.hub.part import PartFile, PullProgress
+from edgereason.hub.snapshot import repository_of, snapshot
 from edgereason.hub.store import file_errors, is_here, matches_hash, model_path, pull_lock, require_space
 from edgereason.hub.trial import require_loadable
 
@@ -118,27 +128,40 @@ def resolve(
     progress: Report | None = None,
     notice: Notice | None = None,
 ) -> Path:
-    """The GGUF file that a user means by `name_or_path`: a file, or a known model, pulled if need be.
+    """The GGUF file that a user means by `name_or_path`.
+
+    ::
+
+        X.gguf, or a name of the catalogue        the file, pulled if need be
+        X-00001-of-00003.gguf                     the parts, joined once
+        a folder, or OWNER/NAME[@REVISION]        the safetensors there or on the hub, converted once
 
     A file that is not of the catalogue is loaded in another process first, once; see `require_loadable`.
 
     Raises:
-        ModelFileError: the file can't be loaded, or is a part of a split model.
-        PullError: it is neither, or the model can't be pulled.
+        ModelFileError: the file can't be loaded, or the folder can't be converted.
+        PullError: it is none of these, or the model can't be pulled or kept.
     """
+    report, say = progress or _silent, notice or _silent
     try:
         path = Path(name_or_path).expanduser()
-        if path.is_file():
-            require_one_file(path)
-            require_loadable(path)
-            return path
+        is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError) as error:  # too long a name, or a home that is not known
         why = error.strerror if isinstance(error, OSError) else error
         raise PullError(f"{shown(name_or_path)} can't be a model's file: {why}") from error
-    if any(model.name == name_or_path for model in CATALOG):
+    if not is_file and any(model.name == name_or_path for model in CATALOG):
         return pull(name_or_path, allow_mirror=allow_mirror, progress=progress, notice=notice)
-    what = "a folder, not a model file" if path.is_dir() else "neither a file nor a known model"
-    raise PullError(f"{name_or_path!r} is {what}; {suggestion(name_or_path)}")
+    if is_file:
+        found = join_parts(path, report, say) if parts_of(path) else path
+    elif is_folder and is_checkpoint(path):
+        found = convert_folder(path, report, say)
+    elif not is_folder and (asked := repository_of(name_or_path)) is not None:
+        found = convert_folder(snapshot(*asked, say), report, say)
+    else:
+        what = "a folder without a checkpoint" if is_folder else "neither a file nor a known model"
+        raise PullError(f"{name_or_path!r} is {what}; {suggestion(name_or_path)}")
+    require_loadable(found)
+    return found
 
 
 def _fetch(
@@ -278,6 +301,13 @@ def base_file(bundle: Bundle, fetch: Callable[[str], Path]) -> Path:
         return found.path
     if found.model is not None:
         return fetch(found.model.name)
+    origin = bundle.provenance.get("checkpoint", {})
+    if (
+        isinstance(origin, Mapping) and "revision" in origin and "base" not in bundle.provenance
+    ):  # it was converted, and nothing more
+        path = fetch(f"{origin['name']}@{origin['revision']}")
+        require_base(bundle, path)
+        return path
     raise BundleError(
         f"the base {bundle.base.name} of {bundle.title} is neither in the bundle, nor in the catalogue, nor "
         "known on this machine: give its file (base=…), or say once where it is: edgereason bundle verify "

@@ -8,6 +8,7 @@
         X.gguf.part.json               … and which of the mirror's packages it already holds
         X.gguf.lock                    held while one process pulls
         .X.gguf.json                   its hashes, as far as they are known (`fingerprint.py`)
+    $EDGEREASON_CACHE/gguf/            made of models of several files (`one_file.py`)
 
 Does not know where models come from. Errors of the file system become `PullError` here.
 """
@@ -101,8 +102,8 @@ def file_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def pull_lock(target: Path, notice: Callable[[str], None]) -> Iterator[None]:
-    """Hold the one right to pull `target`; wait, after one notice, while another process has it.
+def pull_lock(target: Path, notice: Callable[[str], None], how: str = "pulled") -> Iterator[None]:
+    """Hold the one right to pull or make `target`; wait, after one notice, while another process has it.
 
     Creates the folder of `target`.
 
@@ -117,7 +118,7 @@ def pull_lock(target: Path, notice: Callable[[str], None]) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            notice(f"{target.name} is being pulled by another process: waiting for it")
+            notice(f"{target.name} is being {how} by another process: waiting for it")
             lock.acquire()
     try:
         yield

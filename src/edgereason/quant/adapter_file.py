@@ -4,9 +4,10 @@
 
     y = W x + (alpha / r) · B (A x)        NAME.lora_a  A (r, inputs)      NAME.lora_b  B (outputs, r)
 
-Metadata names the base by SHA-256 and, where the adapter is off on prompts, the ids that turn it on: the
-key by which llama.cpp's server knows an activated LoRA. Q8_0 stores rows in blocks of 32, so it needs ranks
-that are multiples of 32; it runs quicker than F16, which any rank can have.
+Metadata names the base by SHA-256, the checkpoint that it was converted from, if it was, and, where the
+adapter is off on prompts, the ids that turn it on: the key by which llama.cpp's server knows an activated
+LoRA. Q8_0 stores rows in blocks of 32, so it needs ranks that are multiples of 32; it runs quicker than
+F16, which any rank can have.
 
 Source: llama.cpp's `src/llama-adapter.cpp` and `convert_lora_to_gguf.py`, for keys and names.
 """
@@ -28,7 +29,7 @@ import numpy.typing as npt
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.blocks import BLOCK, Grid, Quantized, unpack
-from edgereason.quant.gguf_file import GgufModel, Reader
+from edgereason.quant.gguf_file import CHECKPOINT_SHA256, GgufModel, Reader
 
 BASE_SHA256: Final = "edgereason.base.sha256"
 _TYPE: Final = "adapter"
@@ -40,6 +41,7 @@ _KEYS: Final = {
     "adapter.lora.alpha": (gguf.GGUFValueType.FLOAT32,),
     "adapter.alora.invocation_tokens": (gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32),
     BASE_SHA256: (gguf.GGUFValueType.STRING,),
+    CHECKPOINT_SHA256: (gguf.GGUFValueType.STRING,),
 }
 _STORED: Final = {gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 
@@ -138,6 +140,8 @@ def write_adapter(
                 )
             if base_sha256 is not None:
                 writer.add_string(BASE_SHA256, base_sha256)
+            for key, value in base.checkpoint.keys().items() if base.checkpoint else ():
+                writer.add_string(key, value)
             for name, product in products.items():
                 _require_storable(base, name, product, grid)
                 for suffix, matrix in zip(("lora_a", "lora_b"), product, strict=True):

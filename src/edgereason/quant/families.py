@@ -57,6 +57,13 @@ FAMILIES: Final[Mapping[str, Family]] = {
 }
 
 
+FUSED: Final[Mapping[str, tuple[str, ...]]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+"""Of families that have several linears in one matrix: its name in transformers, and theirs elsewhere."""
+
+
 def family_of(arch: str, file_name: str) -> Family:
     """The family of an architecture.
 

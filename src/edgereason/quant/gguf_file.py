@@ -5,27 +5,36 @@ One tensor at a time is held in memory.
 
 from __future__ import annotations
 
+import json
 import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 
-from edgereason.core.bundle import require_one_file, temporary_beside
+from edgereason.config import load_json, read_bounded
+from edgereason.core.bundle import require_one_file, temporary_beside, write_atomically
 from edgereason.errors import ModelFileError
 from edgereason.quant.blocks import Grid, Quantized, unpack
-from edgereason.quant.families import FAMILIES, Family, family_of
+from edgereason.quant.families import FAMILIES, FUSED, Family, family_of
 
 EMBEDDING: Final = "token_embd.weight"
 HEAD: Final = "output.weight"
 FINAL_NORM: Final = "output_norm.weight"
 ROPE_FACTORS: Final = "rope_freqs.weight"
 """Llama 3's: what the frequency of each of RoPE's pairs is divided by."""
+CHECKPOINT_SHA256: Final = "edgereason.checkpoint.sha256"
+"""Key of a file that was converted from a checkpoint, or made from such a file: the checkpoint's hash."""
+CHECKPOINT: Final = "checkpoint"
+"""What records and bundles call it."""
+ORIGIN: Final = "checkpoint.json"
+"""Beside such a file: name and revision of the checkpoint, which its bytes don't depend on."""
 _TYPES: Final = {Grid.Q4_0: gguf.GGMLQuantizationType.Q4_0, Grid.Q8_0: gguf.GGMLQuantizationType.Q8_0}
 _BLOCK_BYTES: Final = {Grid.Q4_0: 18, Grid.Q8_0: 34}
 _MOSTLY_Q4_0: Final = 2
@@ -70,6 +79,44 @@ class Dims:
         return FAMILIES[self.arch]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Files in Hugging Face's format that a GGUF was converted from.
+
+    Attributes:
+        sha256: over its files' names and hashes.
+        name: of the repository or folder; None if it is not known.
+        revision: commit of the repository; None for a folder of no repository.
+    """
+
+    sha256: str
+    name: str | None = None
+    revision: str | None = None
+
+    def to_record(self) -> dict[str, str]:
+        """What is known of it, in plain values."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def keys(self) -> dict[str, str]:
+        """The same as metadata of files that were made on it."""
+        return {f"edgereason.checkpoint.{key}": value for key, value in self.to_record().items()}
+
+    def write(self, folder: Path) -> None:
+        """Notes it beside a GGUF."""
+        write_atomically(folder / ORIGIN, json.dumps(self.to_record(), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path, sha256: str) -> Self:
+        """What stands beside a GGUF; the hash alone where nothing of this checkpoint does."""
+        try:
+            found = load_json(read_bounded(folder / ORIGIN))
+            if found["sha256"] == sha256 and all(isinstance(value, str) for value in found.values()):
+                return cls(sha256=sha256, name=found.get("name"), revision=found.get("revision"))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            pass
+        return cls(sha256=sha256)
+
+
 class Slot(NamedTuple):
     """A tensor of a file that is to be written: `grid` None means float32 as it is."""
 
@@ -109,6 +156,33 @@ class Reader(gguf.GGUFReader):  # type: ignore[misc]
         return start - orig_offs, texts, list(range(count)), types
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Says what gguf's reader met in a damaged file: it believes every length and offset.
+
+    Raises:
+        ModelFileError: it met something.
+    """
+    try:
+        yield
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, MemoryError, struct.error) as error:
+        raise ModelFileError(f"{path} can't be read as GGUF: {error}") from error
+
+
+def write_fields(writer: gguf.GGUFWriter, reader: Reader, *, leave_out: Iterable[str]) -> None:
+    """Hands all metadata on, but what the writer writes by itself, and what is left out."""
+    without = {"general.architecture", *leave_out}
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name in without:
+            continue
+        kind = field.types[0]
+        if field.name == "general.alignment":
+            writer.add_custom_alignment(int(field.contents()))
+            continue
+        items = field.types[-1] if kind is gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=items)
+
+
 class GgufModel:
     """A model file, read.
 
@@ -117,20 +191,10 @@ class GgufModel:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        with reading(path):
             self._reader = Reader(path)
             parts = self._reader.fields.get("split.count")
             num_parts = 1 if parts is None else int(parts.contents())
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            ArithmeticError,
-            TypeError,
-            MemoryError,
-            struct.error,
-        ) as error:
-            raise ModelFileError(f"{path} can't be read as GGUF: {error}") from error
         self.path = path
         require_one_file(path, num_parts)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
@@ -170,6 +234,12 @@ class GgufModel:
         """A metadata text."""
         field = self._reader.fields.get(key)
         return default if field is None else str(field.contents())
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """What it was converted from, or made from a conversion of; None if it was neither."""
+        sha256 = self.text(CHECKPOINT_SHA256)
+        return Checkpoint.read(self.path.parent, sha256) if sha256 else None
 
     @cached_property
     def dims(self) -> Dims:
@@ -264,15 +334,30 @@ class GgufModel:
 
     def copy_metadata(self, writer: gguf.GGUFWriter, instead: Mapping[str, str]) -> None:
         """Hands all metadata on, but what belongs to the file itself and what is given `instead`."""
-        own = {f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version")}
-        for field in self._reader.fields.values():
-            if field.name.startswith("GGUF.") or field.name in own or field.name in instead:
-                continue
-            kind = field.types[0]
-            items = field.types[-1] if kind is gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), kind, sub_type=items)
+        own = [f"general.{key}" for key in ("alignment", "file_type", "quantization_version")]
+        write_fields(writer, self._reader, leave_out=(*own, *instead))
         for key, value in instead.items():
             writer.add_string(key, value)
+
+
+def hf_names(dims: Dims) -> dict[str, str]:
+    """Transformers' name of every tensor that a GGUF of this family may have, by the GGUF's name."""
+    table = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, dims.arch.upper()), dims.num_layers)
+    stems = ["model.embed_tokens", "lm_head", "model.norm"]
+    parts = [f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")]
+    parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]
+    if dims.family.fused:
+        own = [part for parts_of in FUSED.values() for part in parts_of]
+        parts = [part for part in parts if part.rpartition(".")[2] not in own]
+        parts += ["self_attn.qkv_proj", "mlp.gate_up_proj"]
+    if dims.family.post_norms:
+        parts += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    stems += [f"model.layers.{n}.{part}" for n in range(dims.num_layers) for part in parts]
+    names: dict[str, str] = {}
+    for stem in stems:
+        if known := table.get_name(stem):
+            names |= {f"{known}.{kind}": f"{stem}.{kind}" for kind in ("weight", "bias")}
+    return names
 
 
 def from_gguf_order(dims: Dims, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

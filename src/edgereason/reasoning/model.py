@@ -27,6 +27,7 @@ from edgereason.heads.base import Switcher, Verifier
 from edgereason.heads.file import Heads, read_heads
 from edgereason.hub.catalog import DEFAULT_BUNDLE, bundle_folder
 from edgereason.hub.fingerprint import fingerprint
+from edgereason.hub.one_file import is_checkpoint
 from edgereason.hub.pull import PullProgress, base_file, require_base, resolve
 from edgereason.reasoning.batch import Batch
 from edgereason.reasoning.pipeline import Pipeline
@@ -238,8 +239,9 @@ def load(
     The base of a bundle is hashed by its first load, and again when path, size or time of change differ.
 
     Args:
-        bundle_or_model: a bundle's folder, a GGUF file, or a name from `edgereason models`, which is pulled
-            if it is not here. By default the bundle that comes with this package.
+        bundle_or_model: a bundle's folder, a GGUF file, a name from `edgereason models`, which is pulled if
+            it is not here, or a checkpoint's folder or OWNER/NAME on the hub, which is converted once. By
+            default the bundle that comes with this package.
         base: the bundle's base, where it is neither in the bundle nor in the catalogue.
         threads: CPU threads; by default as many as the process may use.
         kv: type of the KV cache.
@@ -280,7 +282,8 @@ def load(
     fetch = partial(resolve, allow_mirror=allow_mirror, progress=progress, notice=notice)
     name = str(bundle_or_model or DEFAULT_BUNDLE)
     folder = Path(name).parent if Path(name).name == MANIFEST else bundle_folder(name)
-    bundle = Bundle.read(folder) if folder.is_dir() else None
+    is_bundle = folder.is_dir() and ((folder / MANIFEST).is_file() or not is_checkpoint(folder))
+    bundle = Bundle.read(folder) if is_bundle else None
     if bundle is None:
         path = fetch(name)
     elif base is None:

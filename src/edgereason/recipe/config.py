@@ -235,7 +235,7 @@ class MakeRecipe:
 
     Attributes:
         name: of the bundle.
-        model: a name of the catalogue, or a GGUF file.
+        model: a name of the catalogue, a GGUF file, or safetensors: a folder or OWNER/NAME of the hub.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A recipe to begin with, for a model of the catalogue or a GGUF file."""
+"""A recipe to begin with, for a model of the catalogue, a GGUF file or a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Final
 from edgereason.core.bundle import write_atomically
 from edgereason.errors import ConfigError, PullError
 from edgereason.hub.catalog import CATALOG, suggestion
+from edgereason.hub.one_file import is_checkpoint
+from edgereason.hub.snapshot import repository_of
 
 _QUANTIZE: Final = """
 [quantize]                              # the plain rule; see docs/base.md for training it
@@ -30,7 +32,7 @@ def write_recipe(model: str, target: Path) -> None:
     """Writes a recipe; its comments say what can be changed.
 
     Args:
-        model: a name of the catalogue, or a GGUF file.
+        model: a name of the catalogue, a GGUF file, or safetensors: a folder or OWNER/NAME of the hub.
         target: of the recipe; must not be there.
 
     Raises:
@@ -39,15 +41,18 @@ def write_recipe(model: str, target: Path) -> None:
     """
     known = next((one for one in CATALOG if one.name == model), None)
     path = Path(model).expanduser()
-    if known is None and not path.is_file():
+    is_here = path.is_file() or (path.is_dir() and is_checkpoint(path))
+    repository = None if known or is_here else repository_of(model)
+    if known is None and repository is None and not is_here:
         raise PullError(f"{model!r} is neither a file nor a known model; {suggestion(model)}")
     if target.exists():
         raise ConfigError(f"{target} is there already: choose another name, or remove it")
-    name = known.name if known else path.stem.lower()
+    called = repository[0].rpartition("/")[2] if repository else path.resolve().name.removesuffix(".gguf")
+    name = known.name if known else called.lower()
     is_ready = known is not None and known.made is not None
     quantize = "" if is_ready else Template(_QUANTIZE).substitute(name=name)
     text = (resources.files("edgereason.recipe") / "template.toml").read_text("utf-8")
-    said = known.name if known else path.resolve().as_posix()
+    said = known.name if known else model if repository else path.resolve().as_posix()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(

@@ -11,8 +11,8 @@ from transformers import DynamicCache
 from edgereason.core.bundle import file_sha256
 from edgereason.quant.adapter_file import AdapterGrid, Product, read_adapter, write_adapter
 from edgereason.quant.blocks import Grid, pack, quantize
-from edgereason.quant.gguf_file import GgufModel, Slot, from_gguf_order, write_model
-from edgereason.train.quant.load import cache_argument, hf_names, load_torch
+from edgereason.quant.gguf_file import GgufModel, Slot, from_gguf_order, hf_names, write_model
+from edgereason.train.quant.load import cache_argument, load_torch
 
 EIGHT_BITS = ("token_embd.weight", "output.weight")
 IDS = [int(n) for n in np.random.default_rng(5).integers(2, 38, 24)]

@@ -79,7 +79,7 @@ def test_resolve_prefers_a_file_then_a_name_and_refuses_the_rest(tmp_path, cache
 
     with pytest.raises(PullError, match=r"neither a file nor a known model; did you mean smollm2-135m\?"):
         hub_pull.resolve("smollm-135m")
-    with pytest.raises(PullError, match="a folder, not a model file"):
+    with pytest.raises(PullError, match="is a folder without a checkpoint"):
         hub_pull.resolve(str(tmp_path))
 
 

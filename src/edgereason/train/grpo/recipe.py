@@ -200,6 +200,7 @@ def grpo(
             base_sha256=base.sha256,
             opening=material.opening,
             weights=weights or None,
+            checkpoint=base.checkpoint,
         )
 
     def draw(ids: Sequence[str], step: int) -> Groups:
@@ -236,7 +237,7 @@ def grpo(
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
-        "base": {"name": base_name, "sha256": base.sha256},
+        "base": base.entry(recipe.base.name),
         "start": adapter_sha256(start),
         "num_problems": len(material.problems),
         "steps": trainer.state.max_steps,

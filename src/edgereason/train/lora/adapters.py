@@ -4,7 +4,7 @@
 
     FOLDER/
       adapter_config.json          PEFT's, with the invocation ids: an activated LoRA to whoever loads it
-      adapter_model.safetensors    PEFT's; its metadata names the base by SHA-256
+      adapter_model.safetensors    PEFT's; its metadata names the base by SHA-256, and its checkpoint
 
 In training the adapter is a plain LoRA: PEFT would look for the invocation in every forward pass, and switch
 the adapter off where it finds none. So the key is written when saving and taken away when loading.
@@ -31,13 +31,13 @@ from edgereason.core.bundle import file_sha256, temporary_beside, write_atomical
 from edgereason.errors import BundleError, ConfigError
 from edgereason.quant.adapter_file import AdapterGrid, Product, base_of, read_adapter, write_adapter
 from edgereason.quant.blocks import BLOCK
-from edgereason.quant.gguf_file import GgufModel, from_gguf_order, to_gguf_order
-from edgereason.train.quant.load import FUSED, hf_names
+from edgereason.quant.families import FUSED
+from edgereason.quant.gguf_file import Checkpoint, GgufModel, from_gguf_order, hf_names, to_gguf_order
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
 _BASE: Final = "edgereason.base.sha256"
-_INVOCATION: Final = "alora_invocation_tokens"
+INVOCATION: Final = "alora_invocation_tokens"
 
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LINEARS: Final[tuple[Linear, ...]] = (
@@ -127,6 +127,7 @@ def save_adapter(
     base_sha256: str,
     opening: Sequence[int],
     weights: dict[str, Any] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Saves the adapter so that PEFT loads it as an activated LoRA.
 
@@ -137,10 +138,11 @@ def save_adapter(
         base_sha256: of the GGUF that the base comes from.
         opening: ids that turn the adapter on.
         weights: the model's state dict, where it is gathered from several processes.
+        checkpoint: that the base was converted from, if it was.
     """
     tensors = get_peft_model_state_dict(model, state_dict=weights)
-    about = {"base_model_name_or_path": base_name, _INVOCATION: list(opening)}
-    _write(folder, tensors, model.peft_config["default"].to_dict() | about, base_sha256)
+    about = {"base_model_name_or_path": base_name, INVOCATION: list(opening)}
+    _write(folder, tensors, model.peft_config["default"].to_dict() | about, base_sha256, checkpoint)
 
 
 def import_adapter(
@@ -171,8 +173,8 @@ def import_adapter(
     targets = [one for one in (*LINEARS, *FUSED) if any(f".{one}." in name for name in tensors)]
     ranks = {len(product.a) for product in products.values()}
     config = LoraConfig(r=min(ranks), lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
-    about = {"base_model_name_or_path": base_name, _INVOCATION: list(opening)}
-    _write(folder, tensors, config.to_dict() | about, base_sha256)
+    about = {"base_model_name_or_path": base_name, INVOCATION: list(opening)}
+    _write(folder, tensors, config.to_dict() | about, base_sha256, base.checkpoint)
 
 
 def load_adapter(model: PeftModel, folder: Path, *, base_sha256: str) -> None:
@@ -223,7 +225,7 @@ def export_adapter(
         alpha=float(config["lora_alpha"]),
         grid=grid,
         base_sha256=base_sha256,
-        invocation=config[_INVOCATION] or (),
+        invocation=config[INVOCATION] or (),
     )
 
 
@@ -256,11 +258,18 @@ def grid_for(rank: int) -> AdapterGrid:
     return AdapterGrid.F16 if rank % BLOCK else AdapterGrid.Q8_0
 
 
-def _write(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], base_sha256: str) -> None:
+def _write(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    config: dict[str, Any],
+    base_sha256: str,
+    checkpoint: Checkpoint | None,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    about = {"format": "pt", _BASE: base_sha256} | (checkpoint.keys() if checkpoint else {})
     with temporary_beside(folder / WEIGHTS) as partial:
-        partial.write_bytes(_in_order(save(tensors, {"format": "pt", _BASE: base_sha256})))
+        partial.write_bytes(_in_order(save(tensors, about)))
     plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
     plain["inference_mode"] = True
     write_atomically(folder / CONFIG, json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n")

@@ -39,7 +39,7 @@ from edgereason.errors import BundleError, ConfigError
 from edgereason.hub.catalog import find_by_sha256
 from edgereason.hub.local_bases import remember_base
 from edgereason.hub.store import converted_folder
-from edgereason.quant.gguf_file import GgufModel
+from edgereason.quant.gguf_file import CHECKPOINT, Checkpoint, GgufModel
 from edgereason.reasoning.model import describe_base
 from edgereason.records.context import RunContext
 from edgereason.records.folder import RECIPE, RunFolder, differences_but
@@ -91,19 +91,27 @@ class TorchBase:
         sha256: of the GGUF that it was read from.
         opening: ids that turn the adapter on.
         name: of the same file; None for the recipe's. `--base` may give another file than the recipe names.
+        checkpoint: that the GGUF was converted from, or made from; None for another.
     """
 
     model: PreTrainedModel
     sha256: str
     opening: Sequence[int]
     name: str | None = None
+    checkpoint: Checkpoint | None = None
 
     @classmethod
     def of(cls, gguf: GgufModel, base: Base, opening: Sequence[int]) -> Self:
         """The model of a file, named as the catalogue does if it knows the file."""
         known = find_by_sha256(base.sha256)
         model = load_torch(gguf, base.sha256, converted_folder())
-        return cls(model, base.sha256, opening, base.name if known is None else known.name)
+        name = base.name if known is None else known.name
+        return cls(model, base.sha256, opening, name, gguf.checkpoint)
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """What a record says of it, under the recipe's name if it has none of its own."""
+        origin = {"checkpoint": self.checkpoint.to_record()} if self.checkpoint else {}
+        return {"name": self.name or name, "sha256": self.sha256} | origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +190,7 @@ def sft(
             base_sha256=base.sha256,
             opening=base.opening,
             weights=gathered or None,
+            checkpoint=base.checkpoint,
         )
 
     trainer = MaskedTrainer(
@@ -214,7 +223,7 @@ def sft(
     return {
         "format": FORMAT,
         "recipe": recipe.to_tables(),
-        "base": {"name": base_name, "sha256": base.sha256},
+        "base": base.entry(recipe.base.name),
         "start": start and adapter_sha256(start),
         "num_examples": len(kept),
         "num_too_long": kept.num_too_long,
@@ -367,7 +376,8 @@ def write_bundle(
     bundle.mkdir(exist_ok=True)
     target = bundle / "reasoning.gguf"
     grid = grid_for(settings_of(source).rank)
-    export_adapter(source, GgufModel(base_path), target, base_sha256=base.sha256, grid=grid)
+    gguf = GgufModel(base_path)
+    export_adapter(source, gguf, target, base_sha256=base.sha256, grid=grid)
     part = Part(file=target.name, sha256=file_sha256(target))
     Bundle(
         folder=bundle,
@@ -377,6 +387,7 @@ def write_bundle(
         buckets=buckets,
         calculator=calculator,
         adapter=part,
+        provenance={CHECKPOINT: gguf.checkpoint.to_record()} if gguf.checkpoint else {},
     ).write()
     remember_base(base_path, base.sha256)
     return {"sha256": part.sha256, "size_bytes": target.stat().st_size, "grid": str(grid)}

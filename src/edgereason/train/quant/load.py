@@ -19,7 +19,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
-import gguf
 import numpy as np
 import torch
 from filelock import FileLock
@@ -41,7 +40,7 @@ from transformers.utils import logging
 
 from edgereason.core.bundle import temporary_beside
 from edgereason.errors import ModelFileError, TrainingError
-from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, from_gguf_order
+from edgereason.quant.gguf_file import EMBEDDING, HEAD, Dims, GgufModel, from_gguf_order, hf_names
 
 _CONFIGS: Final[dict[str, type[PretrainedConfig]]] = {
     "llama": LlamaConfig,
@@ -51,8 +50,6 @@ _CONFIGS: Final[dict[str, type[PretrainedConfig]]] = {
     "gemma3": Gemma3TextConfig,
     "phi3": Phi3Config,
 }
-FUSED: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""Of families that have several linears in one matrix: its name in transformers, and theirs elsewhere."""
 _WEIGHTS: Final = "model.safetensors"
 
 
@@ -134,26 +131,6 @@ def convert(model: GgufModel) -> dict[str, torch.Tensor]:
             offset = 1.0 if model.dims.family.offset_norms and "norm" in name else 0.0
             tensors[hf_name] = torch.tensor(values - np.float32(offset) if offset else values)
     return tensors
-
-
-def hf_names(dims: Dims) -> dict[str, str]:
-    """Transformers' name of every tensor that a GGUF of this family may have, by the GGUF's name."""
-    table = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, dims.arch.upper()), dims.num_layers)
-    stems = ["model.embed_tokens", "lm_head", "model.norm"]
-    parts = [f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")]
-    parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]
-    if dims.family.fused:
-        own = [part for parts_of in FUSED.values() for part in parts_of]
-        parts = [part for part in parts if part.rpartition(".")[2] not in own]
-        parts += ["self_attn.qkv_proj", "mlp.gate_up_proj"]
-    if dims.family.post_norms:
-        parts += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
-    stems += [f"model.layers.{n}.{part}" for n in range(dims.num_layers) for part in parts]
-    names: dict[str, str] = {}
-    for stem in stems:
-        if known := table.get_name(stem):
-            names |= {f"{known}.{kind}": f"{stem}.{kind}" for kind in ("weight", "bias")}
-    return names
 
 
 def _config(dims: Dims) -> PretrainedConfig:

@@ -47,7 +47,7 @@ from edgereason.errors import BundleError
 from edgereason.hub.local_bases import remember_base
 from edgereason.hub.store import converted_folder
 from edgereason.quant.apply import apply, require_blocks
-from edgereason.quant.gguf_file import GgufModel
+from edgereason.quant.gguf_file import CHECKPOINT, GgufModel
 from edgereason.quant.learned import Learned, StorageConfig
 from edgereason.quant.merge import check_fit
 from edgereason.records.context import RunContext
@@ -283,8 +283,11 @@ def quantize(
     (folder / _CHECKPOINT).unlink(missing_ok=True)
     base = file_entry(folder / BASE)
     remember_base(folder / BASE, base["sha256"])
+    if model.checkpoint is not None:  # the base's metadata name it, too
+        model.checkpoint.write(folder)
+    origin = {CHECKPOINT: model.checkpoint.to_record()} if model.checkpoint else {}
     return record | {
-        "teacher": file_entry(teacher),
+        "teacher": file_entry(teacher) | origin,
         "learned": file_entry(folder / LEARNED),
         "base": base,
         "recipe": recipe.to_tables(),

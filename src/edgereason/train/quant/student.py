@@ -34,7 +34,7 @@ from transformers import PreTrainedModel
 from edgereason.errors import ConfigError
 from edgereason.quant.blocks import Grid
 from edgereason.quant.dyadic import on_grid
-from edgereason.quant.gguf_file import FINAL_NORM, HEAD, Dims, to_gguf_order
+from edgereason.quant.gguf_file import FINAL_NORM, HEAD, Dims, hf_names, to_gguf_order
 from edgereason.quant.learned import StorageConfig
 from edgereason.quant.merge import TIED_REFUSED
 from edgereason.train.quant.fake_quant import (
@@ -44,7 +44,7 @@ from edgereason.train.quant.fake_quant import (
     scales_of,
     shipped_fp16,
 )
-from edgereason.train.quant.load import cache_argument, hf_names
+from edgereason.train.quant.load import cache_argument
 from edgereason.train.quant.transforms import LayerTransforms, TransformConfig, Transforms
 
 _LINEARS: Final = (

@@ -12,9 +12,9 @@ from tiny_gguf import LLAMA, QWEN2, random_weights, write_gguf
 from tiny_torch import hf_model, hf_name, hf_rows, logits, random_ids
 
 from edgereason.errors import ModelFileError
-from edgereason.quant.gguf_file import GgufModel, from_gguf_order, to_gguf_order
+from edgereason.quant.gguf_file import GgufModel, from_gguf_order, hf_names, to_gguf_order
 from edgereason.train.quant import load
-from edgereason.train.quant.load import convert, hf_names, load_torch
+from edgereason.train.quant.load import convert, load_torch
 
 SHA256 = hashlib.sha256(b"tiny").hexdigest()
 
