@@ -53,21 +53,20 @@ def test_without_onnx_the_installation_that_brings_it_is_named(run, bundle, monk
 
 @pytest.fixture
 def thinking(tmp_path):
-    """A bundle with an adapter, and its base."""
+    """A bundle with an adapter, its base in it."""
     base = write_base(tmp_path / "tiny.gguf")
     adapter = write_tiny_adapter(tmp_path / "a.gguf", base)
-    return build(tmp_path / "b", Parts(base=base, adapter=adapter)), base
+    return build(tmp_path / "b", Parts(base=base, adapter=adapter, include_base=True))
 
 
 def test_an_adapter_is_written_for_llama_cpps_server(cli, thinking, tmp_path):
-    made, base = thinking
-    ran = cli("export", "gguf", str(made.folder), "-o", str(tmp_path / "out"), "--base", str(base))
+    ran = cli("export", "gguf", str(thinking.folder), "-o", str(tmp_path / "out"))
     assert ran.code == 0, ran.err
     names = ("README.md", "chat_template.jinja", "reasoning.gguf")
     assert [line.partition(":")[0] for line in ran.out.splitlines()] == [
         str(tmp_path / "out" / n) for n in names
     ]
-    again = cli("export", "gguf", str(made.folder), "-o", str(tmp_path / "out"), "--base", str(base))
+    again = cli("export", "gguf", str(thinking.folder), "-o", str(tmp_path / "out"))
     assert_refused(again, FAILED, "out is there already: give a new folder (-o)")
 
 
@@ -77,8 +76,7 @@ def test_an_adapter_for_peft_needs_the_name_of_a_model_and_a_push_needs_the_hub(
 ):
     pytest.importorskip("peft")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    made, base = thinking
-    command = ("export", "peft", str(made.folder), "-o", str(tmp_path / "out"), "--base", str(base))
+    command = ("export", "peft", str(thinking.folder), "-o", str(tmp_path / "out"))
     assert_refused(cli(*command), FAILED, "name it, as in --hub-base Qwen/Qwen2.5-7B-Instruct")
     ran = cli(*command, "--hub-base", "maker/Base", "--push", "me/mine")
     assert_refused(ran, FAILED, "can't push to me/mine: ")
