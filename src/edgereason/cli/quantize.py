@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import import_torch, run_context, show_record
 
 
@@ -20,7 +21,9 @@ def quantize(
             help="Text, repeatable: .txt, .raw, or rows with text, messages, or question and solution."
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Quantize a model to 4 bits: transforms, training against the model itself, exact export.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import import_torch, run_context, show_record
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train_heads import heads_app
@@ -43,9 +44,12 @@ _Questions = Annotated[
 _Base = Annotated[
     str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file. [the recipe's]")
 ]
-_Resume = Annotated[Path | None, typer.Option(help="A light checkpoint of another folder to go on from.")]
+_Resume = Annotated[
+    Path | None,
+    typer.Option(help="A light checkpoint of another folder to go on from.", rich_help_panel=RARE),
+]
 _Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")]
-_Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
+_Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)]
 _Json = Annotated[bool, typer.Option("--json", help="Print the record.")]
 
 
@@ -92,22 +96,36 @@ def traces(
     keep: Annotated[int | None, typer.Option(help="Most traces of each question. [2]")] = None,
     instruction: Annotated[
         str | None,
-        typer.Option(help="What the teacher is told, as its system message. [to think aloud and to check]"),
+        typer.Option(
+            help="What the teacher is told, as its system message. [to think aloud and to check]",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     calculator: Annotated[
         bool | None,
-        typer.Option(help="Force exact results of arithmetic in what the teacher says. [no]"),
+        typer.Option(
+            help="Force exact results of arithmetic in what the teacher says. [no]", rich_help_panel=RARE
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy. [0.7]")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy. [0.7]", rich_help_panel=RARE)
+    ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest trace. [512; reading, what the context holds]")
+        int | None,
+        typer.Option(
+            min=1, help="Longest trace. [512; reading, what the context holds]", rich_help_panel=RARE
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows of each source.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="[0]")] = None,
-    parallel: Annotated[int | None, typer.Option(help="Samples that run at a time. [16]")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    seed: Annotated[int | None, typer.Option(help="[0]", rich_help_panel=RARE)] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="Samples that run at a time. [16]", rich_help_panel=RARE)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Make reasoning traces from questions, or read those of others; stopped or killed, making goes on."""
@@ -164,14 +182,16 @@ def answers(
         Path, typer.Option("--output", "-o", help="Folder of answers and record; one that is there goes on.")
     ],
     model: Annotated[str | None, typer.Option(help="A name of `edgereason models`, or a GGUF file.")] = None,
-    system: Annotated[str | None, typer.Option(help="System message. [the model's own]")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 320,
+    system: Annotated[
+        str | None, typer.Option(help="System message. [the model's own]", rich_help_panel=RARE)
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel=RARE)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=RARE)] = 320,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows of each file.")
     ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    parallel: Annotated[int, typer.Option(help="Answers that run at a time.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of draws.", rich_help_panel=RARE)] = 0,
+    parallel: Annotated[int, typer.Option(help="Answers that run at a time.", rich_help_panel=RARE)] = 16,
     threads: _Threads = None,
     as_json: _Json = False,
 ) -> None:
