@@ -2,11 +2,11 @@
 
 usage: python tools/release.py [--skip-tests] [--native WHEEL]      (`make release` runs the tests too)
 
-1. The tree is clean. The package, CITATION.cff and the first dated section of CHANGELOG.md have the version of
-   pyproject.toml.
+1. The tree is clean. The package, CITATION.cff and the first dated section of CHANGELOG.md have the version
+   of pyproject.toml.
 2. `make test`.
 3. A source archive and a wheel of it, in dist/; the wheel is smaller than 100 MB.
-4. The wheel is installed in an empty environment; `edgereason --version` and `edgereason models` answer there.
+4. The wheel is installed in an empty environment; `edgereason --version` and `models` answer there.
 
 `--native` names a wheel of llama-cpp-python that was built already; without it, pip compiles for 10 minutes.
 """
