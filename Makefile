@@ -8,7 +8,7 @@ QUESTION ?= Sara reads 15 pages a day for 6 days and then 20 pages a day for 3 d
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-fast test-slow test-browser lint bench attack clean
+.PHONY: demo test test-fast test-slow test-browser lint bench attack site release clean
 .DELETE_ON_ERROR:
 
 # The model is fetched, and its 4-bit base made, while llama.cpp compiles.
@@ -40,6 +40,15 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/edgereason bench engine --json
+
+# docs/ as pages, in build/site; a link that leads nowhere is an error.
+site: $(VENV)/bin/python
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(sed -n 's/^site = \["\([^"]*\)".*/\1/p' pyproject.toml)"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Checks, builds and tries what is released; it tags and uploads nothing.
+release: $(VENV)/.dev
+	$(BIN)/python tools/release.py
 
 # Kills, damaged files, senseless command lines, many requests; a trial of minutes: make attack ATTACK="--scale 0.1"
 attack: $(VENV)/.dev

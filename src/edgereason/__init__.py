@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from edgereason.reasoning.session import Session
     from edgereason.reasoning.worker import Load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AdapterCrossing",
     "Answered",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import command_given, import_torch
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.terminal.progress import minutes
@@ -37,8 +38,15 @@ _Model = Annotated[
     typer.Option(help="One of `edgereason models`, a GGUF file, or a checkpoint; by default the default."),
 ]
 _Rounds = Annotated[int, typer.Option(help="Rounds of every measure; fewer than 7 are a trial.")]
-_Threads = Annotated[int | None, typer.Option(help="CPU threads; by default all that may be used.")]
-_AsIs = Annotated[bool, typer.Option("--as-is", help="Measure the file itself, not a plain Q4_0 made of it.")]
+_Threads = Annotated[
+    int | None, typer.Option(help="CPU threads; by default all that may be used.", rich_help_panel=RARE)
+]
+_AsIs = Annotated[
+    bool,
+    typer.Option(
+        "--as-is", help="Measure the file itself, not a plain Q4_0 made of it.", rich_help_panel=RARE
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print the JSON record alone.")]
 
 
@@ -139,7 +147,9 @@ def switch(
 def serve(
     model: _Model = None,
     rounds: _Rounds = 7,
-    tokens: Annotated[int, typer.Option(min=1, help="Of every answer whose speed is measured.")] = 64,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Of every answer whose speed is measured.", rich_help_panel=RARE)
+    ] = 64,
     threads: _Threads = None,
     as_is: _AsIs = False,
     as_json: _Json = False,
@@ -165,10 +175,16 @@ class TrainMeasure(StrEnum):
 def train(
     model: _Model = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; a plain step takes minutes.")] = 3,
-    prompt_tokens: Annotated[int, typer.Option(min=1)] = 1000,
-    responses: Annotated[int, typer.Option(min=1, help="Over one prompt.")] = 8,
-    response_tokens: Annotated[int, typer.Option(min=2)] = 100,
-    dtype: Annotated[str, typer.Option(help="Of the training step: float32 or bfloat16.")] = "float32",
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of the prompt.", rich_help_panel=RARE)
+    ] = 1000,
+    responses: Annotated[int, typer.Option(min=1, help="Over one prompt.", rich_help_panel=RARE)] = 8,
+    response_tokens: Annotated[
+        int, typer.Option(min=2, help="Tokens of each response.", rich_help_panel=RARE)
+    ] = 100,
+    dtype: Annotated[
+        str, typer.Option(help="Of the training step: float32 or bfloat16.", rich_help_panel=RARE)
+    ] = "float32",
     only: Annotated[list[TrainMeasure] | None, typer.Option(help="Leave the other out.")] = None,
     start: Annotated[
         Path | None,
@@ -176,9 +192,14 @@ def train(
             "--from", help="Folder of a training, or a bundle, whose adapter draws. [the bare base]"
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Responses that are drawn to each of 8 questions.")] = 8,
-    cap_tokens: Annotated[int, typer.Option(min=17, help="Longest of them.")] = 320,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, help="Responses that are drawn to each of 8 questions.", rich_help_panel=RARE),
+    ] = 8,
+    cap_tokens: Annotated[int, typer.Option(min=17, help="Longest of them.", rich_help_panel=RARE)] = 320,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Measure what masking saves in a training step, and what the engine saves in drawing responses.

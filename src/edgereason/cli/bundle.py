@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import Stopped
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
@@ -54,7 +55,11 @@ def build(
     heads: Annotated[Path | None, typer.Option(help="Switcher and verifier, a safetensors file.")] = None,
     bucket: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="A budget that hints were trained with; repeatable. [the record's]"),
+        typer.Option(
+            min=1,
+            help="A budget that hints were trained with; repeatable. [the record's]",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     calculator: Annotated[
         bool | None,
@@ -66,7 +71,9 @@ def build(
         list[Path] | None,
         typer.Option(help="A measurement's or a training's record, or a run's folder; repeatable."),
     ] = None,
-    include_base: Annotated[bool, typer.Option("--include-base", help="Put the base in as well.")] = False,
+    include_base: Annotated[
+        bool, typer.Option("--include-base", help="Put the base in as well.", rich_help_panel=RARE)
+    ] = False,
     name: Annotated[
         str | None,
         typer.Option(help="What it is called. [the folder's name; that of --from, if its adapter stays]"),
@@ -122,7 +129,8 @@ def show(
 def verify(
     folder: AnyFolder = None,
     base: Annotated[
-        str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
+        str | None,
+        typer.Option(help="The bundle's base, where it is not to be found otherwise.", rich_help_panel=RARE),
     ] = None,
 ) -> None:
     """Check a bundle's files, whether they fit one another, and whether this version writes their seams."""
@@ -168,12 +176,18 @@ def calibrate(
         Path | None, typer.Option(help="With --min-accuracy: the same questions in think mode.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="With --min-accuracy: the local file of both, if it was one.")
+        Path | None,
+        typer.Option(
+            help="With --min-accuracy: the local file of both, if it was one.", rich_help_panel=RARE
+        ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
+        str | None,
+        typer.Option(help="The bundle's base, where it is not to be found otherwise.", rich_help_panel=RARE),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what went into the manifest.")] = False,
 ) -> None:
     """Set the switcher's threshold: by cost, by the share that thinks, or by the accuracy it must keep."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import finished, run_context
 from edgereason.cli.options import KV, CalculatorOption, EnableThinkingOption, KvOption
 from edgereason.cli.terminal.echo import echo
@@ -83,43 +84,62 @@ def task(
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="chat, think or auto. [auto]")] = None,
     budget: Annotated[int | None, typer.Option(help="Most tokens that a stream may spend.")] = None,
-    budget_s: Annotated[float | None, typer.Option(help="Seconds for a request; one runs at a time.")] = None,
+    budget_s: Annotated[
+        float | None, typer.Option(help="Seconds for a request; one runs at a time.", rich_help_panel=RARE)
+    ] = None,
     effort: Annotated[Effort | None, typer.Option(help="A budget by name. [medium]")] = None,
     streams: Annotated[int | None, typer.Option(help="Streams a question. [1]")] = None,
     vote: Annotated[Vote | None, typer.Option(help="How streams become one answer.")] = None,
     stage: Annotated[
         str | None,
-        typer.Option(help="Streams that begin, as 5 of 8; the others only while the vote is open."),
+        typer.Option(
+            help="Streams that begin, as 5 of 8; the others only while the vote is open.",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     stop_early: Annotated[
         bool | None,
-        typer.Option("--stop-early/--no-stop-early", help="Whether a certain vote stops the others. [yes]"),
+        typer.Option(
+            "--stop-early/--no-stop-early",
+            help="Whether a certain vote stops the others. [yes]",
+            rich_help_panel=RARE,
+        ),
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Caps a chat answer.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Caps a chat answer.", rich_help_panel=RARE)] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.", rich_help_panel=RARE)] = None,
     calculator: CalculatorOption = None,
     enable_thinking: EnableThinkingOption = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy. [the task's preset]")] = None,
-    top_p: Annotated[float | None, typer.Option(help="[the task's preset]")] = None,
-    top_k: Annotated[int | None, typer.Option(help="0 is off. [40]")] = None,
+    top_p: Annotated[float | None, typer.Option(help="[the task's preset]", rich_help_panel=RARE)] = None,
+    top_k: Annotated[int | None, typer.Option(help="0 is off. [40]", rich_help_panel=RARE)] = None,
     seed: Annotated[int | None, typer.Option(help="[0]")] = None,
     repeats: Annotated[int | None, typer.Option(help="Times each question is asked. [the preset]")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
-    parallel: Annotated[int | None, typer.Option(help="Streams that run at a time. [16]")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [all]")] = None,
-    kv: Annotated[KV | None, typer.Option(help="Type of the KV cache. [f16]")] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="Streams that run at a time. [16]", rich_help_panel=RARE)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [all]", rich_help_panel=RARE)] = None,
+    kv: Annotated[KV | None, typer.Option(help="Type of the KV cache. [f16]", rich_help_panel=RARE)] = None,
     orders: Annotated[
         Order | None,
-        typer.Option(help="With --score loglik: orders in which options with letters are asked. [cyclic]"),
+        typer.Option(
+            help="With --score loglik: orders in which options with letters are asked. [cyclic]",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     shots: Annotated[
         int | None,
-        typer.Option(help="With --score loglik: examples before each question, the file's first rows. [0]"),
+        typer.Option(
+            help="With --score loglik: examples before each question, the file's first rows. [0]",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     run_code: Annotated[
         bool | None, typer.Option("--run-code", help="Let the task run what the model wrote.")
     ] = None,
-    label: Annotated[str | None, typer.Option(help="What reports call the run.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="What reports call the run.", rich_help_panel=RARE)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json's content.")] = False,
 ) -> None:
     """Ask a task's questions and score the answers; a folder that is there goes on where it stopped."""
@@ -232,10 +252,13 @@ def sweep(
         str | None, typer.Option(help="With --budgets: the model file or bundle of the run, if it was one.")
     ] = None,
     run_code: Annotated[
-        bool, typer.Option("--run-code", help="With --budgets: let the task run what the model wrote.")
+        bool,
+        typer.Option(
+            "--run-code", help="With --budgets: let the task run what the model wrote.", rich_help_panel=RARE
+        ),
     ] = False,
-    draws: Annotated[int, typer.Option(min=2, help="Draws of a vote curve.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of draws and bootstraps.")] = 0,
+    draws: Annotated[int, typer.Option(min=2, help="Draws of a vote curve.", rich_help_panel=RARE)] = 20,
+    seed: Annotated[int, typer.Option(help="Of draws and bootstraps.", rich_help_panel=RARE)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Draw curves from evaluations: votes over streams, the switcher's threshold, hard budgets."""
@@ -271,7 +294,7 @@ def compare(
         ),
     ],
     others: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Those to compare with it.")],
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", rich_help_panel=RARE)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one object on stdout.")] = False,
 ) -> None:
     """Pair evaluations by question: difference with its 95 % interval, questions won and lost, sign test."""
@@ -301,9 +324,13 @@ def ppl(
         ),
     ] = None,
     window: Annotated[int, typer.Option(help="Tokens of a window.")] = 2048,
-    stride: Annotated[int | None, typer.Option(help="Tokens between windows. [the window]")] = None,
-    limit_tokens: Annotated[int | None, typer.Option(help="Only the text's first so many tokens.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [all]")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens between windows. [the window]", rich_help_panel=RARE)
+    ] = None,
+    limit_tokens: Annotated[
+        int | None, typer.Option(help="Only the text's first so many tokens.", rich_help_panel=RARE)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [all]", rich_help_panel=RARE)] = None,
     kv: KvOption = KV.F16,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File of the record.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.options import BaseOption
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
@@ -32,15 +33,19 @@ def onnx(
         list[str] | None,
         typer.Option(metavar="onnxruntime|npu", help="What runs it; repeatable. [both]"),
     ] = None,
-    context: Annotated[int, typer.Option(min=3, help="Places for tokens.")] = 2048,
-    prefill: Annotated[int, typer.Option(min=2, help="Tokens that the NPU's prefill takes at a time.")] = 128,
+    context: Annotated[int, typer.Option(min=3, help="Places for tokens.", rich_help_panel=RARE)] = 2048,
+    prefill: Annotated[
+        int, typer.Option(min=2, help="Tokens that the NPU's prefill takes at a time.", rich_help_panel=RARE)
+    ] = 128,
     calibrate: Annotated[
         Path | None,
         typer.Option(
             help="For the NPU: rows with a prompt or question each; activations get ranges by them."
         ),
     ] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="With --calibrate: so many of them.")] = 16,
+    prompts: Annotated[
+        int, typer.Option(min=1, help="With --calibrate: so many of them.", rich_help_panel=RARE)
+    ] = 16,
     base: BaseOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the export's manifest.")] = False,
 ) -> None:

@@ -32,6 +32,7 @@ from edgereason.cli.chat import chat
 from edgereason.cli.doctor import doctor
 from edgereason.cli.eval import eval_app, report
 from edgereason.cli.export import export_app
+from edgereason.cli.help import add_examples
 from edgereason.cli.long_run import Stopped
 from edgereason.cli.make import make_app
 from edgereason.cli.models import models, pull
@@ -70,6 +71,7 @@ app.add_typer(eval_app)
 app.add_typer(export_app)
 app.add_typer(make_app)
 app.add_typer(train_app)
+add_examples(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import import_torch, run_context, show_record
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text
@@ -79,16 +80,26 @@ def make(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Every stage with few rows, in OUTPUT/smoke; then what all takes.")
     ] = False,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop behind this stage.")] = None,
-    only: Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop behind this stage.", rich_help_panel=RARE)
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="This stage alone.", rich_help_panel=RARE)
+    ] = None,
     redo: Annotated[
         bool,
-        typer.Option("--redo", help="Make stale stages again; what they made moves to OUTPUT/earlier."),
+        typer.Option(
+            "--redo",
+            help="Make stale stages again; what they made moves to OUTPUT/earlier.",
+            rich_help_panel=RARE,
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, with time, memory and disk.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Make a bundle: base, traces, training, heads, calibration, evaluation, card.

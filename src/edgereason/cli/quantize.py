@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import import_torch, run_context, shape_of, show_dry_run, show_record
 
 
@@ -28,9 +29,15 @@ def quantize(
     ] = False,
     assume: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Of a dry run: host_gb=512, tflops=2, …; repeatable."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Of a dry run: host_gb=512, tflops=2, …; repeatable.",
+            rich_help_panel=RARE,
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Quantize a model to 4 bits: transforms, training against the model itself, exact export.

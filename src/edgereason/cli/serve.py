@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.options import (
     KV,
     BaseOption,
@@ -44,31 +45,46 @@ def serve(
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(help="Another name of this server, as behind a proxy; may be given several times."),
+        typer.Option(
+            help="Another name of this server, as behind a proxy; may be given several times.",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Pages of this origin may ask, as https://app.example; may be given several times."
+            help="Pages of this origin may ask, as https://app.example; may be given several times.",
+            rich_help_panel=RARE,
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What clients call the model. [the bundle's or file's]")
+        str | None,
+        typer.Option(help="What clients call the model. [the bundle's or file's]", rich_help_panel=RARE),
     ] = None,
     reasoning: Annotated[Mode, typer.Option(help="What is done where a request does not say.")] = Mode.AUTO,
     reasoning_field: Annotated[
-        str, typer.Option(metavar="|".join(_FIELDS), help="Where chat messages carry thinking.")
+        str,
+        typer.Option(
+            metavar="|".join(_FIELDS), help="Where chat messages carry thinking.", rich_help_panel=RARE
+        ),
     ] = "reasoning_content",
     parallel: Annotated[
         int, typer.Option(min=1, max=64, help="Streams that run before a request has to wait.")
     ] = 8,
-    queue: Annotated[int, typer.Option(min=0, max=10_000, help="Requests that may wait.")] = 32,
+    queue: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Requests that may wait.", rich_help_panel=RARE)
+    ] = 32,
     cache_ram: Annotated[
         int | None,
-        typer.Option(min=0, help="MiB of memory for prompts that are kept. [256, or an eighth of it all]"),
+        typer.Option(
+            min=0,
+            help="MiB of memory for prompts that are kept. [256, or an eighth of it all]",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     drain: Annotated[
-        float, typer.Option(min=0, max=600, help="Seconds for answers under way at the end.")
+        float,
+        typer.Option(min=0, max=600, help="Seconds for answers under way at the end.", rich_help_panel=RARE),
     ] = 30,
     bundle: BundleOption = None,
     model: ModelOption = None,
@@ -78,7 +94,7 @@ def serve(
     context: ContextOption = None,
     no_mirror: NoMirrorOption = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Log every step of the server to stderr.")
+        bool, typer.Option("--verbose", help="Log every step of the server to stderr.", rich_help_panel=RARE)
     ] = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI chat completions and Responses, and a page to watch it think."""

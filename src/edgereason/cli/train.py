@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import import_torch, run_context, shape_of, show_dry_run, show_record
 from edgereason.cli.terminal.echo import echo
 from edgereason.cli.train_heads import heads_app
@@ -45,16 +46,23 @@ _Base = Annotated[
     str | None,
     typer.Option(help="A name of `edgereason models`, a GGUF file, or a checkpoint. [the recipe's]"),
 ]
-_Resume = Annotated[Path | None, typer.Option(help="A light checkpoint of another folder to go on from.")]
+_Resume = Annotated[
+    Path | None,
+    typer.Option(help="A light checkpoint of another folder to go on from.", rich_help_panel=RARE),
+]
 _Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many of each source.")]
-_Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
+_Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)]
 _DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Say what it would take, in memory, disk and time, and whether it fits."),
 ]
 _Assume = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="Of a dry run: devices=8, device_gb=80, rows=…; repeatable."),
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Of a dry run: devices=8, device_gb=80, rows=…; repeatable.",
+        rich_help_panel=RARE,
+    ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print the record.")]
 
@@ -113,22 +121,33 @@ def traces(
     keep: Annotated[int | None, typer.Option(help="Most traces of each question. [2]")] = None,
     instruction: Annotated[
         str | None,
-        typer.Option(help="What the teacher is told, as its system message. [to think aloud and to check]"),
+        typer.Option(
+            help="What the teacher is told, as its system message. [to think aloud and to check]",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     calculator: Annotated[
         bool | None,
-        typer.Option(help="Force exact results of arithmetic in what the teacher says. [no]"),
+        typer.Option(
+            help="Force exact results of arithmetic in what the teacher says. [no]", rich_help_panel=RARE
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy. [0.7]")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy. [0.7]", rich_help_panel=RARE)
+    ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest trace. [512; reading, what the context holds]")
+        int | None,
+        typer.Option(
+            min=1, help="Longest trace. [512; reading, what the context holds]", rich_help_panel=RARE
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows of each source.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="[0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="[0]", rich_help_panel=RARE)] = None,
     parallel: Annotated[
-        int | None, typer.Option(help="Samples that run at a time. [16; of an endpoint 64]")
+        int | None,
+        typer.Option(help="Samples that run at a time. [16; of an endpoint 64]", rich_help_panel=RARE),
     ] = None,
     endpoint: Annotated[
         str | None,
@@ -138,16 +157,26 @@ def traces(
         ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="What the endpoint calls the teacher. [the only one that it serves]")
+        str | None,
+        typer.Option(
+            help="What the endpoint calls the teacher. [the only one that it serves]", rich_help_panel=RARE
+        ),
     ] = None,
     key_env: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Environment variable with the endpoint's key. [no key]"),
+        typer.Option(
+            metavar="NAME",
+            help="Environment variable with the endpoint's key. [no key]",
+            rich_help_panel=RARE,
+        ),
     ] = None,
     key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with the endpoint's key. [no key]")
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the endpoint's key. [no key]", rich_help_panel=RARE),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
 ) -> None:
     """Make reasoning traces from questions, or read those of others; stopped or killed, making goes on."""
@@ -215,14 +244,16 @@ def answers(
             help="A name of `edgereason models`, a GGUF file, or a checkpoint (folder or OWNER/NAME)."
         ),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="System message. [the model's own]")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 320,
+    system: Annotated[
+        str | None, typer.Option(help="System message. [the model's own]", rich_help_panel=RARE)
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel=RARE)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=RARE)] = 320,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows of each file.")
     ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    parallel: Annotated[int, typer.Option(help="Answers that run at a time.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of draws.", rich_help_panel=RARE)] = 0,
+    parallel: Annotated[int, typer.Option(help="Answers that run at a time.", rich_help_panel=RARE)] = 16,
     threads: _Threads = None,
     as_json: _Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgereason.cli.help import RARE
 from edgereason.cli.long_run import import_torch, run_context, show_record
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ Into = Annotated[
     Path | None,
     typer.Option(help="A file of heads that gets this head too, beside or in place of what it holds."),
 ]
-Int8 = Annotated[bool, typer.Option("--int8", help="Store weights in 8 bits.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Store weights in 8 bits.", rich_help_panel=RARE)]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Of each source that is learned from, only the first so many rows.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [all]", rich_help_panel=RARE)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record.")]
 Named = Annotated[
     str | None,
@@ -39,7 +40,10 @@ Named = Annotated[
         help="A name of `edgereason models`, a GGUF file, or a checkpoint (folder or OWNER/NAME).",
     ),
 ]
-Base = Annotated[str | None, typer.Option(help="The bundle's base, where it is not to be found otherwise.")]
+Base = Annotated[
+    str | None,
+    typer.Option(help="The bundle's base, where it is not to be found otherwise.", rich_help_panel=RARE),
+]
 
 
 class Reads(StrEnum):
@@ -71,7 +75,9 @@ def switcher(
     layer: Annotated[
         list[int] | None,
         typer.Option(
-            max=-2, help="Whose states are read, counted from the end; repeatable. [the best of four depths]"
+            max=-2,
+            help="Whose states are read, counted from the end; repeatable. [the best of four depths]",
+            rich_help_panel=RARE,
         ),
     ] = None,
     parts: Annotated[
@@ -79,16 +85,21 @@ def switcher(
         typer.Option(
             metavar="average|last|average+last",
             help="What is read of them; repeatable. [the best of the three]",
+            rich_help_panel=RARE,
         ),
     ] = None,
     weight_decay: Annotated[
         list[float] | None,
-        typer.Option(min=0, help="To choose among; repeatable. [0.1, 1, 10]"),
+        typer.Option(min=0, help="To choose among; repeatable. [0.1, 1, 10]", rich_help_panel=RARE),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="The most that may be chosen. [40]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="The most that may be chosen. [40]", rich_help_panel=RARE)
+    ] = None,
     into: Into = None,
     int8: Int8 = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of splits, first weights and noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of splits, first weights and noise.", rich_help_panel=RARE)
+    ] = 0,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -143,7 +154,7 @@ def verifier(
     base: Base = None,
     into: Into = None,
     samples: Annotated[int | None, typer.Option(help="Traces of each question. [8]")] = None,
-    temperature: Annotated[float | None, typer.Option(help="[0.7]")] = None,
+    temperature: Annotated[float | None, typer.Option(help="[0.7]", rich_help_panel=RARE)] = None,
     budget: Annotated[int | None, typer.Option(help="Most tokens of a trace. [512]")] = None,
     reads: Annotated[
         Reads | None,
@@ -153,8 +164,10 @@ def verifier(
     ] = None,
     int8: Int8 = False,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of draws and splits.")] = 0,
-    parallel: Annotated[int | None, typer.Option(help="Traces that run at a time. [16]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of draws and splits.", rich_help_panel=RARE)] = 0,
+    parallel: Annotated[
+        int | None, typer.Option(help="Traces that run at a time. [16]", rich_help_panel=RARE)
+    ] = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:

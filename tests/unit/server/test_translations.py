@@ -51,7 +51,7 @@ def test_a_chat_goes_out_in_these_bytes() -> None:
     told = [*translator.first(), *translator.take(script.events[:-1])]
     head = (
         b'data: {"id":"chatcmpl-1","created":1,"model":"small","object":"chat.completion.chunk",'
-        b'"system_fingerprint":"edgereason-0.1.0","choices":[{"index":0,"delta":'
+        b'"system_fingerprint":"edgereason-0.2.0","choices":[{"index":0,"delta":'
     )
     tail = b',"logprobs":null,"finish_reason":null}]}\n\n'
     assert b"".join(map(frame, told)) == (
