@@ -28,7 +28,7 @@ POLICY = (
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 INFO = {
     "name": "edgereason",
-    "version": "0.1.0",
+    "version": "0.2.0",
     "model": {
         "name": "qwen2.5-coder-0.5b-think",
         "base": "qwen2.5-coder-0.5b",

@@ -1,7 +1,7 @@
 """`edgereason chat`: a conversation in the terminal, or of the lines on standard input.
 
 Owns where lines come from and what ends the conversation: Ctrl-D or the last line; Ctrl-C only ends an
-answer, except in a script. What a line does is `talk.py`'s business.
+answer, except in a script. What a line does is `chat_commands.py`'s business.
 """
 
 from __future__ import annotations
