@@ -59,7 +59,7 @@ class Place:
         return self.folder / "site"
 
     @property
-    def library(self) -> Path:
+    def packages(self) -> Path:
         """llama-cpp-python with libraries for `arch`."""
         return self.folder / f"llama-{self.arch}"
 
@@ -69,7 +69,7 @@ class Place:
         return self.folder / f"python-{self.cpu}"
 
     def paths(self) -> str:
-        return os.pathsep.join(map(str, (REPOSITORY / "src", self.library, self.site)))
+        return os.pathsep.join(map(str, (REPOSITORY / "src", self.packages, self.site)))
 
 
 def root(place: Place) -> None:
@@ -116,7 +116,7 @@ def wheels(place: Place) -> None:
 
 def build(place: Place) -> None:
     """Cross-compiles llama.cpp, and puts llama-cpp-python's own files beside the libraries."""
-    package = place.library / "llama_cpp"
+    package = place.packages / "llama_cpp"
     if not (package / "lib/libllama.so").exists():
         pinned = next(one for one in dependencies() if one.startswith("llama-cpp-python"))
         pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
@@ -141,7 +141,7 @@ def build(place: Place) -> None:
         run(["cmake", "--build", str(made), "--target", "llama", "-j", str(os.cpu_count() or 1)])
         shutil.copytree(unpacked / "llama_cpp", package, dirs_exist_ok=True)
         (package / "lib").mkdir(exist_ok=True)
-        about = place.library / f"{unpacked.name}.dist-info"
+        about = place.packages / f"{unpacked.name}.dist-info"
         about.mkdir(exist_ok=True)
         shutil.copy(unpacked / "PKG-INFO", about / "METADATA")
         for library in made.glob("bin/lib*.so*"):

@@ -211,9 +211,7 @@ def find(name: str) -> CatalogModel:
 
 def bundle_folder(named: str | Path | None) -> Path:
     """The folder that is named; the default bundle's if none is, or the package's bundle of this name."""
-    if named is None:
-        return DEFAULT_BUNDLE
-    folder = Path(named)
+    folder = Path(named or DEFAULT_BUNDLE)
     is_a_name = str(folder) == folder.name and folder.name in bundle_names()
     return BUNDLES / folder.name if is_a_name and not folder.is_dir() else folder
 

@@ -50,8 +50,7 @@ def snapshot(repository: str, revision: str | None, notice: Callable[[str], None
         if not any(name.endswith(".safetensors") and "/" not in name for name in names):
             raise PullError(
                 f"{repository} has no safetensors: expected a checkpoint with model.safetensors; pickled "
-                "weights "
-                "are never loaded, and of a repository of GGUF files give the file"
+                "weights are never loaded, and of a repository of GGUF files give the file"
             )
         notice(f"fetching {repository} at {info.sha}, as far as it is not in huggingface_hub's cache")
         return Path(hub.snapshot_download(repository, revision=info.sha, allow_patterns=_FILES))
